@@ -1,0 +1,30 @@
+"""Process data kept in lotdb trees with small functions that compose.
+
+    traverse -> filter -> snapshot -> batch -> process -> write
+
+Each stage takes its data last, and waits for it where it is left out, so stages compose with `toolz.pipe`:
+
+    >>> from lotdb import BaseNode
+    >>> from toolz import pipe
+    >>> import lotproc as lp
+    >>> root = BaseNode("corpus")
+    >>> for key, seconds in (("clip_1", 1.5), ("clip_2", 0.5)):
+    ...     _ = root.gns(["ann", key]).set_attribute("seconds", seconds)
+    >>> def double(record):
+    ...     return lp.ProcessResult(record.path, output=2 * record.attributes["seconds"])
+    >>> report = pipe(
+    ...     root,
+    ...     lp.leaves(skip="_*"),
+    ...     lp.snapshot("seconds"),
+    ...     lp.chunked(128),
+    ...     lp.parallel_map(lp.each(double), mode="thread"),
+    ...     lp.write(lp.inline("_proc", "double"), root),
+    ... )
+    >>> print(report)
+    2 results written, not committed
+"""
+
+import lazy_loader
+
+# The names are in `__init__.pyi`. Loading each on first use keeps `import lotproc` as light as it can be.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

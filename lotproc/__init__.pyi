@@ -1,0 +1,86 @@
+# The public names, grouped by task. `__init__.py` reads this file, and loads each name's module on first use.
+
+# Walk a tree, and keep what matters
+from .traversal import children as children
+from .traversal import glob as glob
+from .traversal import leaves as leaves
+from .traversal import level as level
+from .traversal import walk as walk
+from .filters import filter_node_list as filter_node_list
+from .filters import match_key as match_key
+from .filters import match_path as match_path
+from .filters import where as where
+
+# Detach, batch, process
+from .models import NodeRecord as NodeRecord
+from .models import ProcessResult as ProcessResult
+from .models import Write as Write
+from .models import WriteReport as WriteReport
+from .snapshots import snapshot as snapshot
+from .payloads import PayloadHandle as PayloadHandle
+from .buffering import chunked as chunked
+from .buffering import chunked_by as chunked_by
+from .buffering import chunked_bytes as chunked_bytes
+from .parallel import each as each
+from .parallel import parallel_map as parallel_map
+
+# Write
+from .write_policies import FreshWritePolicy as FreshWritePolicy
+from .write_policies import InlineWritePolicy as InlineWritePolicy
+from .write_policies import MirrorWritePolicy as MirrorWritePolicy
+from .write_policies import fresh as fresh
+from .write_policies import inline as inline
+from .write_policies import mirror as mirror
+from .writing import plan as plan
+from .writing import write as write
+from .targets import InlineTarget as InlineTarget
+from .targets import MirrorTarget as MirrorTarget
+from .targets import NewDatabaseTarget as NewDatabaseTarget
+from .targets import WriteTarget as WriteTarget
+
+# Files in, tables out, and a look
+from .ingest import FileFailure as FileFailure
+from .ingest import IndexedFile as IndexedFile
+from .ingest import IngestReport as IngestReport
+from .ingest import index_files as index_files
+from .ingest import ingest_files as ingest_files
+from .ingest import load_files_directory as load_files_directory
+from .ingest import load_files_folder as load_files_folder
+from .ingest import load_small_files_directory as load_small_files_directory
+from .ingest import load_small_files_folder as load_small_files_folder
+from .export import node_list_to_dataframe as node_list_to_dataframe
+from .export import to_arrow as to_arrow
+from .export import to_dataframe as to_dataframe
+from .export import to_parquet as to_parquet
+from .export import to_rows as to_rows
+from .export import tree_to_dataframe as tree_to_dataframe
+from .serialization import load_from_file as load_from_file
+from .serialization import save_to_file as save_to_file
+from .views import TreeView as TreeView
+from .views import progress as progress
+from .views import show as show
+
+# The object facade
+from .pipeline import Pipeline as Pipeline
+from .processors import PreparationSpec as PreparationSpec
+from .processors import ProcessingSpec as ProcessingSpec
+from .processors import SelectionSpec as SelectionSpec
+from .processors import add_preparation_stage as add_preparation_stage
+from .processors import add_processing_stage as add_processing_stage
+from .processors import add_write_stage as add_write_stage
+from .processors import build_node_process_pipeline as build_node_process_pipeline
+from .processors import build_selection_pipeline as build_selection_pipeline
+from .processors import node_process_cruncher as node_process_cruncher
+
+# Errors
+from .errors import ArgumentError as ArgumentError
+from .errors import ArgumentTypeError as ArgumentTypeError
+from .errors import DetachError as DetachError
+from .errors import ExistsError as ExistsError
+from .errors import LiveNodeError as LiveNodeError
+from .errors import LotprocError as LotprocError
+from .errors import MissingExtraError as MissingExtraError
+from .errors import NotPicklableError as NotPicklableError
+from .errors import PatternError as PatternError
+from .errors import ReadOnlyTreeError as ReadOnlyTreeError
+from .errors import ResultError as ResultError

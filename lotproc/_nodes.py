@@ -1,0 +1,57 @@
+"""What every module asks of a node or a record: its path, its key, its connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lotdb import BaseNode
+
+from .errors import ArgumentTypeError, got
+
+__all__ = ["connection_of", "key_of", "node_path", "path_of"]
+
+
+def connection_of(node: BaseNode) -> Any:
+    """The ZODB connection that a node belongs to; None for a tree in memory."""
+    while node._p_jar is None and node.parent is not None:
+        node = node.parent  # a branch that was hung into a persistent tree and not saved yet
+    return node._p_jar
+
+
+def node_path(node: BaseNode, root: BaseNode | None = None) -> tuple[str, ...]:
+    """The keys from below `root` (by default the root of the whole tree) down to `node`.
+
+    The same as `node.gps()`, which recurses and so ends in a RecursionError on deep trees.
+    """
+    keys = []
+    while node is not root and (parent := node.parent) is not None:
+        keys.append(node.key)
+        node = parent
+    keys.reverse()
+    return tuple(keys)
+
+
+def path_of(name: str, item: Any) -> tuple[str, ...]:
+    """The path of a live node, or of anything detached that has a `path`."""
+    if isinstance(item, BaseNode):
+        return node_path(item)
+    try:
+        return tuple(item.path)
+    except (AttributeError, TypeError):
+        raise _no_item(name, item) from None
+
+
+def key_of(name: str, item: Any) -> str:
+    """The key of a live node or a record."""
+    try:
+        key = item.key
+    except AttributeError:
+        raise _no_item(name, item) from None
+    if not isinstance(key, str):
+        raise _no_item(name, item)
+    return key
+
+
+def _no_item(name: str, item: object) -> ArgumentTypeError:
+    hint = "; put it before chunked()" if isinstance(item, (list, tuple)) else ""
+    return ArgumentTypeError(f"{name}: expected a node or a record, got {got(item)}{hint}")

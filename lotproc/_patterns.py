@@ -1,0 +1,125 @@
+"""Globs on keys and on paths, in one syntax: `*`, `?`, `[...]` in a component, `**` for any number of them."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from .errors import ArgumentTypeError, PatternError, got
+
+__all__ = ["PathPattern", "key_glob", "regex"]
+
+_WILDCARDS = re.compile(r"[*?\[]")
+_OPEN_BRACKET = re.compile(r"\[(?!!?\]?[^\]]*\])")
+
+
+def regex(name: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+    """Compile a regular expression, or say what is wrong with it."""
+    if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
+        return pattern
+    if not isinstance(pattern, str):
+        raise ArgumentTypeError(f"{name}: a regular expression must be a str or a compiled one, got {got(pattern)}")
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise PatternError(f"{name}: {pattern!r} is no regular expression: {error}") from None
+
+
+def key_glob(name: str, pattern: str) -> Callable[[str], object]:
+    """Compile a glob on one key to a function that is truthy where the key matches."""
+    if not isinstance(pattern, str):
+        raise ArgumentTypeError(f"{name}: a glob must be a str, got {got(pattern)}")
+    if not pattern:
+        raise PatternError(f"{name}: the glob '' matches no key; give at least one character")
+    if unclosed := _OPEN_BRACKET.search(pattern):
+        raise PatternError(
+            f"{name}: the glob {pattern!r} has a '[' without its ']' at position {unclosed.start()}; "
+            f"write '[[]' for the character itself"
+        )
+    return re.compile(fnmatch.translate(pattern)).match
+
+
+class PathPattern:
+    """A glob on paths, matched one component at a time.
+
+    A path runs through the pattern as a set of positions: from `start`, each key `step`s to the next set; the path
+    matches if the last set `accepts`. So a walk decides at every node whether to go on, and sees no node twice.
+
+    >>> pattern = PathPattern("glob", "speaker_*/**/clip_001")
+    >>> pattern.matches(("speaker_01", "session_a", "clip_001"))
+    True
+    """
+
+    def __init__(self, name: str, pattern: str | Sequence[str]) -> None:
+        if not isinstance(pattern, (str, list, tuple)):
+            raise ArgumentTypeError(
+                f"{name}: a path pattern must be a str like 'speaker_*/**' or a tuple of components, got {got(pattern)}"
+            )
+        components = pattern.split("/") if isinstance(pattern, str) else list(pattern)
+        if not components or "" in components:
+            raise PatternError(f"{name}: the path pattern {pattern!r} has an empty component")
+        #: One entry a component: None for `**`, else a function that matches one key.
+        self._tests: list[Callable[[str], object] | None] = []
+        #: The components that are plain keys, by position.
+        self._literals: dict[int, str] = {}
+        for position, component in enumerate(components):
+            if component == "**":
+                self._tests.append(None)
+                continue
+            test = key_glob(name, component)
+            if "**" in component:
+                raise PatternError(
+                    f"{name}: in {pattern!r}, '**' must be a component of its own, not part of {component!r}"
+                )
+            if not _WILDCARDS.search(component):
+                self._literals[position] = component
+                test = component.__eq__
+            self._tests.append(test)
+
+    @property
+    def start(self) -> frozenset[int]:
+        """The positions before the first key."""
+        return self._skip_stars({0})
+
+    def step(self, positions: frozenset[int], key: str) -> frozenset[int]:
+        """The positions after one more key; empty where nothing below can match."""
+        after = set()
+        for position in positions:
+            if position == len(self._tests):
+                continue
+            test = self._tests[position]
+            if test is None:
+                after.add(position)
+            elif test(key):
+                after.add(position + 1)
+        return self._skip_stars(after)
+
+    def accepts(self, positions: frozenset[int]) -> bool:
+        """Whether a path that ends here matches."""
+        return len(self._tests) in positions
+
+    def literals(self, positions: frozenset[int]) -> list[str] | None:
+        """The only keys that can match next, sorted; None where children must be searched."""
+        waiting = positions - {len(self._tests)}
+        if not waiting <= self._literals.keys():
+            return None
+        return sorted({self._literals[position] for position in waiting})
+
+    def matches(self, path: Iterable[str]) -> bool:
+        """Whether a whole path matches."""
+        positions = self.start
+        for key in path:
+            positions = self.step(positions, key)
+            if not positions:
+                return False
+        return self.accepts(positions)
+
+    def _skip_stars(self, positions: set[int]) -> frozenset[int]:
+        """Add the positions behind each `**`, which may stand for no component at all."""
+        closed = set(positions)
+        for position in sorted(positions):
+            while position < len(self._tests) and self._tests[position] is None:
+                position += 1
+                closed.add(position)
+        return frozenset(closed)

@@ -1,0 +1,171 @@
+"""What makes a function a stage: the data comes last, and without it the call waits for it.
+
+A stage is written as a function of its options that checks them and returns the function of the data:
+
+    @stage("items")
+    def chunked(n):
+        check_count("chunked", "n", n)     # at once, whether the data is there or not
+
+        def run(items):                    # when the data is there
+            ...
+
+        return run
+
+`chunked(128, items)` runs; `chunked(128)` is a `Stage` that waits for the items. Because a `Stage` is only a name
+and arguments, it pickles whenever its arguments do.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Generator, Iterable, Iterator
+from numbers import Integral
+from types import GeneratorType
+from typing import Any
+
+from lotdb import BaseNode
+
+from .errors import ArgumentError, ArgumentTypeError, got
+
+__all__ = ["Stage", "check_choice", "check_count", "check_root", "stage"]
+
+
+class Stage:
+    """A stage with all its arguments but the data: call it with the data.
+
+    >>> from lotproc import chunked
+    >>> pairs = chunked(2)
+    >>> pairs
+    chunked(2)
+    >>> list(pairs("abc"))
+    [['a', 'b'], ['c']]
+    """
+
+    __slots__ = ("args", "function", "kwargs")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*self.args, *args, **{**self.kwargs, **kwargs})
+
+    def __repr__(self) -> str:
+        given = [_brief(arg) for arg in self.args]
+        given += [f"{name}={_brief(value)}" for name, value in self.kwargs.items()]
+        return f"{self.function.__name__}({', '.join(given)})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stage):
+            return NotImplemented
+        return (self.function, self.args, self.kwargs) == (other.function, other.args, other.kwargs)
+
+    __hash__ = None  # type: ignore[assignment]  # arguments may be lists and dicts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stage, (self.function, self.args, self.kwargs)
+
+
+def _brief(value: object) -> str:
+    if inspect.isroutine(value):
+        return value.__name__
+    if isinstance(value, BaseNode):  # a target; its own repr counts all its children
+        return f"<{value.key}>"
+    return "..." if value is ... else repr(value)
+
+
+def stage(data: str) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]:
+    """Make a function of options, which returns a function of the data, into a stage.
+
+    Args:
+        data: The name of the data argument: "root" for a tree, else the name of an iterable.
+    """
+
+    def decorate(options: Callable[..., Callable[[Any], Any]]) -> Callable[..., Any]:
+        signature = _with_data(inspect.signature(options), data)
+        shape = f"{options.__name__}({', '.join(signature.parameters)})"
+        positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+        @functools.wraps(options)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                given = signature.bind_partial(*args, **kwargs).arguments
+            except TypeError as error:
+                raise ArgumentTypeError(f"{shape}: {error}") from None
+            missing = [name for name in positional if name not in given]
+            if len(missing) == len(positional) > 1:
+                raise ArgumentTypeError(f"{shape} needs at least {positional[0]!r}")
+            if missing and missing != [data]:
+                return Stage(call, args, kwargs)  # curried further: more than the data is still to come
+            value = given.pop(data, None)
+            run = options(**given)
+            if missing:
+                return Stage(call, args, kwargs)
+            if data == "root":
+                check_root(options.__name__, value)
+                return run(value)
+            return _consume(options.__name__, data, run, value)
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _with_data(signature: inspect.Signature, data: str) -> inspect.Signature:
+    """The signature with the data as its last positional argument."""
+    parameters = list(signature.parameters.values())
+    last = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    parameters.insert(last, inspect.Parameter(data, inspect.Parameter.POSITIONAL_OR_KEYWORD))
+    return signature.replace(parameters=parameters, return_annotation=signature.empty)
+
+
+def _consume(name: str, data: str, run: Callable[[Iterable[Any]], Any], items: Any) -> Any:
+    """Run a stage over an iterable, and close the iterable when the stage is closed or fails."""
+    if isinstance(items, BaseNode):
+        raise ArgumentTypeError(
+            f"{name}: {data} must be an iterable, got the node {items.key!r}; "
+            f"put leaves(), level() or walk() in front, or a list around it"
+        )
+    if not isinstance(items, Iterable):
+        raise ArgumentTypeError(f"{name}: {data} must be an iterable, got {got(items)}")
+    close = getattr(items, "close", None) if isinstance(items, Iterator) else None
+    try:
+        result = run(items)
+    except BaseException:
+        if close:
+            close()
+        raise
+    if close and isinstance(result, GeneratorType):
+        result = _closing(result, close)
+        next(result)  # step into its `try`, so that even an unused generator closes its input
+    return result
+
+
+def _closing(result: Iterator[Any], close: Callable[[], None]) -> Generator[Any, None, None]:
+    try:
+        yield
+        yield from result
+    finally:
+        close()
+
+
+def check_root(name: str, root: object) -> None:
+    """Refuse a root that is no node of a tree."""
+    if not isinstance(root, BaseNode):
+        hint = "; open it first: root = db.open_connection()" if hasattr(root, "open_connection") else ""
+        raise ArgumentTypeError(f"{name}: expected a lotdb node as the root of a tree, got {got(root)}{hint}")
+
+
+def check_count(name: str, argument: str, value: object, minimum: int = 1) -> None:
+    """Refuse what is no whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ArgumentTypeError(f"{name}: {argument} must be a whole number, got {got(value)}")
+    if value < minimum:
+        raise ArgumentError(f"{name}: {argument} must be at least {minimum}, got {value}")
+
+
+def check_choice(name: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse what is none of the words that an option knows."""
+    if not isinstance(value, str) or value not in choices:
+        raise ArgumentError(f"{name}: {argument} must be one of {', '.join(map(repr, choices))}; got {value!r}")

@@ -1,0 +1,133 @@
+"""Items gathered into batches: by count, by key, by bytes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from typing import Any, TypeVar, overload
+
+import more_itertools
+from lotdb import BaseNode
+
+from ._nodes import node_path, path_of
+from ._stage import check_count, stage
+from .errors import ArgumentTypeError, LiveNodeError, NotPicklableError, as_text, got
+
+__all__ = ["chunked", "chunked_by", "chunked_bytes"]
+
+T = TypeVar("T")
+
+
+@overload
+def chunked(n: int, items: Iterable[T]) -> Iterator[list[T]]: ...
+@overload
+def chunked(n: int) -> Callable[[Iterable[T]], Iterator[list[T]]]: ...
+@stage("items")
+def chunked(n: int) -> Callable[[Iterable[T]], Iterator[list[T]]]:
+    """Batch items into lists of at most `n`.
+
+    >>> from lotproc import chunked
+    >>> list(chunked(2, ["a", "b", "c"]))
+    [['a', 'b'], ['c']]
+
+    Args:
+        n: Items in a batch, at least 1; the last batch may have fewer.
+        items: Any iterable: nodes, records, anything.
+
+    Returns:
+        An iterator of lists, in the order of the items. Lazy: pulls `n` items for each list, and holds one list.
+
+    Raises:
+        ArgumentError: `n` is less than 1.
+    """
+    check_count("chunked", "n", n)
+    return lambda items: more_itertools.chunked(items, n)
+
+
+@overload
+def chunked_by(key: int | Callable[[T], Any], items: Iterable[T]) -> Iterator[list[T]]: ...
+@overload
+def chunked_by(key: int | Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[list[T]]]: ...
+@stage("items")
+def chunked_by(key: int | Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[list[T]]]:
+    """Batch consecutive items that have the same key, so that a speaker's clips come as one list.
+
+    >>> from lotproc import NodeRecord, chunked_by
+    >>> records = [NodeRecord(path, path[-1]) for path in [("ann", "1"), ("ann", "2"), ("bob", "1")]]
+    >>> [len(batch) for batch in chunked_by(1, records)]
+    [2, 1]
+
+    Args:
+        key: A function of an item; or a number n of path components, at least 1: items are together while the first n
+            keys of their paths are the same.
+        items: Any iterable; of records or nodes where `key` is a number.
+
+    Returns:
+        An iterator of lists, in the order of the items. Lazy: holds one list, as long as the run of its key, and the
+        item after it.
+
+    Raises:
+        ArgumentError: `key` is a number less than 1.
+    """
+    if not callable(key):
+        check_count("chunked_by", "key", key)
+
+    def run(items: Iterable[T]) -> Iterator[list[T]]:
+        return (list(group) for _, group in groupby(items, key if callable(key) else _path_prefix(key)))
+
+    return run
+
+
+def _path_prefix(n: int) -> Callable[[Any], tuple[str, ...]]:
+    return lambda item: path_of("chunked_by", item)[:n]
+
+
+@overload
+def chunked_bytes(limit: int, items: Iterable[T], *, size: Callable[[T], int] | None = None) -> Iterator[list[T]]: ...
+@overload
+def chunked_bytes(
+    limit: int, *, size: Callable[[T], int] | None = None
+) -> Callable[[Iterable[T]], Iterator[list[T]]]: ...
+@stage("items")
+def chunked_bytes(limit: int, *, size: Callable[[T], int] | None = None) -> Callable[[Iterable[T]], Iterator[list[T]]]:
+    """Batch items into lists of at most `limit` bytes; a larger item comes alone.
+
+    >>> from lotproc import chunked_bytes
+    >>> [len(batch) for batch in chunked_bytes(10, [b"12345", b"12345", b"1", b"a larger item"], size=len)]
+    [2, 1, 1]
+
+    Args:
+        limit: Bytes in a batch, at least 1.
+        items: Any iterable of detached values, or of anything that `size` can measure.
+        size: A function from an item to its bytes. By default the length of its pickle, which is what it costs to send
+            the item to a worker process.
+
+    Returns:
+        An iterator of lists, in the order of the items. Lazy: holds one list and the item after it.
+
+    Raises:
+        ArgumentError: `limit` is less than 1.
+        LiveNodeError: An item is a live node, and no `size` was given.
+        NotPicklableError: An item can't be pickled, and no `size` was given.
+    """
+    check_count("chunked_bytes", "limit", limit)
+    if size is not None and not callable(size):
+        raise ArgumentTypeError(f"chunked_bytes: size must be a function of an item, got {got(size)}")
+
+    def run(items: Iterable[T]) -> Iterator[list[T]]:
+        return map(list, more_itertools.constrained_batches(items, limit, get_len=size or _pickled_size, strict=False))
+
+    return run
+
+
+def _pickled_size(item: object) -> int:
+    if isinstance(item, BaseNode):  # its pickle would drag the whole tree along
+        raise LiveNodeError(
+            f"chunked_bytes: {as_text(node_path(item))} is a live node, which has no size; snapshot() it first or "
+            f"give size="
+        )
+    try:
+        return len(pickle.dumps(item, protocol=5))
+    except Exception as error:
+        raise NotPicklableError(f"chunked_bytes: can't measure {got(item)}: {error}; give size=") from error

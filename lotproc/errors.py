@@ -1,0 +1,114 @@
+"""Errors for people: where it happened, what was expected, what came, what to do.
+
+Every error that lotproc raises on its own account is a `LotprocError` and also the built-in error
+that a Python programmer would expect (`ValueError` for a bad value, `TypeError` for a wrong type).
+All of them survive pickling, so they arrive whole from worker processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "DetachError",
+    "ExistsError",
+    "LiveNodeError",
+    "LotprocError",
+    "MissingExtraError",
+    "NotPicklableError",
+    "PatternError",
+    "ReadOnlyTreeError",
+    "ResultError",
+    "add_note",
+    "as_text",
+    "got",
+]
+
+
+class LotprocError(Exception):
+    """The root of all errors that lotproc raises on its own account."""
+
+
+class ArgumentError(LotprocError, ValueError):
+    """An argument has the right type and a value that can't be used."""
+
+
+class ArgumentTypeError(LotprocError, TypeError):
+    """An argument has a type that can't be used."""
+
+
+class PatternError(ArgumentError):
+    """A regular expression or a glob that can't be read."""
+
+
+class LiveNodeError(ArgumentTypeError):
+    """A live node came where only detached records may go."""
+
+
+class DetachError(LotprocError, TypeError):
+    """An attribute or a payload that can't be taken out of its tree."""
+
+
+class ResultError(LotprocError, TypeError):
+    """A processor returned something that is no `ProcessResult`."""
+
+
+class NotPicklableError(LotprocError, TypeError):
+    """Something that has to travel or be stored can't be pickled."""
+
+
+class ExistsError(LotprocError, ValueError):
+    """A node is already there, and the call was told not to touch it."""
+
+
+class ReadOnlyTreeError(LotprocError, RuntimeError):
+    """Writing was asked of a tree whose connection can only read."""
+
+
+class MissingExtraError(LotprocError, ImportError):
+    """An optional package is needed that is not installed."""
+
+    @classmethod
+    def of(cls, package: str, extra: str, purpose: str) -> MissingExtraError:
+        """The error for `package`, which `pip install lotproc[extra]` would bring."""
+        return cls(f'{purpose} needs {package}, which is not installed: pip install "lotproc[{extra}]"')
+
+
+def as_text(path: Iterable[str]) -> str:
+    """A node path as people read it.
+
+    >>> as_text(("speaker_01", "clip_001"))
+    'speaker_01/clip_001'
+    >>> as_text(())
+    'the root'
+    """
+    return "/".join(map(str, path)) or "the root"
+
+
+def got(value: object, limit: int = 60) -> str:
+    """Name a value that was not expected: its type and the start of its repr.
+
+    >>> got(3)
+    'int 3'
+    >>> got(None)
+    'None'
+    """
+    if value is None or isinstance(value, type):
+        return repr(value)
+    text = repr(value)
+    if len(text) > limit:
+        text = f"{text[: limit - 1]}…"
+    return f"{type(value).__name__} {text}"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Say where an error of somebody else's code happened, without changing its type.
+
+    The note is printed below the traceback from Python 3.11 on; Python 3.10 only keeps it in `__notes__`.
+    """
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:
+        error.__dict__["__notes__"] = [*getattr(error, "__notes__", []), note]

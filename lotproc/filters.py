@@ -1,0 +1,159 @@
+"""Keep the nodes or records that match: by key, by path, by attribute."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from lotdb import BaseNode
+
+from ._nodes import key_of, path_of
+from ._patterns import PathPattern, regex as compiled
+from ._stage import stage
+from .errors import ArgumentTypeError, add_note, as_text, got
+
+__all__ = ["filter_node_list", "match_key", "match_path", "where"]
+
+T = TypeVar("T")
+
+
+@overload
+def match_key(regex: str | re.Pattern[str], items: Iterable[T], *, invert: bool = False) -> Iterator[T]: ...
+@overload
+def match_key(regex: str | re.Pattern[str], *, invert: bool = False) -> Callable[[Iterable[T]], Iterator[T]]: ...
+@stage("items")
+def match_key(regex: str | re.Pattern[str], *, invert: bool = False) -> Callable[[Iterable[T]], Iterator[T]]:
+    """Keep the items in whose key a regular expression is found.
+
+    >>> from lotproc import NodeRecord, match_key
+    >>> records = [NodeRecord((key,), key) for key in ("clip_001", "notes")]
+    >>> [record.key for record in match_key("^clip_", records)]
+    ['clip_001']
+
+    Args:
+        regex: A str or a compiled pattern, searched as `re.search` does: anchor it with `^` and `$` where needed.
+        items: Nodes or records.
+        invert: Keep those that do not match.
+
+    Returns:
+        An iterator of the items kept, in their order. Lazy: holds one item.
+
+    Raises:
+        PatternError: `regex` is no regular expression.
+    """
+    search = compiled("match_key", regex).search
+    return lambda items: (item for item in items if (search(key_of("match_key", item)) is None) is bool(invert))
+
+
+@overload
+def match_path(pattern: str | Sequence[str], items: Iterable[T], *, invert: bool = False) -> Iterator[T]: ...
+@overload
+def match_path(pattern: str | Sequence[str], *, invert: bool = False) -> Callable[[Iterable[T]], Iterator[T]]: ...
+@stage("items")
+def match_path(pattern: str | Sequence[str], *, invert: bool = False) -> Callable[[Iterable[T]], Iterator[T]]:
+    """Keep the items whose whole path matches a glob.
+
+    >>> from lotproc import NodeRecord, match_path
+    >>> records = [NodeRecord(("ann", "a", "clip_1"), "clip_1"), NodeRecord(("bob", "b", "clip_1"), "clip_1")]
+    >>> [record.path for record in match_path("a*/**/clip_?", records)]
+    [('ann', 'a', 'clip_1')]
+
+    Args:
+        pattern: Components with `*`, `?` and `[...]`, between slashes; `**` stands for any number of components, none
+            included. A tuple of components where keys hold slashes. Letter case counts.
+        items: Nodes or records. Their paths start below the root of the whole tree.
+        invert: Keep those that do not match.
+
+    Returns:
+        An iterator of the items kept, in their order. Lazy: holds one item.
+
+    Raises:
+        PatternError: `pattern` is no path pattern.
+    """
+    matches = PathPattern("match_path", pattern).matches
+    return lambda items: (item for item in items if matches(path_of("match_path", item)) is not bool(invert))
+
+
+@overload
+def where(name: str, test: Any, items: Iterable[T], *, invert: bool = False) -> Iterator[T]: ...
+@overload
+def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T]], Iterator[T]]: ...
+@stage("items")
+def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T]], Iterator[T]]:
+    """Keep the items that have an attribute with some value.
+
+    >>> from lotproc import NodeRecord, where
+    >>> records = [NodeRecord((key,), key, {"seconds": s}) for key, s in (("a", 1.0), ("b", 3.0))]
+    >>> [record.key for record in where("seconds", lambda seconds: seconds > 2, records)]
+    ['b']
+    >>> [record.key for record in where("seconds", 1.0, records)]
+    ['a']
+
+    Args:
+        name: The attribute. Where it is absent its value is `None`, as in lotdb.
+        test: The value that the attribute must equal (arrays: in shape and every element), or a function of the value
+            that is true for those to keep.
+        items: Nodes or records.
+        invert: Keep those that do not match.
+
+    Returns:
+        An iterator of the items kept, in their order. Lazy: holds one item.
+
+    Raises:
+        ArgumentTypeError: `name` is no str.
+        Exception: Whatever `test` raises, with a note that names the path, the attribute and its value.
+    """
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"where: the name of an attribute must be a str, got {got(name)}")
+
+    def matches(item: Any) -> bool:
+        value = _attribute(name, item)
+        if not callable(test):
+            return _equal(value, test)
+        try:
+            return bool(test(value))
+        except Exception as error:
+            path = as_text(path_of("where", item))
+            add_note(error, f"lotproc: in where({name!r}, ...) at {path}, where the attribute is {got(value)}")
+            raise
+
+    return lambda items: (item for item in items if matches(item) is not bool(invert))
+
+
+def _attribute(name: str, item: Any) -> Any:
+    if isinstance(item, BaseNode):
+        return item.get_attribute(name)
+    try:
+        return item.attributes.get(name)
+    except AttributeError:
+        raise ArgumentTypeError(f"where: expected a node or a record, got {got(item)}") from None
+
+
+def _equal(value: Any, expected: Any) -> bool:
+    if isinstance(value, np.ndarray) or isinstance(expected, np.ndarray):
+        return type(value) is type(expected) and np.array_equal(value, expected)
+    return bool(value == expected)
+
+
+def filter_node_list(filter_str: str, node_list: Iterable[T], invers: bool = False) -> list[T]:
+    """Keep the nodes in whose key a regular expression is found: `match_key` with the arguments of lotdb's function.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import filter_node_list
+    >>> [node.key for node in filter_node_list("clip", [BaseNode("clip_1"), BaseNode("notes")])]
+    ['clip_1']
+
+    Args:
+        filter_str: The regular expression.
+        node_list: Nodes or records.
+        invers: Keep those that do not match.
+
+    Returns:
+        A list, in the order of `node_list`.
+
+    Raises:
+        PatternError: `filter_str` is no regular expression.
+    """
+    return list(match_key(filter_str, node_list, invert=invers))

@@ -1,0 +1,193 @@
+"""The object facade: the same stages, recorded one by one and replayed by `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from lotdb import BaseNode
+from toolz import pipe
+
+from ._stage import Stage, check_choice, check_root, stage
+from .buffering import chunked
+from .errors import ArgumentError, ArgumentTypeError, got
+from .filters import match_key
+from .parallel import Mode, parallel_map
+from .snapshots import snapshot
+from .targets import WriteTarget
+from .traversal import leaves, level as nodes_at_level
+
+__all__ = ["Pipeline"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, repr=False)
+class Pipeline:
+    """A source and the stages to run over it; immutable, and nothing runs before `run`.
+
+    Each method returns a new `Pipeline`, so a common beginning can be kept and continued in several ways.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import Pipeline
+    >>> root = BaseNode("root")
+    >>> _ = root.gns(["ann", "clip_1"]).set_attribute("seconds", 1.5)
+    >>> clips = Pipeline.from_root(root).traverse("leaves").filter_key("clip_").buffer(128)
+    >>> clips
+    Pipeline.from_root(<root>).traverse('leaves').filter_key('clip_').buffer(128)
+    >>> clips.prepare(attribute_names=["seconds"]).process(len).run()
+    [1]
+    """
+
+    source: Any
+    #: The stages, each with the call that added it.
+    steps: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
+    target: WriteTarget | None = None
+    buffered: bool = False
+    _traversed: bool = field(default=True)
+    _processed: bool = field(default=False)
+
+    @classmethod
+    def from_root(cls, root: BaseNode) -> Pipeline:
+        """Start from a tree; `traverse` comes next."""
+        check_root("Pipeline.from_root", root)
+        return cls(root, _traversed=False)
+
+    @classmethod
+    def from_iterable(cls, items: Iterable[Any]) -> Pipeline:
+        """Start from any items: nodes, records, or what else the later stages take."""
+        if not isinstance(items, Iterable):
+            raise ArgumentTypeError(f"Pipeline.from_iterable: items must be an iterable, got {got(items)}")
+        return cls(items)
+
+    def traverse(
+        self, traversal: Literal["leaves", "level"] = "leaves", level: int | Literal["deepest"] = "deepest"
+    ) -> Pipeline:
+        """Walk the tree: its leaves, or the nodes at one level."""
+        check_choice("Pipeline.traverse", "traversal", traversal, ("leaves", "level"))
+        if self._traversed:
+            raise ArgumentError(
+                "Pipeline.traverse: the items are there already; traverse comes once, right after from_root"
+            )
+        walk = leaves() if traversal == "leaves" else nodes_at_level(level)
+        call = f"traverse({traversal!r})" if traversal == "leaves" else f"traverse('level', level={level!r})"
+        return self._then(call, walk, _traversed=True)
+
+    def filter(self, predicate: Callable[[Any], Any]) -> Pipeline:
+        """Keep the items for which `predicate` is true."""
+        if not callable(predicate):
+            raise ArgumentTypeError(f"Pipeline.filter: predicate must be a function of an item, got {got(predicate)}")
+        return self._then_items(f"filter({_name(predicate)})", _keep(predicate))
+
+    def filter_key(self, pattern: str, invert: bool = False) -> Pipeline:
+        """Keep the items in whose key the regular expression is found; with `invert` the others."""
+        call = f"filter_key({pattern!r}{', invert=True' if invert else ''})"
+        return self._then_items(call, match_key(pattern, invert=invert))
+
+    def buffer(self, size: int) -> Pipeline:
+        """Gather the items into lists of at most `size`, which the processor gets."""
+        if self.buffered:
+            raise ArgumentError("Pipeline.buffer: the items are in batches already; buffer comes once")
+        return self._then(f"buffer({size!r})", chunked(size), buffered=True)
+
+    def prepare(
+        self,
+        fn: Callable[[Any], Any] | None = None,
+        attribute_names: Iterable[str] | None = None,
+        include_all_attributes: bool = False,
+    ) -> Pipeline:
+        """Turn live nodes into records with some attributes or all of them; or call `fn` on each node instead."""
+        if fn is not None:
+            if not callable(fn):
+                raise ArgumentTypeError(f"Pipeline.prepare: fn must be a function of a node, got {got(fn)}")
+            if attribute_names is not None or include_all_attributes:
+                raise ArgumentError(
+                    "Pipeline.prepare: give fn or attributes, not both; fn makes what the processor gets"
+                )
+            return self._then_items(f"prepare({_name(fn)})", _map(fn))
+        if include_all_attributes:
+            if attribute_names is not None:
+                raise ArgumentError("Pipeline.prepare: give attribute_names or include_all_attributes=True, not both")
+            return self._then_items("prepare(include_all_attributes=True)", snapshot(...))
+        names = (attribute_names,) if isinstance(attribute_names, str) else tuple(attribute_names or ())
+        call = f"prepare(attribute_names={list(names)!r})" if names else "prepare()"
+        return self._then_items(call, snapshot(names))
+
+    def process(self, fn: Callable[[list[Any]], Any], mode: Mode = "sync", workers: int | None = None) -> Pipeline:
+        """Call `fn` on each batch; on unbuffered items, on lists of one."""
+        if mode == "process" and not self.buffered:
+            raise ArgumentError("Multiprocessing requires buffered batches before process(...)")
+        if self._processed:
+            raise ArgumentError("Pipeline.process: the items are processed already; process comes once")
+        process = parallel_map(fn, mode=mode, max_workers=workers)
+        batched = self if self.buffered else self._then("", chunked(1))
+        options = "" if workers is None else f", workers={workers}"
+        return batched._then(f"process({_name(fn)}, mode={mode!r}{options})", process, _processed=True)
+
+    def write(self, target: WriteTarget) -> Pipeline:
+        """Write what the processor returns to a target."""
+        if not isinstance(target, WriteTarget):
+            raise ArgumentTypeError(
+                f"Pipeline.write: expected an InlineTarget or another WriteTarget, got {got(target)}"
+            )
+        if self.target is not None:
+            raise ArgumentError("Pipeline.write: there is a target already; write comes once")
+        return replace(self, target=target)
+
+    def run(self) -> Any:
+        """Run the pipeline.
+
+        Returns:
+            Without a target a list of what the processor returned, batch by batch; with one the target. The caller
+            commits.
+        """
+        if not self._traversed:
+            raise ArgumentError("Pipeline.run: say what to visit: call traverse() after from_root()")
+        results = pipe(self.source, *(step for _, step in self.steps))
+        if self.target is None:
+            return list(results)
+        self.target.write_many(results)
+        return self.target
+
+    def __repr__(self) -> str:
+        source = "from_iterable(...)"
+        if isinstance(self.source, BaseNode):
+            source = f"from_root(<{self.source.key}>)"
+        calls = [source, *(call for call, _ in self.steps if call)]
+        if self.target is not None:
+            calls.append(f"write({self.target!r})")
+        return "Pipeline." + ".".join(calls)
+
+    def _then(self, call: str, step: Callable[[Any], Any], **changes: Any) -> Pipeline:
+        if self.target is not None:
+            raise ArgumentError(f"Pipeline: {call} comes after write(...), which is the last stage")
+        return replace(self, steps=(*self.steps, (call, step)), **changes)
+
+    def _then_items(self, call: str, step: Callable[[Any], Any]) -> Pipeline:
+        """Add a stage over items: once they are in batches, it goes over the items of each batch."""
+        if not self._traversed:
+            raise ArgumentError(f"Pipeline: {call} needs items: call traverse() after from_root()")
+        if self._processed:
+            raise ArgumentError(f"Pipeline: {call} comes after process(...); put it before")
+        return self._then(call, _in_batches(step) if self.buffered else step)
+
+
+@stage("items")
+def _keep(predicate: Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[T]]:
+    return lambda items: (item for item in items if predicate(item))
+
+
+@stage("items")
+def _map(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[Any]]:
+    return lambda items: (fn(item) for item in items)
+
+
+@stage("batches")
+def _in_batches(step: Stage) -> Callable[[Iterable[list[T]]], Iterator[list[Any]]]:
+    """A stage over the items of each batch; batches that it leaves empty are dropped."""
+    return lambda batches: (kept for batch in batches if (kept := list(step(batch))))
+
+
+def _name(fn: object) -> str:
+    return getattr(fn, "__name__", None) or repr(fn)

@@ -1,0 +1,114 @@
+"""Write targets: a write policy bound to the root that it writes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lotdb import BaseNode
+
+from .models import ProcessResult
+from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy
+from .writing import Policy, write
+
+__all__ = ["InlineTarget", "MirrorTarget", "NewDatabaseTarget", "WriteTarget"]
+
+
+class WriteTarget:
+    """A policy, the root that it writes to, and the name for outputs.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import InlineWritePolicy, ProcessResult, WriteTarget
+    >>> target = WriteTarget(root=BaseNode("root"), policy=InlineWritePolicy(base_path=("results", "run_001")))
+    >>> target.write(ProcessResult(("clip_1",), output=0.5))
+    >>> target.written_paths
+    [('clip_1', 'results', 'run_001')]
+
+    Args:
+        root: The node below which the policy's paths start.
+        policy: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
+        output_attribute: The attribute that holds a result's output; `None` writes a result's attributes only.
+
+    Attributes:
+        written_paths: The paths written so far, in order; a list of tuples. A write that failed adds none.
+    """
+
+    def __init__(self, root: BaseNode, policy: Policy, output_attribute: str | None = "result") -> None:
+        write(policy, root, output_attribute=output_attribute)  # checks all three now
+        self.root, self.policy, self.output_attribute = root, policy, output_attribute
+        self.written_paths: list[tuple[str, ...]] = []
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(<{self.root.key}>, {self.policy!r}, output_attribute={self.output_attribute!r})"
+
+    def target_path(self, result: ProcessResult) -> tuple[str, ...]:
+        """The path that `result` is written to."""
+        return self.policy(result)
+
+    def write(self, result: ProcessResult) -> None:
+        """Write one result; the caller commits."""
+        self.write_many([result])
+
+    def write_many(self, results: Iterable[Any]) -> None:
+        """Write results, nested in any iterables; the caller commits. A failure leaves no trace."""
+        policy = _Recording(self.policy)
+        write(policy, self.root, results, output_attribute=self.output_attribute)
+        self.written_paths += policy.paths
+
+
+class _Recording:
+    """A policy that remembers the paths it gave."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.starts_at_top = getattr(policy, "starts_at_top", False)
+        self.paths: list[tuple[str, ...]] = []
+
+    def __call__(self, result: ProcessResult) -> tuple[str, ...]:
+        self.paths.append(self.policy(result))
+        return self.paths[-1]
+
+
+class InlineTarget(WriteTarget):
+    """Write below the nodes that were processed: `WriteTarget` with `InlineWritePolicy(base_path)`.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import InlineTarget, ProcessResult
+    >>> InlineTarget(root=BaseNode("root")).target_path(ProcessResult(("clip_1",)))
+    ('clip_1', '_proc')
+    """
+
+    def __init__(
+        self, root: BaseNode, output_attribute: str | None = "result", base_path: tuple[str, ...] = ("_proc",)
+    ) -> None:
+        super().__init__(root, InlineWritePolicy(base_path), output_attribute)
+
+
+class MirrorTarget(WriteTarget):
+    """Write the same paths into another tree: `WriteTarget` with `MirrorWritePolicy(base_path)`.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import MirrorTarget, ProcessResult
+    >>> MirrorTarget(root=BaseNode("mirror")).target_path(ProcessResult(("clip_1",), relative_path=("derived",)))
+    ('clip_1', 'derived')
+    """
+
+    def __init__(
+        self, root: BaseNode, output_attribute: str | None = "result", base_path: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(root, MirrorWritePolicy(base_path), output_attribute)
+
+
+class NewDatabaseTarget(WriteTarget):
+    """Write the same paths into a fresh database: `WriteTarget` with `FreshWritePolicy(base_path)`.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import NewDatabaseTarget, ProcessResult
+    >>> NewDatabaseTarget(root=BaseNode("derived")).target_path(ProcessResult(("clip_1",)))
+    ('clip_1',)
+    """
+
+    def __init__(
+        self, root: BaseNode, output_attribute: str | None = "result", base_path: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(root, FreshWritePolicy(base_path), output_attribute)

@@ -1,0 +1,361 @@
+"""From a tree to its nodes: lazily, in sorted depth-first order, as deep and as wide as trees go.
+
+Reading changes nothing: no stage here creates a node, and after it the connection has nothing to commit. The child
+keys of a node are copied before any of them is followed, so a tree may be written to while it is walked: no node
+comes twice, a node that is gone is left out, and what the same pipeline writes below a node that was entered is not
+visited.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, Literal, TypeAlias, overload
+
+from lotdb import BaseNode
+
+from ._nodes import connection_of
+from ._patterns import PathPattern, key_glob
+from ._stage import check_choice, check_count, stage
+from .errors import ArgumentError, ArgumentTypeError, got
+
+__all__ = ["children", "glob", "leaves", "level", "walk"]
+
+Skip: TypeAlias = "str | Callable[[BaseNode], Any] | None"
+Order: TypeAlias = Literal["pre", "post", "breadth"]
+_Skip: TypeAlias = "tuple[Callable[[str], object] | None, Callable[[BaseNode], Any] | None]"
+_Visit: TypeAlias = "tuple[BaseNode, int, bool | None]"
+
+#: Keys of one node that are held as they are; those of wider nodes wait packed, which takes a tenth of the memory.
+WINDOW = 1024
+#: Nodes between two trims of the connection's cache.
+TRIM_EVERY = 500
+
+
+@overload
+def leaves(root: BaseNode, *, skip: Skip = None) -> Iterator[BaseNode]: ...
+@overload
+def leaves(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]: ...
+@stage("root")
+def leaves(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
+    """Walk the leaves of a tree.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import leaves
+    >>> root = BaseNode("root")
+    >>> for path in (["ann", "clip_1"], ["ann", "clip_2"], ["bob"]):
+    ...     _ = root.gns(path)
+    >>> [leaf.key for leaf in leaves(root)]
+    ['clip_1', 'clip_2', 'bob']
+
+    Args:
+        root: Any lotdb node, in memory or persistent. A root without children is its own leaf.
+        skip: Branches that do not exist for this walk: a glob on their keys (`"_*"`), or a function that is true for
+            their top nodes. A node all of whose children are skipped is a leaf.
+
+    Returns:
+        An iterator of live nodes, depth first, sorted by key. Lazy; holds the path to the current leaf and the keys of
+        the siblings along it, and trims the connection's cache as it goes. For the connection's thread only.
+
+    Raises:
+        ArgumentTypeError: `root` is no node, or `skip` neither a glob nor a function.
+        PatternError: `skip` is a glob that can't be read.
+    """
+    skipped = _skipped("leaves", skip)
+    return lambda root: (node for node, _, is_leaf in _depth_first(root, skipped) if is_leaf)
+
+
+@overload
+def level(n: int | Literal["deepest"], root: BaseNode, *, skip: Skip = None) -> Iterator[BaseNode]: ...
+@overload
+def level(n: int | Literal["deepest"], *, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]: ...
+@stage("root")
+def level(n: int | Literal["deepest"], *, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
+    """Walk the nodes at one depth.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import level
+    >>> root = BaseNode("root")
+    >>> for path in (["ann", "clip_1"], ["ann", "clip_2"], ["bob"]):
+    ...     _ = root.gns(path)
+    >>> [node.key for node in level(1, root)]
+    ['ann', 'bob']
+    >>> [node.key for node in level("deepest", root)]
+    ['clip_1', 'clip_2']
+
+    Args:
+        n: The depth below `root`, which itself is at 0; or "deepest", the depth of the deepest node.
+        root: Any lotdb node, in memory or persistent.
+        skip: Branches that do not exist for this walk: a glob on their keys, or a function of their top nodes.
+
+    Returns:
+        An iterator of live nodes, depth first, sorted by key. Lazy, and touches no node below depth `n`; "deepest"
+        walks the whole tree once before its first node. Holds the path to the current node and the keys of the
+        siblings along it. For the connection's thread only.
+
+    Raises:
+        ArgumentError: `n` is negative, or another word than "deepest".
+        ArgumentTypeError: `root` is no node, `n` no number, or `skip` neither a glob nor a function.
+        PatternError: `skip` is a glob that can't be read.
+    """
+    if isinstance(n, str):
+        check_choice("level", "n", n, ("deepest",))
+    else:
+        check_count("level", "n", n, minimum=0)
+    skipped = _skipped("level", skip)
+
+    def run(root: BaseNode) -> Iterator[BaseNode]:
+        depth = max(depth for _, depth, _ in _depth_first(root, skipped)) if isinstance(n, str) else n
+        yield from _at_depth(depth, root, skipped)
+
+    return run
+
+
+@overload
+def children(root: BaseNode, *, skip: Skip = None) -> Iterator[BaseNode]: ...
+@overload
+def children(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]: ...
+@stage("root")
+def children(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
+    """Walk the direct children of a node: the same as `level(1, root)`.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import children
+    >>> root = BaseNode("root")
+    >>> _ = root.gn("bob"), root.gn("ann")
+    >>> [node.key for node in children(root)]
+    ['ann', 'bob']
+
+    Args:
+        root: Any lotdb node, in memory or persistent.
+        skip: Branches that do not exist for this walk: a glob on their keys, or a function of their top nodes.
+
+    Returns:
+        An iterator of live nodes, sorted by key. Lazy; holds one node and the keys of the others. For the connection's
+        thread only.
+
+    Raises:
+        ArgumentTypeError: `root` is no node, or `skip` neither a glob nor a function.
+        PatternError: `skip` is a glob that can't be read.
+    """
+    skipped = _skipped("children", skip)
+    return lambda root: _at_depth(1, root, skipped)
+
+
+@overload
+def walk(
+    root: BaseNode, *, order: Order = "pre", min_depth: int = 0, max_depth: int | None = None, skip: Skip = None
+) -> Iterator[BaseNode]: ...
+@overload
+def walk(
+    *, order: Order = "pre", min_depth: int = 0, max_depth: int | None = None, skip: Skip = None
+) -> Callable[[BaseNode], Iterator[BaseNode]]: ...
+@stage("root")
+def walk(
+    *, order: Order = "pre", min_depth: int = 0, max_depth: int | None = None, skip: Skip = None
+) -> Callable[[BaseNode], Iterator[BaseNode]]:
+    """Walk all nodes of a tree.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import walk
+    >>> root = BaseNode("root")
+    >>> _ = root.gns(["ann", "clip_1"]), root.gn("bob")
+    >>> [node.key for node in walk(root)]
+    ['root', 'ann', 'clip_1', 'bob']
+    >>> [node.key for node in walk(root, order="post", min_depth=1)]
+    ['clip_1', 'ann', 'bob']
+
+    Args:
+        root: Any lotdb node, in memory or persistent.
+        order: "pre": a node before its children; "post": after them; "breadth": level by level.
+        min_depth: The depth of the first nodes to give; `root` is at depth 0.
+        max_depth: The depth of the last ones; no node below it is touched. `None`: all.
+        skip: Branches that do not exist for this walk: a glob on their keys, or a function of their top nodes.
+
+    Returns:
+        An iterator of live nodes; siblings come sorted by key. Lazy; "pre" and "post" hold the path to the current node
+        and the keys of the siblings along it, "breadth" holds one level of nodes. For the connection's thread only.
+
+    Raises:
+        ArgumentError: `order` is unknown, a depth is negative, or `min_depth` is more than `max_depth`.
+        ArgumentTypeError: `root` is no node, a depth no number, or `skip` neither a glob nor a function.
+        PatternError: `skip` is a glob that can't be read.
+    """
+    check_choice("walk", "order", order, ("pre", "post", "breadth"))
+    check_count("walk", "min_depth", min_depth, minimum=0)
+    if max_depth is not None:
+        check_count("walk", "max_depth", max_depth, minimum=0)
+        if min_depth > max_depth:
+            raise ArgumentError(f"walk: min_depth {min_depth} is more than max_depth {max_depth}; no node is at both")
+    skipped = _skipped("walk", skip)
+
+    def run(root: BaseNode) -> Iterator[BaseNode]:
+        visits = (_breadth_first if order == "breadth" else _depth_first)(root, skipped, max_depth)
+        going_up = order == "post"
+        return (node for node, depth, up in visits if depth >= min_depth and (up is not None) is going_up)
+
+    return run
+
+
+@overload
+def glob(pattern: str | Sequence[str], root: BaseNode) -> Iterator[BaseNode]: ...
+@overload
+def glob(pattern: str | Sequence[str]) -> Callable[[BaseNode], Iterator[BaseNode]]: ...
+@stage("root")
+def glob(pattern: str | Sequence[str]) -> Callable[[BaseNode], Iterator[BaseNode]]:
+    """Find the nodes whose path below `root` matches a pattern.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import glob
+    >>> root = BaseNode("root")
+    >>> for path in (["ann", "a", "clip_1"], ["ann", "b", "clip_1"], ["bob", "a", "clip_1"]):
+    ...     _ = root.gns(path)
+    >>> ["/".join(node.gps()) for node in glob("ann/*/clip_?", root)]
+    ['ann/a/clip_1', 'ann/b/clip_1']
+    >>> len(list(glob("**/clip_1", root)))
+    3
+
+    Args:
+        pattern: Components with `*`, `?` and `[...]`, between slashes; `**` stands for any number of components, none
+            included. A tuple of components where keys hold slashes. Letter case counts.
+        root: Any lotdb node, in memory or persistent.
+
+    Returns:
+        An iterator of live nodes, each once, a node before those below it, siblings sorted by key. Lazy: plain
+        components are looked up, not searched, and branches that can't match are not entered. For the connection's
+        thread only.
+
+    Raises:
+        ArgumentTypeError: `root` is no node.
+        PatternError: `pattern` is no path pattern.
+    """
+    compiled = PathPattern("glob", pattern)
+    return lambda root: _matching(root, compiled)
+
+
+def _matching(root: BaseNode, pattern: PathPattern) -> Iterator[BaseNode]:
+    trim = _trimmer(root)
+
+    def below(node: BaseNode, positions: frozenset[int]) -> Iterator[tuple[BaseNode, frozenset[int]]]:
+        literals = pattern.literals(positions)
+        keys = _frozen_keys(node, trim) if literals is None else literals
+        return _follow(node, keys, positions)
+
+    def _follow(
+        node: BaseNode, keys: Iterable[str], positions: frozenset[int]
+    ) -> Iterator[tuple[BaseNode, frozenset[int]]]:
+        for key in keys:
+            after = pattern.step(positions, key)
+            if after and (child := node.node_storage.get(key)) is not None:
+                trim()
+                yield child, after
+
+    stack = [iter([(root, pattern.start)])]
+    while stack:
+        found = next(stack[-1], None)
+        if found is None:
+            stack.pop()
+            continue
+        node, positions = found
+        stack.append(below(node, positions))
+        if pattern.accepts(positions):
+            yield node
+
+
+def _depth_first(root: BaseNode, skip: _Skip, max_depth: int | None = None) -> Iterator[_Visit]:
+    """Visit each node twice: on the way down (`is_leaf` is None then), and up, when it is known to be a leaf or not."""
+    trim = _trimmer(root)
+    stack: list[_Visit] = []
+    branches: list[Iterator[BaseNode]] = []
+    node: BaseNode | None = root
+    while node is not None or stack:
+        if node is not None:
+            depth = len(stack)
+            branches.append(iter(()) if depth == max_depth else _children(node, skip, trim))
+            yield node, depth, None
+            stack.append((node, depth, True))
+        node = next(branches[-1], None)
+        if node is None:
+            branches.pop()
+            yield stack.pop()
+        else:
+            stack[-1] = (*stack[-1][:2], False)
+
+
+def _at_depth(n: int, root: BaseNode, skip: _Skip) -> Iterator[BaseNode]:
+    return (node for node, depth, up in _depth_first(root, skip, max_depth=n) if depth == n and up is None)
+
+
+def _breadth_first(root: BaseNode, skip: _Skip, max_depth: int | None) -> Iterator[_Visit]:
+    trim = _trimmer(root)
+    queue: deque[tuple[int, Iterator[BaseNode]]] = deque([(0, iter([root]))])
+    while queue:
+        depth, siblings = queue.popleft()
+        for node in siblings:
+            if depth != max_depth:
+                queue.append((depth + 1, _children(node, skip, trim)))
+            yield node, depth, None
+
+
+def _children(node: BaseNode, skip: _Skip, trim: Callable[[], None]) -> Iterator[BaseNode]:
+    """Copy the child keys now; follow them when asked, and leave out what is gone by then."""
+    if not node.node_storage:
+        return iter(())
+    skip_key, skip_node = skip
+
+    def follow(keys: Iterator[str]) -> Iterator[BaseNode]:
+        for key in keys:
+            if skip_key is not None and skip_key(key):
+                continue
+            child = node.node_storage.get(key)
+            if child is None or (skip_node is not None and skip_node(child)):
+                continue
+            trim()
+            yield child
+
+    return follow(_frozen_keys(node, trim))
+
+
+def _frozen_keys(node: BaseNode, trim: Callable[..., None]) -> Iterator[str]:
+    """The child keys as they are now, whatever happens to the node later."""
+    keys = iter(node.node_storage.keys())
+    first = list(islice(keys, WINDOW))
+    if len(first) < WINDOW:
+        return iter(first)
+    packed = []
+    while window := list(islice(keys, WINDOW)):
+        packed.append(zlib.compress(pickle.dumps(window, protocol=5), level=1))
+        trim(WINDOW)
+    return chain(first, chain.from_iterable(pickle.loads(zlib.decompress(window)) for window in packed))
+
+
+def _trimmer(root: BaseNode) -> Callable[..., None]:
+    """A function to call for each node: now and then it lets the connection drop what it no longer needs.
+
+    `cacheGC` keeps the connection's view where it is, unlike `abort`, and never drops changes.
+    """
+    connection = connection_of(root)
+    seen = 0
+
+    def trim(nodes: int = 1) -> None:
+        nonlocal seen
+        seen += nodes
+        if seen >= TRIM_EVERY and connection is not None:
+            seen = 0
+            connection.cacheGC()
+
+    return trim
+
+
+def _skipped(name: str, skip: Skip) -> _Skip:
+    """`skip` as a test of keys, which needs no node, and a test of nodes."""
+    if skip is None:
+        return None, None
+    if isinstance(skip, str):
+        return key_glob(name, skip), None
+    if callable(skip):
+        return None, skip
+    raise ArgumentTypeError(f"{name}: skip must be a glob on keys or a function of a node, got {got(skip)}")

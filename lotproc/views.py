@@ -1,0 +1,207 @@
+"""For eyes: a tree in a terminal or a notebook, and a progress bar."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from reprlib import Repr
+from typing import Any, NamedTuple, TypeVar, overload
+
+import numpy as np
+from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
+
+from ._stage import check_count, stage
+from .errors import ArgumentTypeError, got
+
+__all__ = ["TreeView", "progress", "show"]
+
+T = TypeVar("T")
+
+#: Rows of a view, at most; nobody reads more, and a huge tree must not take long.
+MAX_ROWS = 200
+#: Attributes shown of one node.
+MAX_ATTRIBUTES = 8
+#: Children counted beyond the ones shown.
+MAX_COUNTED = 1_000
+
+
+@overload
+def show(root: BaseNode, *, depth: int | None = None, limit: int = 10) -> TreeView: ...
+@overload
+def show(*, depth: int | None = None, limit: int = 10) -> Callable[[BaseNode], TreeView]: ...
+@stage("root")
+def show(*, depth: int | None = None, limit: int = 10) -> Callable[[BaseNode], TreeView]:
+    """Show a tree: keys, attributes and the shapes of payloads.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import show
+    >>> root = BaseNode("corpus")
+    >>> for key in ("clip_1", "clip_2", "clip_3"):
+    ...     _ = root.gns(["ann", key]).set_attribute("seconds", 1.5)
+    >>> show(root, limit=2)
+    corpus
+    └── ann
+        ├── clip_1  seconds=1.5
+        ├── clip_2  seconds=1.5
+        └── … 1 more
+
+    Args:
+        root: Any lotdb node, in memory or persistent.
+        depth: Levels below `root` to show; `None`: all.
+        limit: Children to show of each node.
+
+    Returns:
+        A `TreeView`: text when printed, and HTML in a notebook. Lazy: it reads the tree when it is displayed, at most
+        200 rows of it, so it returns at once on a tree of any size. Reads only. For the connection's thread only.
+
+    Raises:
+        ArgumentError: `depth` is negative, or `limit` less than 1.
+        ArgumentTypeError: `root` is no node, or an option no number.
+    """
+    if depth is not None:
+        check_count("show", "depth", depth, minimum=0)
+    check_count("show", "limit", limit)
+    return lambda root: TreeView(root, depth, limit)
+
+
+class _Row(NamedTuple):
+    """One line of a view: a node, or a note on what is left out."""
+
+    last: tuple[bool, ...]  # for each level from below the root: whether it is the last of its siblings
+    key: str
+    attributes: list[tuple[str, str]]
+    is_node: bool
+
+
+class TreeView:
+    """A tree for eyes, read anew each time it is displayed; made by `show`."""
+
+    def __init__(self, root: BaseNode, depth: int | None, limit: int) -> None:
+        self._root, self._depth, self._limit = root, depth, limit
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            _guides(row.last) + row.key + "".join(f"  {name}={value}" for name, value in row.attributes)
+            for row in self._rows()
+        )
+
+    def _repr_html_(self) -> str:
+        parts = []
+        level = -1
+        for row in self._rows():
+            parts.append("</ul></li>" * (level - len(row.last) + 1))
+            level = len(row.last) - (not row.is_node)
+            label = html.escape(row.key)
+            if row.is_node:
+                attributes = "".join(
+                    f' <span style="opacity:.7">{html.escape(name)}=</span>{html.escape(value)}'
+                    for name, value in row.attributes
+                )
+                parts.append(f"<li><b>{label}</b>{attributes}<ul>")
+            else:
+                parts.append(f"<li><i>{label}</i></li>")
+        parts.append("</ul></li>" * (level + 1))
+        return '<ul style="list-style:none;font-family:monospace">' + "".join(parts) + "</ul>"
+
+    def _rows(self) -> Iterator[_Row]:
+        rows = self._all_rows()
+        yield from islice(rows, MAX_ROWS)
+        if next(rows, None) is not None:
+            yield _Row((True,), f"… stopped after {MAX_ROWS} rows; narrow it with depth= or limit=", [], False)
+
+    def _all_rows(self) -> Iterator[_Row]:
+        stack: list[tuple[BaseNode | None, _Row]] = [
+            (self._root, _Row((), self._root.key, _described(self._root), True))
+        ]
+        while stack:
+            node, row = stack.pop()
+            yield row
+            if node is not None and (self._depth is None or len(row.last) < self._depth):
+                stack += reversed(list(self._below(node, row.last)))
+
+    def _below(self, node: BaseNode, last: tuple[bool, ...]) -> Iterator[tuple[BaseNode | None, _Row]]:
+        keys = iter(node.node_storage.keys())
+        shown = list(islice(keys, self._limit))
+        more = sum(1 for _ in islice(keys, MAX_COUNTED))
+        for key in shown:
+            child = node.node_storage[key]
+            yield child, _Row((*last, not more and key == shown[-1]), key, _described(child), True)
+        if more:
+            count = f"{more:,}{' or' if more == MAX_COUNTED else ''} more"
+            yield None, _Row((*last, True), f"… {count}", [], False)
+
+
+def _guides(last: tuple[bool, ...]) -> str:
+    if not last:
+        return ""
+    return "".join("    " if is_last else "│   " for is_last in last[:-1]) + ("└── " if last[-1] else "├── ")
+
+
+def _described(node: BaseNode) -> list[tuple[str, str]]:
+    items = iter(node.attribute_storage.items())
+    described = [(name, _brief(value)) for name, value in islice(items, MAX_ATTRIBUTES)]
+    return [*described, ("…", "")] if next(items, None) is not None else described
+
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = 40
+_repr.maxlevel = 2
+
+
+def _brief(value: Any) -> str:
+    """A value in a few characters; of an array or a payload its dtype and shape."""
+    if isinstance(value, DataObject):
+        if value.shape:
+            rate = f" at {value.samplerate_hz:g} Hz" if value.samplerate_hz else ""
+            return f"<{value.dtype} {value.shape}{rate}>"
+        return f"<{value.get_metadata('payload_kind', 'empty')}>"
+    if isinstance(value, BlobObject):
+        return f"<{value.content_type}>"
+    if isinstance(value, PathFileObj):
+        return str(value.path)
+    if isinstance(value, np.ndarray):
+        return f"<{value.dtype} {value.shape}>"
+    return _repr.repr(value)
+
+
+@overload
+def progress(items: Iterable[T], *, total: int | None = None, desc: str | None = None) -> Iterator[T]: ...
+@overload
+def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[Iterable[T]], Iterator[T]]: ...
+@stage("items")
+def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[Iterable[T]], Iterator[T]]:
+    """Pass items through and show a tqdm bar that counts them.
+
+    Behind `parallel_map` it counts finished batches; behind `toolz.concat`, which takes batches apart, finished
+    results.
+
+    >>> from lotproc import progress
+    >>> list(progress([1, 2, 3], desc="clips"))
+    [1, 2, 3]
+
+    Args:
+        items: Any iterable.
+        total: How many will come, where it is known; else the length of `items`, if it has one.
+        desc: A word in front of the bar.
+
+    Returns:
+        An iterator of the same items, in their order. Lazy; holds one item. The bar is shown on stderr from the first
+        item on, in a notebook as a widget.
+
+    Raises:
+        ArgumentError: `total` is negative.
+        ArgumentTypeError: `total` is no number, or `desc` no str.
+    """
+    if total is not None:
+        check_count("progress", "total", total, minimum=0)
+    if desc is not None and not isinstance(desc, str):
+        raise ArgumentTypeError(f"progress: desc must be a str, got {got(desc)}")
+
+    def run(items: Iterable[T]) -> Iterator[T]:
+        from tqdm.auto import tqdm
+
+        with tqdm(items, total=total, desc=desc) as bar:
+            yield from bar
+
+    return run

@@ -1,0 +1,162 @@
+"""Where a result goes: pure functions from a result to a path.
+
+A policy is a frozen value and a function: `policy(result)` is the path, below the target's root, of the node that
+the result is written to. Nothing else decides it: no clock, no counter, no look at the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .errors import ArgumentError, ArgumentTypeError, as_text, got
+from .models import ProcessResult
+
+__all__ = [
+    "FreshWritePolicy",
+    "InlineWritePolicy",
+    "MirrorWritePolicy",
+    "fresh",
+    "inline",
+    "mirror",
+]
+
+
+@dataclass(frozen=True)
+class InlineWritePolicy:
+    """Write below the node that was processed: its path, then `base_path`, then the result's relative path.
+
+    >>> from lotproc import ProcessResult
+    >>> policy = InlineWritePolicy(base_path=("_proc",))
+    >>> policy.target_path(ProcessResult(path=("speaker_01", "clip_001")))
+    ('speaker_01', 'clip_001', '_proc')
+    """
+
+    base_path: tuple[str, ...] = ("_proc",)
+    #: Its paths are those of the records, so `write` starts at the root of the target's tree.
+    starts_at_top: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base_path", checked_path("base_path", self.base_path))
+
+    def __call__(self, result: ProcessResult) -> tuple[str, ...]:
+        path, relative_path = _source(result)
+        return path + self.base_path + relative_path
+
+    def target_path(self, result: ProcessResult) -> tuple[str, ...]:
+        """The path that this policy gives `result`: the same as calling the policy."""
+        return self(result)
+
+
+@dataclass(frozen=True)
+class MirrorWritePolicy:
+    """Write the same tree of paths below `base_path`, usually into another tree.
+
+    >>> from lotproc import ProcessResult
+    >>> MirrorWritePolicy().target_path(ProcessResult(path=("clip_001",), relative_path=("derived",)))
+    ('clip_001', 'derived')
+    """
+
+    base_path: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base_path", checked_path("base_path", self.base_path))
+
+    def __call__(self, result: ProcessResult) -> tuple[str, ...]:
+        path, relative_path = _source(result)
+        return self.base_path + path + relative_path
+
+    def target_path(self, result: ProcessResult) -> tuple[str, ...]:
+        """The path that this policy gives `result`: the same as calling the policy."""
+        return self(result)
+
+
+@dataclass(frozen=True)
+class FreshWritePolicy(MirrorWritePolicy):
+    """The paths of `MirrorWritePolicy`, for a target that starts empty: a fresh database.
+
+    >>> from lotproc import ProcessResult
+    >>> FreshWritePolicy(("run_1",)).target_path(ProcessResult(path=("clip_001",)))
+    ('run_1', 'clip_001')
+    """
+
+
+def inline(*base: str) -> InlineWritePolicy:
+    """Write below the node that was processed.
+
+    >>> from lotproc import ProcessResult
+    >>> inline("_proc", "summary")(ProcessResult(path=("speaker_01", "clip_001")))
+    ('speaker_01', 'clip_001', '_proc', 'summary')
+
+    Args:
+        *base: Keys between the processed node and the result. None of them: the node itself is written to.
+
+    Returns:
+        A policy: a frozen, picklable value that is also a function from a `ProcessResult` to a path.
+
+    Raises:
+        ArgumentError: A key is empty.
+        ArgumentTypeError: A key is no str.
+    """
+    return InlineWritePolicy(base)
+
+
+def mirror(*base: str) -> MirrorWritePolicy:
+    """Write the same tree of paths into another tree, or below another branch.
+
+    >>> from lotproc import ProcessResult
+    >>> mirror("features")(ProcessResult(path=("speaker_01", "clip_001"), relative_path=("mfcc",)))
+    ('features', 'speaker_01', 'clip_001', 'mfcc')
+
+    Args:
+        *base: Keys between the target's root and the mirrored paths.
+
+    Returns:
+        A policy: a frozen, picklable value that is also a function from a `ProcessResult` to a path.
+
+    Raises:
+        ArgumentError: A key is empty.
+        ArgumentTypeError: A key is no str.
+    """
+    return MirrorWritePolicy(base)
+
+
+def fresh(*base: str) -> FreshWritePolicy:
+    """Write the same tree of paths into a fresh database.
+
+    >>> from lotproc import ProcessResult
+    >>> fresh()(ProcessResult(path=("speaker_01", "clip_001"), relative_path=("derived", "features")))
+    ('speaker_01', 'clip_001', 'derived', 'features')
+
+    Args:
+        *base: Keys between the target's root and the paths.
+
+    Returns:
+        A policy: a frozen, picklable value that is also a function from a `ProcessResult` to a path.
+
+    Raises:
+        ArgumentError: A key is empty.
+        ArgumentTypeError: A key is no str.
+    """
+    return FreshWritePolicy(base)
+
+
+def _source(result: ProcessResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return checked_path("path", result.path), checked_path("relative_path", result.relative_path, of=result.path)
+
+
+def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> tuple[str, ...]:
+    """The path as a tuple of keys; an empty or non-str key is refused, never dropped."""
+    if type(path) is tuple and all(type(key) is str and key for key in path):
+        return path
+    where = f" of the result at {as_text(of)}" if of else ""
+    if isinstance(path, str) or not isinstance(path, Iterable):
+        raise ArgumentTypeError(f"{name}{where} must be a tuple of keys, got {got(path)}")
+    keys = tuple(path)
+    for position, key in enumerate(keys):
+        if not isinstance(key, str):
+            raise ArgumentTypeError(f"{name}{where}: key {position} of {keys!r} must be a str, got {got(key)}")
+        if not key:
+            raise ArgumentError(f"{name}{where}: key {position} of {keys!r} is empty; a node needs a name")
+    return keys

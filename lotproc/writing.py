@@ -1,0 +1,336 @@
+"""Results back into a tree: the only module that changes a tree or commits."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from io import BytesIO
+from itertools import chain
+from typing import Any, Literal, TypeAlias, overload
+
+from lotdb import BaseNode
+from persistent import Persistent
+
+from ._nodes import connection_of
+from ._stage import check_choice, check_count, check_root, stage
+from .errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ExistsError,
+    NotPicklableError,
+    ReadOnlyTreeError,
+    ResultError,
+    as_text,
+    got,
+)
+from .models import ProcessResult, Write, WriteReport
+from .write_policies import checked_path
+
+__all__ = ["plan", "write"]
+
+Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
+IfExists: TypeAlias = Literal["merge", "replace", "skip", "error"]
+
+#: Results between two savepoints, which check that they can be stored and bound what is held in memory.
+SAVEPOINT_EVERY = 2_000
+
+
+@overload
+def plan(policy: Policy, results: Iterable[Any], *, output_attribute: str | None = "result") -> Iterator[Write]: ...
+@overload
+def plan(policy: Policy, *, output_attribute: str | None = "result") -> Callable[[Iterable[Any]], Iterator[Write]]: ...
+@stage("results")
+def plan(policy: Policy, *, output_attribute: str | None = "result") -> Callable[[Iterable[Any]], Iterator[Write]]:
+    """Say what `write` would write, without touching any tree.
+
+    >>> from lotproc import ProcessResult, inline, plan
+    >>> results = [ProcessResult(("clip_1",), output=0.5, attributes={"unit": "s"})]
+    >>> list(plan(inline("_proc"), results))
+    [Write(path=('clip_1', '_proc'), attributes={'unit': 's', 'result': 0.5})]
+
+    Args:
+        policy: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
+        results: `ProcessResult`s, nested in any iterables: what `parallel_map` gives.
+        output_attribute: The attribute that holds the result's output; `None` leaves the output out.
+
+    Returns:
+        An iterator of `Write`s, in the order of the results. Lazy; holds one batch.
+
+    Raises:
+        ArgumentTypeError: `policy` is not callable, or `output_attribute` no str.
+        ResultError: Something came that is no result; says what, and from which batch.
+        ArgumentError: The policy gave an empty key, or a result has its output's name among its attributes.
+    """
+    _check_plan("plan", policy, output_attribute)
+    return lambda results: chain.from_iterable(_planned("plan", policy, output_attribute, results))
+
+
+@overload
+def write(
+    policy: Policy,
+    target: BaseNode,
+    results: Iterable[Any],
+    *,
+    output_attribute: str | None = "result",
+    if_exists: IfExists = "merge",
+    commit_every: int | None = None,
+) -> WriteReport: ...
+@overload
+def write(
+    policy: Policy,
+    target: BaseNode,
+    *,
+    output_attribute: str | None = "result",
+    if_exists: IfExists = "merge",
+    commit_every: int | None = None,
+) -> Callable[[Iterable[Any]], WriteReport]: ...
+@stage("results")
+def write(
+    policy: Policy,
+    target: BaseNode,
+    *,
+    output_attribute: str | None = "result",
+    if_exists: IfExists = "merge",
+    commit_every: int | None = None,
+) -> Callable[[Iterable[Any]], WriteReport]:
+    """Write results into a tree: this runs the pipeline.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import ProcessResult, inline, write
+    >>> root = BaseNode("root")
+    >>> report = write(inline("_proc"), root, [ProcessResult(("clip_1",), output=0.5)])
+    >>> report.written, root.get_node_path(["clip_1", "_proc"]).get_attribute("result")
+    (1, 0.5)
+
+    A `write` that fails leaves no trace: what it had applied since the last commit is undone, and changes that were
+    there before it stay. For a tree in memory all results are planned before the first is applied.
+
+    Args:
+        policy: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
+        target: The node below which the policy's paths start. `inline` always starts at the root of the target's tree,
+            as the records' paths do.
+        results: `ProcessResult`s, nested in any iterables: what `parallel_map` gives. Each item is a batch.
+        output_attribute: The attribute that holds the result's output; `None` leaves the output out.
+        if_exists: What to do where the node is already there. "merge": set the result's attributes, keep the others;
+            "replace": drop the others; "skip": leave the node as it is; "error": stop. Children always stay.
+        commit_every: Commit as soon as this many results are written and their batch is whole, and at the end.
+            `None`: the caller commits.
+
+    Returns:
+        A `WriteReport`. Not lazy: pulls all results, holding one batch (from a tree in memory: all planned writes). For
+        the connection's thread only.
+
+    Raises:
+        ArgumentError: An option is out of range; `commit_every` on a tree in memory; a result has an empty key in its
+            path, or its output's name among its attributes; `if_exists="replace"` would replace the processed node
+            itself.
+        ArgumentTypeError: `target` is no node, or an option has the wrong type.
+        ReadOnlyTreeError: The target's connection is read-only.
+        ResultError: Something came that is no result; says what, and from which batch.
+        NotPicklableError: An output or an attribute can't be stored; says which.
+        ExistsError: A node is already there, with `if_exists="error"`.
+    """
+    _check_plan("write", policy, output_attribute)
+    check_root("write", target)
+    check_choice("write", "if_exists", if_exists, ("merge", "replace", "skip", "error"))
+    if commit_every is not None:
+        check_count("write", "commit_every", commit_every)
+    connection = connection_of(target)
+    if connection is None and commit_every is not None:
+        raise ArgumentError(
+            f"write: commit_every={commit_every} needs a tree in a database; {target.key!r} is the root of a tree in "
+            f"memory"
+        )
+    if connection is not None and connection.isReadOnly():
+        raise ReadOnlyTreeError(
+            f"write: the connection of the target {target.key!r} is read-only; open the database without read_only=True"
+        )
+    if getattr(policy, "starts_at_top", False):
+        while target.parent is not None:
+            target = target.parent
+        if if_exists == "replace":
+            policy = _never_the_source(policy)
+
+    def run(results: Iterable[Any]) -> WriteReport:
+        batches = _planned("write", policy, output_attribute, results)
+        if connection is None:
+            return _write_in_memory(target, list(chain.from_iterable(batches)), if_exists)
+        return _write_persistent(target, connection.transaction_manager, batches, if_exists, commit_every)
+
+    return run
+
+
+def _check_plan(name: str, policy: Policy, output_attribute: str | None) -> None:
+    if not callable(policy):
+        raise ArgumentTypeError(
+            f"{name}: policy must be inline(...), mirror(...), fresh(...) or a function; got {got(policy)}"
+        )
+    if output_attribute is not None and not isinstance(output_attribute, str):
+        raise ArgumentTypeError(f"{name}: output_attribute must be a str or None, got {got(output_attribute)}")
+
+
+def _never_the_source(policy: Policy) -> Policy:
+    """The policy, made to refuse paths at which "replace" would drop the attributes of the processed node."""
+
+    def guarded(result: ProcessResult) -> tuple[str, ...]:
+        path = policy(result)
+        if path == tuple(result.path):
+            raise ArgumentError(
+                f'write: if_exists="replace" would drop the attributes of the processed node {as_text(path)} itself; '
+                f"give inline() a base path, or the result a relative_path"
+            )
+        return path
+
+    return guarded
+
+
+def _planned(name: str, policy: Policy, output_attribute: str | None, results: Iterable[Any]) -> Iterator[list[Write]]:
+    """The writes of each batch."""
+    if isinstance(results, (str, bytes, bytearray, Mapping)):
+        raise ResultError(f"{name}: expected ProcessResults, nested in any iterables; got {got(results)}")
+
+    def planned(result: ProcessResult) -> Write:
+        path = checked_path("the policy's path", policy(result), of=result.path)
+        return Write(path, _attributes(name, result, output_attribute))
+
+    return ([planned(result) for result in _flat(name, index, batch)] for index, batch in enumerate(results))
+
+
+def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult]:
+    """The results of a batch, however deep they are nested."""
+    levels = [iter((batch,))]
+    while levels:
+        item = next(levels[-1], levels)
+        if item is levels:
+            levels.pop()
+        elif isinstance(item, ProcessResult):
+            yield item
+        elif isinstance(item, Iterable) and not isinstance(item, (str, bytes, bytearray, Mapping)):
+            levels.append(iter(item))
+        else:
+            raise ResultError(
+                f"{name}: batch {index} (counted from 0): expected ProcessResults, nested in any iterables; got "
+                f"{got(item)}. "
+                f"A processor returns ProcessResult(path=record.path, output=...)"
+            )
+
+
+def _attributes(name: str, result: ProcessResult, output_attribute: str | None) -> dict[str, Any]:
+    if not isinstance(result.attributes, Mapping):
+        raise ResultError(
+            f"{name}: the attributes of the result at {as_text(result.path)} must be a mapping, got "
+            f"{got(result.attributes)}"
+        )
+    attributes = dict(result.attributes)
+    for attribute in attributes:
+        if not isinstance(attribute, str):
+            raise ResultError(
+                f"{name}: the result at {as_text(result.path)} has an attribute whose name is no str: {got(attribute)}"
+            )
+    if output_attribute is not None:
+        if output_attribute in attributes:
+            raise ArgumentError(
+                f"{name}: the result at {as_text(result.path)} has an attribute {output_attribute!r}, which is where "
+                f"its output "
+                f"goes; rename it, or choose another output_attribute"
+            )
+        attributes[output_attribute] = result.output
+    return attributes
+
+
+def _write_in_memory(root: BaseNode, writes: list[Write], if_exists: IfExists) -> WriteReport:
+    if if_exists == "error":
+        coming: set[tuple[str, ...]] = set()
+        for planned in writes:
+            if planned.path in coming or _find(root, planned.path) is not None:
+                raise _exists(planned)
+            coming.update(planned.path[:depth] for depth in range(len(planned.path) + 1))
+    return _applied(root, writes, if_exists, WriteReport())
+
+
+def _write_persistent(
+    root: BaseNode, transactions: Any, batches: Iterable[list[Write]], if_exists: IfExists, commit_every: int | None
+) -> WriteReport:
+    report = WriteReport()
+    uncommitted = unsaved = 0
+    before = transactions.savepoint(optimistic=True)
+    try:
+        for batch in batches:
+            for planned in batch:
+                _check_storable(planned)
+            report = _applied(root, batch, if_exists, report)
+            uncommitted += len(batch)
+            unsaved += len(batch)
+            if commit_every is not None and uncommitted >= commit_every:
+                transactions.commit()
+                report = replace(report, commits=report.commits + 1)
+                uncommitted = unsaved = 0
+                before = transactions.savepoint(optimistic=True)
+            elif unsaved >= SAVEPOINT_EVERY:
+                transactions.savepoint(optimistic=True)
+                unsaved = 0
+        if commit_every is not None and uncommitted:
+            transactions.commit()
+            report = replace(report, commits=report.commits + 1)
+    except BaseException:
+        try:
+            before.rollback()
+        except Exception:  # the transaction itself failed, and holds nothing that could be kept
+            transactions.abort()
+        raise
+    return report
+
+
+def _applied(root: BaseNode, writes: Iterable[Write], if_exists: IfExists, report: WriteReport) -> WriteReport:
+    written, skipped, last_path = report.written, report.skipped, report.last_path
+    for planned in writes:
+        node = _find(root, planned.path)
+        if node is None:
+            node = root.get_node_path(planned.path)
+        elif if_exists == "skip":
+            skipped += 1
+            continue
+        elif if_exists == "error":
+            raise _exists(planned)
+        elif if_exists == "replace":
+            for name in set(node.all_attribute_keys()) - planned.attributes.keys():
+                node.delete_attribute(name)
+        for name, value in planned.attributes.items():
+            node.set_attribute(name, value)
+        written += 1
+        last_path = planned.path
+    return replace(report, written=written, skipped=skipped, last_path=last_path)
+
+
+def _find(root: BaseNode, path: tuple[str, ...]) -> BaseNode | None:
+    node: BaseNode | None = root
+    for key in path:
+        if node is None:
+            return None
+        node = node.node_storage.get(key)
+    return node
+
+
+def _exists(planned: Write) -> ExistsError:
+    return ExistsError(
+        f'write: the node {as_text(planned.path)} is already there; if_exists="merge", "replace" or "skip" would go on'
+    )
+
+
+def _check_storable(planned: Write) -> None:
+    """Refuse a value that can't be pickled while its name is known; the database would only say so at the commit."""
+    for name, value in planned.attributes.items():
+        if type(value) in (type(None), bool, int, float, str, bytes):
+            continue
+        try:
+            _Check(BytesIO(), protocol=5).dump(value)
+        except Exception as error:
+            raise NotPicklableError(
+                f"write: attribute {name!r} of {as_text(planned.path)} can't be stored: {error}; got {got(value)}"
+            ) from error
+
+
+class _Check(pickle.Pickler):
+    def persistent_id(self, value: Any) -> str | None:
+        return "stored" if isinstance(value, Persistent) else None  # stored by reference, in a record of its own
