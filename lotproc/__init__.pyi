@@ -12,6 +12,9 @@ from .filters import match_path as match_path
 from .filters import where as where
 
 # Detach, batch, process
+from .models import FileFailure as FileFailure
+from .models import IndexedFile as IndexedFile
+from .models import IngestReport as IngestReport
 from .models import NodeRecord as NodeRecord
 from .models import ProcessResult as ProcessResult
 from .models import Write as Write
@@ -39,9 +42,6 @@ from .targets import NewDatabaseTarget as NewDatabaseTarget
 from .targets import WriteTarget as WriteTarget
 
 # Files in, tables out, and a look
-from .ingest import FileFailure as FileFailure
-from .ingest import IndexedFile as IndexedFile
-from .ingest import IngestReport as IngestReport
 from .ingest import index_files as index_files
 from .ingest import ingest_files as ingest_files
 from .ingest import load_files_directory as load_files_directory
@@ -82,5 +82,6 @@ from .errors import LotprocError as LotprocError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import NotPicklableError as NotPicklableError
 from .errors import PatternError as PatternError
+from .errors import ProcessorError as ProcessorError
 from .errors import ReadOnlyTreeError as ReadOnlyTreeError
 from .errors import ResultError as ResultError

@@ -22,7 +22,7 @@ def regex(name: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
         raise ArgumentTypeError(f"{name}: a regular expression must be a str or a compiled one, got {got(pattern)}")
     try:
         return re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(f"{name}: {pattern!r} is no regular expression: {error}") from None
 
 

@@ -21,7 +21,6 @@ import functools
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator
 from numbers import Integral
-from types import GeneratorType
 from typing import Any
 
 from lotdb import BaseNode
@@ -42,28 +41,41 @@ class Stage:
     [['a', 'b'], ['c']]
     """
 
-    __slots__ = ("args", "function", "kwargs")
+    __slots__ = ("function", "given")
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.function, self.args, self.kwargs = function, args, kwargs
+    def __init__(self, function: Callable[..., Any], given: dict[str, Any]) -> None:
+        self.function, self.given = function, given
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*self.args, *args, **{**self.kwargs, **kwargs})
+        free = [name for name in positional_of(self.function) if name not in self.given and name not in kwargs]
+        if len(args) > len(free):
+            raise ArgumentTypeError(f"{self!r} takes {' and '.join(free) or 'no argument'}, got {len(args)} arguments")
+        return self.function(**{**self.given, **dict(zip(free, args, strict=False)), **kwargs})
 
     def __repr__(self) -> str:
-        given = [_brief(arg) for arg in self.args]
-        given += [f"{name}={_brief(value)}" for name, value in self.kwargs.items()]
+        names = positional_of(self.function)
+        given = [f"{'' if name in names else f'{name}='}{_brief(value)}" for name, value in self.given.items()]
         return f"{self.function.__name__}({', '.join(given)})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Stage):
             return NotImplemented
-        return (self.function, self.args, self.kwargs) == (other.function, other.args, other.kwargs)
+        try:
+            return self.function is other.function and self.given == other.given
+        except ValueError:  # arrays among the arguments have no one answer
+            return False
 
-    __hash__ = None  # type: ignore[assignment]  # arguments may be lists and dicts
+    def __hash__(self) -> int:
+        return hash((self.function, frozenset(self.given)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Stage, (self.function, self.args, self.kwargs)
+        return Stage, (self.function, self.given)
+
+
+def positional_of(function: Callable[..., Any]) -> list[str]:
+    """The names of the positional arguments of a stage's function; the data is the last."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def _brief(value: object) -> str:
@@ -84,7 +96,6 @@ def stage(data: str) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable
     def decorate(options: Callable[..., Callable[[Any], Any]]) -> Callable[..., Any]:
         signature = _with_data(inspect.signature(options), data)
         shape = f"{options.__name__}({', '.join(signature.parameters)})"
-        positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
         @functools.wraps(options)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -92,19 +103,19 @@ def stage(data: str) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable
                 given = signature.bind_partial(*args, **kwargs).arguments
             except TypeError as error:
                 raise ArgumentTypeError(f"{shape}: {error}") from None
+            positional = positional_of(call)
             missing = [name for name in positional if name not in given]
             if len(missing) == len(positional) > 1:
                 raise ArgumentTypeError(f"{shape} needs at least {positional[0]!r}")
             if missing and missing != [data]:
-                return Stage(call, args, kwargs)  # curried further: more than the data is still to come
-            value = given.pop(data, None)
-            run = options(**given)
+                return Stage(call, given)  # curried further: more than the data is still to come
+            run = options(**{name: value for name, value in given.items() if name != data})
             if missing:
-                return Stage(call, args, kwargs)
+                return Stage(call, given)
             if data == "root":
-                check_root(options.__name__, value)
-                return run(value)
-            return _consume(options.__name__, data, run, value)
+                check_root(options.__name__, given[data])
+                return run(given[data])
+            return _consume(options.__name__, data, run, given[data])
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         return call
@@ -129,25 +140,28 @@ def _consume(name: str, data: str, run: Callable[[Iterable[Any]], Any], items: A
         )
     if not isinstance(items, Iterable):
         raise ArgumentTypeError(f"{name}: {data} must be an iterable, got {got(items)}")
-    close = getattr(items, "close", None) if isinstance(items, Iterator) else None
     try:
         result = run(items)
     except BaseException:
-        if close:
-            close()
+        _close(items)
         raise
-    if close and isinstance(result, GeneratorType):
-        result = _closing(result, close)
-        next(result)  # step into its `try`, so that even an unused generator closes its input
+    if isinstance(result, Iterator):
+        result = _closing(result, items)
+        next(result)  # step into its `try`, so that even an unused stage closes its input
     return result
 
 
-def _closing(result: Iterator[Any], close: Callable[[], None]) -> Generator[Any, None, None]:
+def _closing(result: Iterator[Any], items: Iterable[Any]) -> Generator[Any, None, None]:
     try:
         yield
         yield from result
     finally:
-        close()
+        _close(items)
+
+
+def _close(items: Iterable[Any]) -> None:
+    if isinstance(items, Iterator) and hasattr(items, "close"):
+        items.close()
 
 
 def check_root(name: str, root: object) -> None:

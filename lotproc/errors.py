@@ -8,6 +8,7 @@ All of them survive pickling, so they arrive whole from worker processes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from reprlib import Repr
 
 __all__ = [
     "ArgumentError",
@@ -19,11 +20,9 @@ __all__ = [
     "MissingExtraError",
     "NotPicklableError",
     "PatternError",
+    "ProcessorError",
     "ReadOnlyTreeError",
     "ResultError",
-    "add_note",
-    "as_text",
-    "got",
 ]
 
 
@@ -59,6 +58,10 @@ class NotPicklableError(LotprocError, TypeError):
     """Something that has to travel or be stored can't be pickled."""
 
 
+class ProcessorError(LotprocError, RuntimeError):
+    """Stands for an error of a processor that can't come out of a worker process as what it is."""
+
+
 class ExistsError(LotprocError, ValueError):
     """A node is already there, and the call was told not to touch it."""
 
@@ -87,20 +90,29 @@ def as_text(path: Iterable[str]) -> str:
     return "/".join(map(str, path)) or "the root"
 
 
-def got(value: object, limit: int = 60) -> str:
-    """Name a value that was not expected: its type and the start of its repr.
+_repr = Repr()
+_repr.maxstring = _repr.maxother = 40
+_repr.maxlevel = 2
+
+
+def brief(value: object) -> str:
+    """The repr of a value in a few characters, however large or deep it is.
+
+    >>> brief(list(range(1000)))
+    '[0, 1, 2, 3, 4, 5, ...]'
+    """
+    return _repr.repr(value)
+
+
+def got(value: object) -> str:
+    """Name a value that was not expected: its type and its repr, in brief.
 
     >>> got(3)
     'int 3'
     >>> got(None)
     'None'
     """
-    if value is None or isinstance(value, type):
-        return repr(value)
-    text = repr(value)
-    if len(text) > limit:
-        text = f"{text[: limit - 1]}…"
-    return f"{type(value).__name__} {text}"
+    return brief(value) if value is None or isinstance(value, type) else f"{type(value).__name__} {brief(value)}"
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -1,12 +1,13 @@
-"""The values that flow through a pipeline: records, results, writes and the report of a write."""
+"""The values that flow through a pipeline: files, records, results, writes, and the reports at its end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-__all__ = ["NodeRecord", "ProcessResult", "Write", "WriteReport"]
+__all__ = ["FileFailure", "IndexedFile", "IngestReport", "NodeRecord", "ProcessResult", "Write", "WriteReport"]
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,74 @@ class WriteReport:
     last_path: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        parts = [_counted(self.written, "result") + " written"]
-        if self.skipped:
-            parts.append(f"{self.skipped} skipped")
-        parts.append(_counted(self.commits, "commit") if self.commits else "not committed")
+        parts = [
+            _counted(self.written, "result") + " written",
+            *([f"{self.skipped:,} skipped"] if self.skipped else []),
+            _commits(self.commits),
+        ]
         return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """A file, and the path of its node.
+
+    Args:
+        path: Keys from below the root: the folders, and the file's name without its suffix.
+        file: The file itself, absolute.
+    """
+
+    path: tuple[str, ...]
+    file: Path
+
+
+@dataclass(frozen=True)
+class FileFailure:
+    """A file that was left out, and why; `path` is where its node would be."""
+
+    file: Path
+    path: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What `ingest_files` did.
+
+    >>> from pathlib import Path
+    >>> from lotproc import FileFailure, IngestReport
+    >>> print(IngestReport(ingested=2, commits=1, failures=(FileFailure(Path("a.wav"), ("a",), "it is empty"),)))
+    2 files ingested, 1 failed, 1 commit
+      a.wav: it is empty
+
+    Args:
+        ingested: Files attached.
+        skipped: Files left out because their node had the attribute already.
+        commits: Transactions committed; 0 where the caller commits.
+        failures: Files that can't be read, or whose node belongs to another file of the same run.
+    """
+
+    ingested: int = 0
+    skipped: int = 0
+    commits: int = 0
+    failures: tuple[FileFailure, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [
+            _counted(self.ingested, "file") + " ingested",
+            *([f"{self.skipped:,} skipped"] if self.skipped else []),
+            *([f"{len(self.failures):,} failed"] if self.failures else []),
+            _commits(self.commits),
+        ]
+        return "\n  ".join([", ".join(parts), *map(str, self.failures)])
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _commits(number: int) -> str:
+    return _counted(number, "commit") if number else "not committed"

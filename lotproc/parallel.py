@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from queue import SimpleQueue
@@ -15,7 +17,17 @@ from persistent import Persistent
 
 from ._nodes import node_path, path_of
 from ._stage import check_choice, check_count, stage
-from .errors import ArgumentTypeError, LiveNodeError, LotprocError, NotPicklableError, add_note, as_text, got
+from .errors import (
+    ArgumentTypeError,
+    LiveNodeError,
+    LotprocError,
+    NotPicklableError,
+    ProcessorError,
+    add_note,
+    as_text,
+    got,
+)
+from .models import NodeRecord
 
 __all__ = ["each", "parallel_map"]
 
@@ -24,6 +36,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 Mode: TypeAlias = Literal["sync", "thread", "process"]
 
+_pools: dict[tuple[int, int], Any] = {}
+_PLAIN = {type(None), bool, int, float, str, bytes}
 #: Seconds that idle worker processes stay for the next call; starting them costs about 0.2 s.
 IDLE_SECONDS = 60
 
@@ -163,23 +177,30 @@ def _in_line(fn: Callable[[B], R], batches: Iterator[B]) -> Iterator[R]:
 
 def _submitted(opened: Any, batches: Iterator[B], buffersize: int, ordered: bool) -> Iterator[Any]:
     """Keep `buffersize` batches in flight, and yield their results."""
-    in_flight: dict[Future[Any], str] = {}  # in the order of the batches
+    in_flight: dict[Future[Any], str] = {}  # in the order of the batches, each with where it comes from
     finished: SimpleQueue[Future[Any]] = SimpleQueue()
     failure: BaseException | None = None
-    numbered: Iterator[tuple[int, B]] | None = enumerate(batches)
+
+    def submit_each(submit: Callable[[B], Future[Any]]) -> Iterator[tuple[Future[Any], str]]:
+        for index, batch in enumerate(batches):
+            note = f"in batch {index}{_span(batch)}"
+            with _noted(note):
+                future = submit(batch)
+            yield future, note
+
     with opened as submit:
+        coming = submit_each(submit)
         try:
             while True:
-                while numbered is not None and len(in_flight) < buffersize:
+                while failure is None and len(in_flight) < buffersize:
                     try:
-                        index, batch = next(numbered)
+                        future, note = next(coming)
                     except StopIteration:
-                        numbered = None
+                        break
                     except Exception as error:  # what was submitted before it is still to be had
-                        numbered, failure = None, error
+                        failure = error
                     else:
-                        future = submit(batch)
-                        in_flight[future] = f"in batch {index}{_span(batch)}"
+                        in_flight[future] = note
                         if not ordered:
                             future.add_done_callback(finished.put)
                 if not in_flight:
@@ -210,9 +231,16 @@ def _threads(workers: int, fn: Callable[[B], R]) -> Iterator[Callable[[B], Futur
 def _processes(workers: int, fn: Callable[[B], R]) -> Iterator[Callable[[B], Future[Any]]]:
     import loky
 
-    pickled = _pickled(fn)
-    executor = loky.get_reusable_executor(max_workers=workers, timeout=IDLE_SECONDS)
-    yield lambda batch: executor.submit(_call_pickled, pickled, batch)
+    # One pool for each number of workers: loky's own reusable one is resized, and waits for what still runs on it.
+    key = os.getpid(), workers
+    if key not in _pools:
+        _pools[key] = loky.ProcessPoolExecutor(workers, timeout=IDLE_SECONDS)
+    executor, pickled = _pools[key], _pickled(fn)
+    try:
+        yield lambda batch: executor.submit(_call_pickled, pickled, batch)
+    except BrokenExecutor:
+        _pools.pop(key, None)  # the next call starts afresh
+        raise
 
 
 @contextmanager
@@ -229,7 +257,23 @@ def _call(fn: Callable[[B], R], batch: B) -> Any:
 
 
 def _call_pickled(pickled: bytes, batch: B) -> Any:
-    return _drained(_unpickled(pickled)(batch))
+    try:
+        return _drained(_unpickled(pickled)(batch))
+    except Exception as error:
+        if _travels(error):
+            raise
+        told = ProcessorError(f"{type(error).__qualname__}: {error}")
+        for note in getattr(error, "__notes__", []):
+            add_note(told, note)
+        raise told from None
+
+
+def _travels(error: Exception) -> bool:
+    """Whether an error comes out of a pickle as what it was; many that take several arguments do not."""
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:
+        return False
 
 
 @lru_cache(maxsize=8)
@@ -268,26 +312,57 @@ def _pickled(fn: Callable[..., Any]) -> bytes:
 
 
 def _drained(result: Any) -> Any:
-    """A result in which iterators, which can't travel, became lists."""
-    if isinstance(result, Iterator):
-        return [_drained(item) for item in result]
-    if type(result) is list and any(isinstance(item, (Iterator, list, tuple)) for item in result):
-        return [_drained(item) for item in result]
-    if type(result) is tuple and any(isinstance(item, (Iterator, list, tuple)) for item in result):
-        return tuple(_drained(item) for item in result)
-    return result
+    """A result in which iterators, which can't travel, became lists, however deep they are nested."""
+    whole: list[Any] = []
+    levels = [(iter((result,)), whole, False)]  # what is still to come, and the list for it, to become a tuple or not
+    while levels:
+        items, into, is_tuple = levels[-1]
+        item = next(items, levels)
+        if item is levels:
+            levels.pop()
+            if is_tuple:
+                levels[-1][1][-1] = tuple(into)
+        elif isinstance(item, Iterator) or (type(item) in (list, tuple) and _nests(item)):
+            new: list[Any] = []
+            into.append(new)
+            levels.append((iter(item), new, type(item) is tuple))
+        else:
+            into.append(item)
+    return whole[0]
+
+
+def _nests(items: Iterable[Any]) -> bool:
+    return any(issubclass(kind, (Iterator, list, tuple)) for kind in set(map(type, items)))
 
 
 def _detached_only(batches: Iterable[B]) -> Iterator[B]:
     for index, batch in enumerate(batches):
-        for item in batch if isinstance(batch, (list, tuple)) else (batch,):
-            if isinstance(item, BaseNode):
-                raise LiveNodeError(
-                    f"parallel_map: batch {index} holds a live node, {as_text(node_path(item))}; a ZODB connection "
-                    f"belongs to "
-                    f"one thread, so turn nodes into records with snapshot(...) first"
-                )
+        if (node := _live_node(batch)) is not None:
+            raise LiveNodeError(
+                f"parallel_map: batch {index} holds a live node, {as_text(node_path(node))}; a ZODB connection belongs "
+                f"to one thread, so turn nodes into records with snapshot(...) first"
+            )
         yield batch
+
+
+def _live_node(value: object, levels: int = 3) -> BaseNode | None:
+    """A live node in a batch: one of its items, or one level down in an item or in what a record holds."""
+    if isinstance(value, BaseNode):
+        return value
+    if levels == 0:
+        return None
+    if isinstance(value, NodeRecord):
+        parts: Iterable[object] = (value.payload, *value.attributes.values())
+    elif isinstance(value, (list, tuple)):
+        parts = value
+    elif isinstance(value, dict):
+        parts = value.values()
+    else:
+        return None
+    for part in parts:
+        if type(part) not in _PLAIN and (node := _live_node(part, levels - 1)) is not None:
+            return node
+    return None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from lotdb import BlobObject, DataObject
 from ZODB.blob import Blob
 
-from .errors import MissingExtraError
+from ._extras import needed
 
 __all__ = ["PayloadHandle"]
 
@@ -74,21 +74,15 @@ class PayloadHandle:
             FileNotFoundError: The file is gone, or not visible from this machine.
         """
         if self.dataset is not None:
-            try:
-                import zarr
-            except ImportError:
-                raise MissingExtraError.of("zarr", "zarr", f"the payload in {self.file}") from None
-            return np.asarray(zarr.open(store=str(self.file), mode="r", path=self.dataset)[:])
+            zarr = needed("zarr", "zarr", f"the payload in {self.file}")
+            return np.asarray(zarr.open_array(store=str(self.file), mode="r", path=self.dataset)[:])
         if self.kind == "array":
             return np.load(self.file, allow_pickle=False)
         if self.kind == "bytes":
             return self.file.read_bytes()
         if self.kind == "text":
             return self.file.read_text(encoding=self.encoding)
-        try:
-            import pandas
-        except ImportError:
-            raise MissingExtraError.of("pandas", "pandas", f"the table in {self.file}") from None
+        pandas = needed("pandas", "pandas", f"the table in {self.file}")
         return pandas.read_csv(self.file, encoding=self.encoding)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from lotdb import BaseNode
@@ -21,6 +21,14 @@ from .traversal import leaves, level as nodes_at_level
 __all__ = ["Pipeline"]
 
 T = TypeVar("T")
+
+#: Why a call can't follow what a pipeline gives so far.
+_MISPLACED = {
+    "tree": "there are no items yet; call traverse() right after from_root()",
+    "items": "the items are there already; traverse() comes once, right after from_root()",
+    "batches": "the items are in batches already; it comes once, before buffer()",
+    "results": "the items are processed already; it comes before process()",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,15 +52,14 @@ class Pipeline:
     #: The stages, each with the call that added it.
     steps: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
     target: WriteTarget | None = None
-    buffered: bool = False
-    _traversed: bool = field(default=True)
-    _processed: bool = field(default=False)
+    #: What the last step gives.
+    gives: Literal["tree", "items", "batches", "results"] = "items"
 
     @classmethod
     def from_root(cls, root: BaseNode) -> Pipeline:
         """Start from a tree; `traverse` comes next."""
         check_root("Pipeline.from_root", root)
-        return cls(root, _traversed=False)
+        return cls(root, gives="tree")
 
     @classmethod
     def from_iterable(cls, items: Iterable[Any]) -> Pipeline:
@@ -66,13 +73,10 @@ class Pipeline:
     ) -> Pipeline:
         """Walk the tree: its leaves, or the nodes at one level."""
         check_choice("Pipeline.traverse", "traversal", traversal, ("leaves", "level"))
-        if self._traversed:
-            raise ArgumentError(
-                "Pipeline.traverse: the items are there already; traverse comes once, right after from_root"
-            )
+        self._expect("traverse", "tree")
         walk = leaves() if traversal == "leaves" else nodes_at_level(level)
         call = f"traverse({traversal!r})" if traversal == "leaves" else f"traverse('level', level={level!r})"
-        return self._then(call, walk, _traversed=True)
+        return self._then(call, walk, gives="items")
 
     def filter(self, predicate: Callable[[Any], Any]) -> Pipeline:
         """Keep the items for which `predicate` is true."""
@@ -87,9 +91,9 @@ class Pipeline:
 
     def buffer(self, size: int) -> Pipeline:
         """Gather the items into lists of at most `size`, which the processor gets."""
-        if self.buffered:
-            raise ArgumentError("Pipeline.buffer: the items are in batches already; buffer comes once")
-        return self._then(f"buffer({size!r})", chunked(size), buffered=True)
+        step = chunked(size)
+        self._expect("buffer", "items")
+        return self._then(f"buffer({size!r})", step, gives="batches")
 
     def prepare(
         self,
@@ -116,14 +120,13 @@ class Pipeline:
 
     def process(self, fn: Callable[[list[Any]], Any], mode: Mode = "sync", workers: int | None = None) -> Pipeline:
         """Call `fn` on each batch; on unbuffered items, on lists of one."""
-        if mode == "process" and not self.buffered:
+        self._expect("process", "items", "batches")
+        if mode == "process" and self.gives != "batches":
             raise ArgumentError("Multiprocessing requires buffered batches before process(...)")
-        if self._processed:
-            raise ArgumentError("Pipeline.process: the items are processed already; process comes once")
         process = parallel_map(fn, mode=mode, max_workers=workers)
-        batched = self if self.buffered else self._then("", chunked(1))
+        batched = self if self.gives == "batches" else self._then("", chunked(1))
         options = "" if workers is None else f", workers={workers}"
-        return batched._then(f"process({_name(fn)}, mode={mode!r}{options})", process, _processed=True)
+        return batched._then(f"process({_name(fn)}, mode={mode!r}{options})", process, gives="results")
 
     def write(self, target: WriteTarget) -> Pipeline:
         """Write what the processor returns to a target."""
@@ -131,8 +134,7 @@ class Pipeline:
             raise ArgumentTypeError(
                 f"Pipeline.write: expected an InlineTarget or another WriteTarget, got {got(target)}"
             )
-        if self.target is not None:
-            raise ArgumentError("Pipeline.write: there is a target already; write comes once")
+        self._expect("write", "items", "batches", "results")
         return replace(self, target=target)
 
     def run(self) -> Any:
@@ -142,8 +144,8 @@ class Pipeline:
             Without a target a list of what the processor returned, batch by batch; with one the target. The caller
             commits.
         """
-        if not self._traversed:
-            raise ArgumentError("Pipeline.run: say what to visit: call traverse() after from_root()")
+        if self.gives == "tree":
+            raise ArgumentError(f"Pipeline.run: {_MISPLACED['tree']}")
         results = pipe(self.source, *(step for _, step in self.steps))
         if self.target is None:
             return list(results)
@@ -160,17 +162,19 @@ class Pipeline:
         return "Pipeline." + ".".join(calls)
 
     def _then(self, call: str, step: Callable[[Any], Any], **changes: Any) -> Pipeline:
-        if self.target is not None:
-            raise ArgumentError(f"Pipeline: {call} comes after write(...), which is the last stage")
         return replace(self, steps=(*self.steps, (call, step)), **changes)
 
     def _then_items(self, call: str, step: Callable[[Any], Any]) -> Pipeline:
         """Add a stage over items: once they are in batches, it goes over the items of each batch."""
-        if not self._traversed:
-            raise ArgumentError(f"Pipeline: {call} needs items: call traverse() after from_root()")
-        if self._processed:
-            raise ArgumentError(f"Pipeline: {call} comes after process(...); put it before")
-        return self._then(call, _in_batches(step) if self.buffered else step)
+        self._expect(call.partition("(")[0], "items", "batches")
+        return self._then(call, _in_batches(step) if self.gives == "batches" else step)
+
+    def _expect(self, call: str, *given: str) -> None:
+        """Refuse a call that comes at the wrong place."""
+        if self.target is not None:
+            raise ArgumentError(f"Pipeline.{call}: it comes after write(...), which is the last stage")
+        if self.gives not in given:
+            raise ArgumentError(f"Pipeline.{call}: {_MISPLACED[self.gives]}")
 
 
 @stage("items")

@@ -8,7 +8,7 @@ from typing import Any
 from lotdb import BaseNode
 
 from .models import ProcessResult
-from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy
+from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
 from .writing import Policy, write
 
 __all__ = ["InlineTarget", "MirrorTarget", "NewDatabaseTarget", "WriteTarget"]
@@ -43,7 +43,7 @@ class WriteTarget:
 
     def target_path(self, result: ProcessResult) -> tuple[str, ...]:
         """The path that `result` is written to."""
-        return self.policy(result)
+        return checked_path("the policy's path", self.policy(result), of=result.path)
 
     def write(self, result: ProcessResult) -> None:
         """Write one result; the caller commits."""
@@ -51,21 +51,21 @@ class WriteTarget:
 
     def write_many(self, results: Iterable[Any]) -> None:
         """Write results, nested in any iterables; the caller commits. A failure leaves no trace."""
-        policy = _Recording(self.policy)
+        policy = _Recording(self)
         write(policy, self.root, results, output_attribute=self.output_attribute)
         self.written_paths += policy.paths
 
 
 class _Recording:
-    """A policy that remembers the paths it gave."""
+    """A target's policy that remembers the paths it gave."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self.starts_at_top = getattr(policy, "starts_at_top", False)
+    def __init__(self, target: WriteTarget) -> None:
+        self.target_path = target.target_path
+        self.starts_at_top = getattr(target.policy, "starts_at_top", False)
         self.paths: list[tuple[str, ...]] = []
 
     def __call__(self, result: ProcessResult) -> tuple[str, ...]:
-        self.paths.append(self.policy(result))
+        self.paths.append(self.target_path(result))
         return self.paths[-1]
 
 

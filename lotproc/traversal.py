@@ -27,12 +27,12 @@ __all__ = ["children", "glob", "leaves", "level", "walk"]
 Skip: TypeAlias = "str | Callable[[BaseNode], Any] | None"
 Order: TypeAlias = Literal["pre", "post", "breadth"]
 _Skip: TypeAlias = "tuple[Callable[[str], object] | None, Callable[[BaseNode], Any] | None]"
-_Visit: TypeAlias = "tuple[BaseNode, int, bool | None]"
+_Visit: TypeAlias = "tuple[BaseNode, int, bool]"
 
 #: Keys of one node that are held as they are; those of wider nodes wait packed, which takes a tenth of the memory.
 WINDOW = 1024
 #: Nodes between two trims of the connection's cache.
-TRIM_EVERY = 500
+TRIM_EVERY = 200
 
 
 @overload
@@ -65,7 +65,7 @@ def leaves(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
         PatternError: `skip` is a glob that can't be read.
     """
     skipped = _skipped("leaves", skip)
-    return lambda root: (node for node, _, is_leaf in _depth_first(root, skipped) if is_leaf)
+    return lambda root: (node for node, _, is_leaf in _depth_first(root, skipped, order="post") if is_leaf)
 
 
 @overload
@@ -193,9 +193,11 @@ def walk(
     skipped = _skipped("walk", skip)
 
     def run(root: BaseNode) -> Iterator[BaseNode]:
-        visits = (_breadth_first if order == "breadth" else _depth_first)(root, skipped, max_depth)
-        going_up = order == "post"
-        return (node for node, depth, up in visits if depth >= min_depth and (up is not None) is going_up)
+        if order == "breadth":
+            visits = _breadth_first(root, skipped, max_depth)
+        else:
+            visits = _depth_first(root, skipped, max_depth, order)
+        return (node for node, depth, _ in visits if depth >= min_depth)
 
     return run
 
@@ -265,8 +267,10 @@ def _matching(root: BaseNode, pattern: PathPattern) -> Iterator[BaseNode]:
             yield node
 
 
-def _depth_first(root: BaseNode, skip: _Skip, max_depth: int | None = None) -> Iterator[_Visit]:
-    """Visit each node twice: on the way down (`is_leaf` is None then), and up, when it is known to be a leaf or not."""
+def _depth_first(
+    root: BaseNode, skip: _Skip, max_depth: int | None = None, order: Literal["pre", "post"] = "pre"
+) -> Iterator[_Visit]:
+    """Visit each node with its depth, and in "post" order, when that is known, whether it is a leaf."""
     trim = _trimmer(root)
     stack: list[_Visit] = []
     branches: list[Iterator[BaseNode]] = []
@@ -275,18 +279,21 @@ def _depth_first(root: BaseNode, skip: _Skip, max_depth: int | None = None) -> I
         if node is not None:
             depth = len(stack)
             branches.append(iter(()) if depth == max_depth else _children(node, skip, trim))
-            yield node, depth, None
+            if order == "pre":
+                yield node, depth, False
             stack.append((node, depth, True))
         node = next(branches[-1], None)
         if node is None:
             branches.pop()
-            yield stack.pop()
+            visit = stack.pop()
+            if order == "post":
+                yield visit
         else:
             stack[-1] = (*stack[-1][:2], False)
 
 
 def _at_depth(n: int, root: BaseNode, skip: _Skip) -> Iterator[BaseNode]:
-    return (node for node, depth, up in _depth_first(root, skip, max_depth=n) if depth == n and up is None)
+    return (node for node, depth, _ in _depth_first(root, skip, max_depth=n) if depth == n)
 
 
 def _breadth_first(root: BaseNode, skip: _Skip, max_depth: int | None) -> Iterator[_Visit]:
@@ -297,7 +304,7 @@ def _breadth_first(root: BaseNode, skip: _Skip, max_depth: int | None) -> Iterat
         for node in siblings:
             if depth != max_depth:
                 queue.append((depth + 1, _children(node, skip, trim)))
-            yield node, depth, None
+            yield node, depth, False
 
 
 def _children(node: BaseNode, skip: _Skip, trim: Callable[[], None]) -> Iterator[BaseNode]:

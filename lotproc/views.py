@@ -5,14 +5,13 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from reprlib import Repr
 from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 
 from ._stage import check_count, stage
-from .errors import ArgumentTypeError, got
+from .errors import ArgumentTypeError, brief, got
 
 __all__ = ["TreeView", "progress", "show"]
 
@@ -22,6 +21,8 @@ T = TypeVar("T")
 MAX_ROWS = 200
 #: Attributes shown of one node.
 MAX_ATTRIBUTES = 8
+#: Characters shown of a file's name.
+MAX_TEXT = 40
 #: Children counted beyond the ones shown.
 MAX_COUNTED = 1_000
 
@@ -144,11 +145,6 @@ def _described(node: BaseNode) -> list[tuple[str, str]]:
     return [*described, ("…", "")] if next(items, None) is not None else described
 
 
-_repr = Repr()
-_repr.maxstring = _repr.maxother = 40
-_repr.maxlevel = 2
-
-
 def _brief(value: Any) -> str:
     """A value in a few characters; of an array or a payload its dtype and shape."""
     if isinstance(value, DataObject):
@@ -159,10 +155,13 @@ def _brief(value: Any) -> str:
     if isinstance(value, BlobObject):
         return f"<{value.content_type}>"
     if isinstance(value, PathFileObj):
-        return str(value.path)
+        text = str(value.path)
+        return text if len(text) <= MAX_TEXT else f"…{text[1 - MAX_TEXT :]}"
     if isinstance(value, np.ndarray):
         return f"<{value.dtype} {value.shape}>"
-    return _repr.repr(value)
+    if isinstance(value, float):
+        return f"{value:.6g}" if value % 1 else repr(value)
+    return brief(value)
 
 
 @overload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from itertools import chain
@@ -134,18 +135,7 @@ def write(
     _check_plan("write", policy, output_attribute)
     check_root("write", target)
     check_choice("write", "if_exists", if_exists, ("merge", "replace", "skip", "error"))
-    if commit_every is not None:
-        check_count("write", "commit_every", commit_every)
-    connection = connection_of(target)
-    if connection is None and commit_every is not None:
-        raise ArgumentError(
-            f"write: commit_every={commit_every} needs a tree in a database; {target.key!r} is the root of a tree in "
-            f"memory"
-        )
-    if connection is not None and connection.isReadOnly():
-        raise ReadOnlyTreeError(
-            f"write: the connection of the target {target.key!r} is read-only; open the database without read_only=True"
-        )
+    check_writable("write", target, commit_every)
     if getattr(policy, "starts_at_top", False):
         while target.parent is not None:
             target = target.parent
@@ -154,9 +144,9 @@ def write(
 
     def run(results: Iterable[Any]) -> WriteReport:
         batches = _planned("write", policy, output_attribute, results)
-        if connection is None:
+        if connection_of(target) is None:
             return _write_in_memory(target, list(chain.from_iterable(batches)), if_exists)
-        return _write_persistent(target, connection.transaction_manager, batches, if_exists, commit_every)
+        return _write_persistent(target, batches, if_exists, commit_every)
 
     return run
 
@@ -250,12 +240,12 @@ def _write_in_memory(root: BaseNode, writes: list[Write], if_exists: IfExists) -
 
 
 def _write_persistent(
-    root: BaseNode, transactions: Any, batches: Iterable[list[Write]], if_exists: IfExists, commit_every: int | None
+    root: BaseNode, batches: Iterable[list[Write]], if_exists: IfExists, commit_every: int | None
 ) -> WriteReport:
+    transactions = connection_of(root).transaction_manager
     report = WriteReport()
     uncommitted = unsaved = 0
-    before = transactions.savepoint(optimistic=True)
-    try:
+    with undone_on_failure(root) as commit:
         for batch in batches:
             for planned in batch:
                 _check_storable(planned)
@@ -263,23 +253,59 @@ def _write_persistent(
             uncommitted += len(batch)
             unsaved += len(batch)
             if commit_every is not None and uncommitted >= commit_every:
-                transactions.commit()
+                commit()
                 report = replace(report, commits=report.commits + 1)
                 uncommitted = unsaved = 0
-                before = transactions.savepoint(optimistic=True)
             elif unsaved >= SAVEPOINT_EVERY:
                 transactions.savepoint(optimistic=True)
                 unsaved = 0
         if commit_every is not None and uncommitted:
-            transactions.commit()
+            commit()
             report = replace(report, commits=report.commits + 1)
+    return report
+
+
+@contextmanager
+def undone_on_failure(root: BaseNode) -> Iterator[Callable[[], None]]:
+    """Undo what was changed inside, or since the last call of the commit function that this gives, when it fails.
+
+    Changes that were there before stay. On a tree in memory nothing is undone.
+    """
+    connection = connection_of(root)
+    if connection is None:
+        yield lambda: None
+        return
+    transactions = connection.transaction_manager
+    before = transactions.savepoint(optimistic=True)
+
+    def commit() -> None:
+        nonlocal before
+        transactions.commit()
+        before = transactions.savepoint(optimistic=True)
+
+    try:
+        yield commit
     except BaseException:
         try:
             before.rollback()
         except Exception:  # the transaction itself failed, and holds nothing that could be kept
             transactions.abort()
         raise
-    return report
+
+
+def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:
+    """Refuse a tree that can't be written to, or not committed as asked."""
+    connection = connection_of(root)
+    if commit_every is not None:
+        check_count(name, "commit_every", commit_every)
+        if connection is None:
+            raise ArgumentError(
+                f"{name}: commit_every={commit_every} needs a tree in a database; {root.key!r} is in memory"
+            )
+    if connection is not None and connection.isReadOnly():
+        raise ReadOnlyTreeError(
+            f"{name}: the connection of {root.key!r} is read-only; open the database without read_only=True"
+        )
 
 
 def _applied(root: BaseNode, writes: Iterable[Write], if_exists: IfExists, report: WriteReport) -> WriteReport:

@@ -1,0 +1,55 @@
+"""Every example is a test: the Python blocks of README.md and docs/, and the doctests in lotproc's docstrings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
+from typing import Any
+
+import pytest
+from sybil import Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+from sybil.parsers.rest import DocTestParser
+
+OPTIONS = ELLIPSIS | NORMALIZE_WHITESPACE
+
+
+class ConsoleBlockParser(PythonCodeBlockParser):
+    """The blocks marked `pycon`, where `PythonCodeBlockParser` takes those marked `python`."""
+
+    def __init__(self, doctest_optionflags: int = 0) -> None:
+        super().__init__(doctest_optionflags=doctest_optionflags)
+        self.codeblock_parser = CodeBlockParser("pycon", PythonEvaluator())
+
+
+@pytest.fixture(scope="module")
+def temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run the examples of one document where the files that they make do no harm."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("examples"))
+    yield
+    os.chdir(before)
+
+
+def as_script(namespace: dict[str, Any]) -> None:
+    """Let the functions of a document travel to worker processes as those of a script do."""
+    namespace["__name__"] = "__main__"
+
+
+documents = Sybil(
+    parsers=[PythonCodeBlockParser(doctest_optionflags=OPTIONS), ConsoleBlockParser(OPTIONS), SkipParser()],
+    patterns=["*.md"],
+    setup=as_script,
+    fixtures=["temporary_directory"],
+)
+
+# Read from the source, because stages are wrapped functions, which the standard doctest finder passes over.
+docstrings = Sybil(
+    parsers=[DocTestParser(optionflags=OPTIONS)],
+    patterns=["lotproc/*.py"],
+    fixtures=["temporary_directory"],
+)
+
+pytest_collect_file = (documents + docstrings).pytest()

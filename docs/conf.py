@@ -1,0 +1,33 @@
+"""How Sphinx builds these pages; it needs no network."""
+
+import re
+from typing import Any
+
+project = "lotproc"
+author = "lotproc developers"
+copyright = "2026, lotproc developers"
+exclude_patterns = ["_build"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = "lotproc"
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+default_role = "code"  # what stands between single backticks in a docstring is code
+add_module_names = False
+napoleon_numpy_docstring = False
+autodoc_member_order = "bysource"
+# One signature for each stage, with the data in its place; the docstrings say the types in words.
+autodoc_typehints = "none"
+
+
+def allow_plurals(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Let docstrings say `NodeRecord`s, where reStructuredText wants a mark between the code and the s."""
+    lines[:] = [re.sub(r"(?<=\w)`(?=s\b)", r"`\\ ", line) for line in lines]
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", allow_plurals)

@@ -1,0 +1,24 @@
+"""Optional packages: imported where they are used, with an error that says how to get them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .errors import MissingExtraError
+
+__all__ = ["needed"]
+
+
+def needed(module: str, extra: str, purpose: str) -> Any:
+    """Import an optional module, or say which extra brings it.
+
+    >>> needed("no_such_package.table", "tables", "to_table()")
+    Traceback (most recent call last):
+    ...
+    lotproc.errors.MissingExtraError: to_table() needs no_such_package, which is not installed: ...
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError.of(module.partition(".")[0], extra, purpose) from None

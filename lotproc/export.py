@@ -1,0 +1,239 @@
+"""Records out to tables: rows, pandas, Arrow, Parquet; and lotdb's own two functions, in linear time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from lotdb import BaseNode
+
+from ._arrow import Kinds, table_of, write_parquet
+from ._extras import needed
+from ._nodes import node_path
+from ._rows import LEVEL, Row, check_names, in_order, levels, rows_of
+from ._stage import check_count, check_root, stage
+from .errors import ArgumentError, ArgumentTypeError, got
+from .traversal import leaves
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["node_list_to_dataframe", "to_arrow", "to_dataframe", "to_parquet", "to_rows", "tree_to_dataframe"]
+
+
+@overload
+def to_rows(records: Iterable[Any]) -> Iterator[Row]: ...
+@overload
+def to_rows() -> Callable[[Iterable[Any]], Iterator[Row]]: ...
+@stage("records")
+def to_rows() -> Callable[[Iterable[Any]], Iterator[Row]]:
+    """Turn records into dicts, one a record: the path in columns, then the attributes.
+
+    >>> from lotproc import NodeRecord, to_rows
+    >>> list(to_rows([NodeRecord(("ann", "clip_1"), "clip_1", {"seconds": 1.2})]))
+    [{'TreeLevel_1': 'ann', 'TreeLevel_2': 'clip_1', 'seconds': 1.2}]
+
+    Args:
+        records: Records, or anything else with a `path` and `attributes`: `plan()` turns results into such.
+
+    Returns:
+        An iterator of dicts, in the order of the records; each has the columns of its own record only. Arrays and
+        tuples come as lists, sets as sorted lists, numpy's scalars as Python's, paths as str, payload handles as their
+        short text. Lazy; holds one record.
+
+    Raises:
+        ArgumentError: An attribute has the name of a level column.
+        ArgumentTypeError: An item is no record; a `LiveNodeError` where it is a live node.
+    """
+    return lambda records: (row for _, row in rows_of("to_rows", records))
+
+
+@overload
+def to_dataframe(records: Iterable[Any]) -> pd.DataFrame: ...
+@overload
+def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]: ...
+@stage("records")
+def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
+    """Turn records into a pandas DataFrame, one row a record.
+
+    >>> from lotproc import NodeRecord, to_dataframe
+    >>> print(to_dataframe([NodeRecord(("ann", "clip_1"), "clip_1", {"seconds": 1.2})]))
+      TreeLevel_1 TreeLevel_2  seconds
+    0         ann      clip_1      1.2
+
+    Args:
+        records: Records, or anything else with a `path` and `attributes`.
+
+    Returns:
+        A DataFrame, its rows in the order of the records. Columns: TreeLevel_1 to TreeLevel_n of the deepest path,
+        `None` where a path ends sooner; then the attributes, in the order in which they first came, as the dtypes that
+        pandas finds for them. Values as in `to_rows`. Not lazy: holds the whole table.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+        ArgumentError, ArgumentTypeError: As from `to_rows`.
+    """
+    pandas = needed("pandas", "pandas", "to_dataframe()")
+    return lambda records: _frame(pandas, [row for _, row in rows_of("to_dataframe", records)])
+
+
+@overload
+def to_arrow(records: Iterable[Any]) -> pa.Table: ...
+@overload
+def to_arrow() -> Callable[[Iterable[Any]], pa.Table]: ...
+@stage("records")
+def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
+    """Turn records into an Arrow table, one row a record.
+
+    >>> from lotproc import NodeRecord, to_arrow
+    >>> to_arrow([NodeRecord(("ann",), "ann", {"scores": [1, 2]}), NodeRecord(("bob",), "bob")]).to_pylist()
+    [{'TreeLevel_1': 'ann', 'scores': [1, 2]}, {'TreeLevel_1': 'bob', 'scores': None}]
+
+    Args:
+        records: Records, or anything else with a `path` and `attributes`.
+
+    Returns:
+        A `pyarrow.Table`, its rows in the order of the records, its columns as in `to_dataframe`, null where a record
+        has none. Ints and floats in one column are floats; times with a zone are UTC. Not lazy: holds the whole table.
+
+    Raises:
+        ArgumentTypeError: A column mixes kinds of values, or holds what Arrow can't; names the column, the kinds and
+            where they came.
+        MissingExtraError: pyarrow is not installed.
+        ArgumentError, ArgumentTypeError: As from `to_rows`.
+    """
+    needed("pyarrow", "arrow", "to_arrow()")
+    return lambda records: table_of(list(rows_of("to_arrow", records)), Kinds("to_arrow"))
+
+
+@overload
+def to_parquet(path: str | os.PathLike[str], records: Iterable[Any], *, batch_size: int = 10_000) -> int: ...
+@overload
+def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Callable[[Iterable[Any]], int]: ...
+@stage("records")
+def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Callable[[Iterable[Any]], int]:
+    """Write records to a Parquet file, one row a record, however many they are.
+
+    >>> import os, tempfile
+    >>> from lotproc import NodeRecord, to_parquet
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     to_parquet(os.path.join(folder, "clips.parquet"), [NodeRecord(("ann",), "ann", {"seconds": 1.2})])
+    1
+
+    The file appears under its name when it is complete, in the place of an older one. A failure leaves the older one as
+    it was, and nothing else behind.
+
+    Args:
+        path: The file to write. Its folder must be there, with room for two copies of the table for a while.
+        records: Records, or anything else with a `path` and `attributes`.
+        batch_size: Records in a row group, and in memory, at most.
+
+    Returns:
+        The number of rows written: in the order of the records, with the columns and types of `to_arrow`. A column with
+        nothing but empty dicts is null. Pulls all records; holds one batch of them.
+
+    Raises:
+        ArgumentError: The folder isn't there, `path` is a folder, or `batch_size` is less than 1.
+        MissingExtraError: pyarrow is not installed.
+        ArgumentError, ArgumentTypeError: As from `to_arrow`.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentTypeError(f"to_parquet: path must be a str or a path, got {got(path)}")
+    target = os.path.realpath(path)
+    if not os.path.isdir(os.path.dirname(target)):
+        raise ArgumentError(f"to_parquet: there is no folder {os.path.dirname(target)!r}; make it first")
+    if os.path.isdir(target):
+        raise ArgumentError(f"to_parquet: {target!r} is a folder; give the name of a file in it")
+    check_count("to_parquet", "batch_size", batch_size)
+    needed("pyarrow.parquet", "arrow", "to_parquet()")
+    return lambda records: write_parquet(target, rows_of("to_parquet", records), batch_size)
+
+
+def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str]) -> pd.DataFrame:
+    """Turn the leaves of a tree into a pandas DataFrame: lotdb's function, for trees of any size and shape.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import tree_to_dataframe
+    >>> root = BaseNode("root")
+    >>> _ = root.gns(["ann", "clip_1"]).set_attribute("seconds", 1.2)
+    >>> print(tree_to_dataframe(root, ["seconds"]))
+      TreeLevel_1 TreeLevel_2  seconds
+    0         ann      clip_1      1.2
+
+    Args:
+        tree: Any lotdb node; a childless one is its own leaf, in a row without level columns.
+        attribute_list: The attributes to take along.
+
+    Returns:
+        A DataFrame with a row a leaf, depth first, sorted by key. Columns: TreeLevel_1 to TreeLevel_n for the keys
+        below `tree`, `None` where a leaf is less deep; then the attributes, `None` where absent, arrays as lists. Not
+        lazy: holds the whole table. For the connection's thread only.
+
+    Raises:
+        ArgumentError: An attribute comes twice, or has the name of a level column.
+        ArgumentTypeError: `tree` is no node, or `attribute_list` no list of names.
+        MissingExtraError: pandas is not installed.
+    """
+    check_root("tree_to_dataframe", tree)
+    return _node_frame("tree_to_dataframe", leaves(tree), attribute_list, tree)
+
+
+def node_list_to_dataframe(node_list: Iterable[BaseNode], attribute_list: Iterable[str]) -> pd.DataFrame:
+    """Turn nodes into a pandas DataFrame: lotdb's function, for any number of nodes at any depths.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import node_list_to_dataframe
+    >>> root = BaseNode("root")
+    >>> _ = root.gns(["ann", "clip_1"]).set_attribute("seconds", 1.2)
+    >>> print(node_list_to_dataframe([root.gn("ann").gn("clip_1")], ["seconds"]))
+      TreeLevel_1 TreeLevel_2  seconds
+    0         ann      clip_1      1.2
+
+    Args:
+        node_list: Live nodes.
+        attribute_list: The attributes to take along.
+
+    Returns:
+        A DataFrame as from `tree_to_dataframe`, a row a node, in their order, with the keys below the root of the whole
+        tree. Without any node it has no columns either. For the connection's thread only.
+
+    Raises:
+        ArgumentError, ArgumentTypeError, MissingExtraError: As from `tree_to_dataframe`.
+    """
+    return _node_frame("node_list_to_dataframe", node_list, attribute_list, None)
+
+
+def _node_frame(
+    name: str, nodes: Iterable[BaseNode], attribute_list: Iterable[str], root: BaseNode | None
+) -> pd.DataFrame:
+    pandas = needed("pandas", "pandas", f"{name}()")
+    if isinstance(attribute_list, str) or not isinstance(attribute_list, Iterable):
+        raise ArgumentTypeError(f"{name}: attribute_list must be a list of names, got {got(attribute_list)}")
+    names = list(attribute_list)
+    check_names(name, names)
+    if twice := [attribute for attribute in names if names.count(attribute) > 1]:
+        raise ArgumentError(f"{name}: the attribute {twice[0]!r} comes twice in {names!r}")
+    rows = []
+    for node in nodes:
+        if not isinstance(node, BaseNode):
+            raise ArgumentTypeError(f"{name}: expected a live node, got {got(node)}; to_dataframe() takes records")
+        row = levels(node_path(node, root))
+        for attribute in names:
+            value = node.get_attribute(attribute)
+            row[attribute] = value.tolist() if isinstance(value, np.ndarray) else value
+        rows.append(row)
+    return _frame(pandas, rows)
+
+
+def _frame(pandas: Any, rows: list[Row]) -> pd.DataFrame:
+    columns = in_order(chain.from_iterable(rows))
+    # A level is None where it is missing; as a column of strings, pandas 3 would make it NaN.
+    series = {
+        name: pandas.Series([row.get(name) for row in rows], dtype=object if LEVEL.fullmatch(name) else None)
+        for name in columns
+    }
+    return pandas.DataFrame(series, index=range(len(rows)), columns=columns or None)

@@ -1,0 +1,434 @@
+"""Files to nodes: find them in folders, attach them to a tree, by reference or with what is in them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, overload
+
+from lotdb import BaseNode, DataNode, DataWriter, PathFileObj
+
+from ._patterns import PathPattern
+from ._stage import check_choice, check_root, stage
+from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, as_text, got
+from .models import FileFailure, IndexedFile, IngestReport
+from .writing import check_writable, undone_on_failure
+
+__all__ = [
+    "index_files",
+    "ingest_files",
+    "load_files_directory",
+    "load_files_folder",
+    "load_small_files_directory",
+    "load_small_files_folder",
+]
+
+Backend: TypeAlias = Literal["blob", "zarr"]
+IfExists: TypeAlias = Literal["skip", "replace", "error"]
+
+#: Modules that lotdb imports to read files: what to install, and the extra that brings it.
+_EXTRAS = {
+    "scipy": ("scipy", "files"),
+    "pandas": ("pandas", "files"),
+    "PIL": ("Pillow", "files"),
+    "zarr": ("zarr", "zarr"),
+}
+
+
+def index_files(folder: str | os.PathLike[str], pattern: str = "**/*.wav") -> Iterator[IndexedFile]:
+    """Find the files in a folder whose path matches a pattern.
+
+    >>> import pathlib, tempfile
+    >>> from lotproc import index_files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pathlib.Path(folder, "ann").mkdir()
+    ...     pathlib.Path(folder, "ann", "clip_1.WAV").touch()
+    ...     [found.path for found in index_files(folder)]
+    [('ann', 'clip_1')]
+
+    Args:
+        folder: The folder to search.
+        pattern: Components with `*`, `?` and `[...]`, between slashes; `**` stands for any number of folders, none
+            included. Letter case doesn't count.
+
+    Returns:
+        An iterator of `IndexedFile`, depth first, sorted by name in each folder. Lazy: folders that can't match are not
+        entered, nor are links to folders; holds the matching names in the folders along the current path. A folder that
+        can't be read raises its `OSError` when it is reached.
+
+    Raises:
+        ArgumentError: `folder` is not there, or is no folder.
+        ArgumentTypeError: `folder` is no path, or `pattern` no str.
+        PatternError: `pattern` is no path pattern.
+    """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ArgumentTypeError(f"index_files: folder must be a str or a path, got {got(folder)}")
+    if not isinstance(pattern, str):
+        raise ArgumentTypeError(f"index_files: pattern must be a str like '**/*.wav', got {got(pattern)}")
+    top = Path(folder).absolute()
+    if not top.is_dir():
+        raise ArgumentError(f"index_files: {str(top)!r} is {'no folder' if top.exists() else 'not there'}")
+    return _found(top, PathPattern("index_files", pattern.casefold()))
+
+
+def _found(top: Path, pattern: PathPattern) -> Iterator[IndexedFile]:
+    keys: list[str] = []
+    stack = [_listing(top, pattern, pattern.start)]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+            del keys[-1:]
+            continue
+        name, positions, is_folder = entry
+        if is_folder:
+            keys.append(name)
+            stack.append(_listing(top.joinpath(*keys), pattern, positions))
+        else:
+            yield IndexedFile((*keys, os.path.splitext(name)[0]), top.joinpath(*keys, name))
+
+
+def _listing(
+    folder: Path, pattern: PathPattern, positions: frozenset[int]
+) -> Iterator[tuple[str, frozenset[int], bool]]:
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            after = pattern.step(positions, entry.name.casefold())
+            if entry.is_dir(follow_symlinks=False):
+                if after and pattern.literals(after) != []:  # no keys at all could come next
+                    found.append((entry.name, after, True))
+            elif pattern.accepts(after) and _is_file(entry.path):
+                found.append((entry.name, after, False))
+    return iter(sorted(found))
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is a file, or a link to nowhere: a file that can't be read, as whoever reads it will say."""
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
+
+
+@overload
+def ingest_files(
+    root: BaseNode,
+    files: Iterable[IndexedFile],
+    *,
+    content: bool = False,
+    attribute: str | None = None,
+    backend: Backend = "blob",
+    samplerate_hz: float | None = None,
+    database: Any = None,
+    if_exists: IfExists = "skip",
+    commit_every: int | None = None,
+) -> IngestReport: ...
+@overload
+def ingest_files(
+    root: BaseNode,
+    *,
+    content: bool = False,
+    attribute: str | None = None,
+    backend: Backend = "blob",
+    samplerate_hz: float | None = None,
+    database: Any = None,
+    if_exists: IfExists = "skip",
+    commit_every: int | None = None,
+) -> Callable[[Iterable[IndexedFile]], IngestReport]: ...
+@stage("files")
+def ingest_files(
+    root: BaseNode,
+    *,
+    content: bool = False,
+    attribute: str | None = None,
+    backend: Backend = "blob",
+    samplerate_hz: float | None = None,
+    database: Any = None,
+    if_exists: IfExists = "skip",
+    commit_every: int | None = None,
+) -> Callable[[Iterable[IndexedFile]], IngestReport]:
+    """Attach files to the nodes of a tree, by reference or with their content.
+
+    >>> import pathlib, tempfile
+    >>> from lotdb import BaseNode
+    >>> from lotproc import index_files, ingest_files
+    >>> root = BaseNode("root")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pathlib.Path(folder, "clip_1.wav").touch()
+    ...     print(ingest_files(root, index_files(folder)))
+    1 file ingested, not committed
+    >>> root.get_node("clip_1").get_attribute("file").path.name
+    'clip_1.wav'
+
+    A file that can't be read leaves no trace in the tree and is in the report, as is a second file for a node that has
+    one from this run. An error that ends the run undoes what was not committed; in memory, what was attached stays.
+
+    Args:
+        root: The lotdb node to attach below, in memory or persistent.
+        files: From `index_files`, or any `IndexedFile`s.
+        content: Read the files (wav, npy, csv, txt, png and jpg as what they are, others as bytes) into data nodes;
+            else store references to them, and only look whether they can be opened.
+        attribute: The attribute to set: by default "file" for a reference, "data" for content. Content also sets
+            lotdb's `_source_...` attributes. A node that is there keeps its others, its children and its class.
+        backend: Where arrays go: "blob" or "zarr".
+        samplerate_hz: Samples per second; by default what a wav file says.
+        database: The `LOTDB` whose zarr store to use; needed for "zarr".
+        if_exists: What to do where the node has the attribute: "skip" the file, "replace" the value, or an "error". To
+            replace a reference by the same one counts as skipped.
+        commit_every: Commit whenever so many files were attached, and at the end. `None`: the caller commits.
+
+    Returns:
+        A report. Takes the files one at a time, in their order; holds one file's content and the paths of all. For the
+        connection's thread only.
+
+    Raises:
+        ArgumentError: An option can't be used, or there is nothing to commit to: the tree is in memory.
+        ArgumentTypeError: `root` is no node, an item no `IndexedFile`, or an option of a wrong type.
+        ExistsError: A node has the attribute, with `if_exists="error"`.
+        MissingExtraError: A package to read a file with is not installed.
+        ReadOnlyTreeError: The database is open for reading only.
+    """
+    name = "ingest_files"
+    check_root(name, root)
+    check_choice(name, "backend", backend, ("blob", "zarr"))
+    check_choice(name, "if_exists", if_exists, ("skip", "replace", "error"))
+    if attribute is None:
+        attribute = "data" if content else "file"
+    if not isinstance(attribute, str) or not attribute:
+        raise ArgumentTypeError(f"{name}: attribute must be the name of an attribute, got {got(attribute)}")
+    if samplerate_hz is not None:
+        if not isinstance(samplerate_hz, Real):
+            raise ArgumentTypeError(f"{name}: samplerate_hz must be a number, got {got(samplerate_hz)}")
+        if not samplerate_hz > 0:
+            raise ArgumentError(f"{name}: samplerate_hz must be more than 0, got {samplerate_hz}")
+    if content and backend == "zarr" and not hasattr(database, "data_store_path"):
+        raise ArgumentError(
+            f'{name}: backend="zarr" needs database=, the LOTDB whose store to use; got {got(database)}'
+        )
+    check_writable(name, root, commit_every)
+
+    def attach(path: tuple[str, ...], file: Path) -> bool:
+        """Attach one file; says whether there was anything to do."""
+        parent = _parent(root, path)
+        existing = parent.node_storage.get(path[-1])
+        stored = None if existing is None else existing.get_attribute(attribute)
+        if stored is not None and if_exists == "error":
+            raise ExistsError(f"{name}: {as_text(path)} has {attribute!r} already, and {file} was to set it")
+        if stored is not None and (if_exists == "skip" or (not content and _refers(stored, file))):
+            return False
+        # The node knows its parent, as a zarr path needs it; its parent gets to know it when all is read.
+        if content:
+            node: BaseNode = DataNode(path[-1], parent, samplerate_hz, backend, attribute)
+            _read(node, file, attribute, backend, samplerate_hz, database)
+        else:
+            node = BaseNode(path[-1], parent)
+            _refer(node, file, attribute)
+        if existing is None:
+            _link(node, root)
+        else:
+            for key, value in node.attribute_storage.items():
+                existing.set_attribute(key, value)
+        return True
+
+    def run(files: Iterable[IndexedFile]) -> IngestReport:
+        sources: dict[tuple[str, ...], Path] = {}
+        failures = []
+        ingested = skipped = commits = 0
+        with undone_on_failure(root) as commit:
+            for item in files:
+                path, file = _checked(item)
+                try:
+                    if (source := sources.get(path, file)) != file:
+                        raise _Unusable(f"the node {as_text(path)} came from {source} already")
+                    attached = attach(path, file)
+                except _Unusable as reason:
+                    failures.append(FileFailure(file, path, str(reason)))
+                    continue
+                sources[path] = file
+                ingested += attached
+                skipped += not attached
+                if attached and commit_every is not None and ingested % commit_every == 0:
+                    commit()
+                    commits += 1
+            if commit_every is not None and ingested % commit_every:
+                commit()
+                commits += 1
+        return IngestReport(ingested, skipped, commits, tuple(failures))
+
+    return run
+
+
+class _Unusable(Exception):
+    """A file that is to be reported and left out."""
+
+
+def _checked(item: Any) -> tuple[tuple[str, ...], Path]:
+    if not isinstance(item, IndexedFile):
+        raise ArgumentTypeError(f"ingest_files: expected an IndexedFile, got {got(item)}; index_files() makes them")
+    path = tuple(item.path)
+    if isinstance(item.path, str) or not path or not all(isinstance(key, str) and key for key in path):
+        raise ArgumentError(f"ingest_files: the path of {item.file} must be a tuple of keys, got {got(item.path)}")
+    return path, Path(item.file).absolute()
+
+
+def _parent(root: BaseNode, path: tuple[str, ...]) -> BaseNode:
+    """The node above `path`. From the first one that isn't there on, new ones that know their parents only."""
+    node = root
+    for key in path[:-1]:
+        child = node.node_storage.get(key)
+        node = BaseNode(key, node) if child is None else child
+    return node
+
+
+def _link(node: BaseNode, root: BaseNode) -> None:
+    """Make the parents of a new node know it, up to the first that is known itself."""
+    while node is not root and (storage := node.parent.node_storage).get(node.key) is None:
+        storage[node.key] = node
+        node = node.parent
+
+
+def _refers(stored: Any, file: Path) -> bool:
+    return isinstance(stored, PathFileObj) and stored.filepath == PathFileObj(filepath=str(file)).filepath
+
+
+def _refer(node: BaseNode, file: Path, attribute: str) -> None:
+    """Attach a reference to a file, if it can be opened, as whoever follows the reference will do."""
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise _Unusable(f"{type(error).__name__}: {error.strerror}") from error
+    reference = DataWriter.attach_file_reference(node, filepath_attribute=attribute, filepath=str(file))
+    if reference.path != file:  # lotdb takes /mnt/D for a drive of Windows, and writes it /mnt/d
+        raise _Unusable(f"lotdb would refer to {reference.path} in its place; move it, or use content=True")
+
+
+def _read(node: DataNode, file: Path, attribute: str, backend: str, samplerate_hz: float | None, database: Any) -> None:
+    """Attach the content of a file."""
+    with warnings.catch_warnings():
+        # scipy only warns of a wav file that was cut off; what else it warns of is no concern: chunks beside the sound.
+        warnings.filterwarnings("error", message="Reached EOF prematurely")
+        warnings.filterwarnings("ignore", message=r"Chunk \(non-data\)|Incomplete chunk ID")
+        # lotdb leaves it to the garbage collector to close an image that is damaged.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            DataWriter.attach_file(
+                node,
+                str(file),
+                data_attribute=attribute,
+                backend=backend,
+                samplerate_hz=samplerate_hz,
+                database=database,
+            )
+        except ImportError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in _EXTRAS:
+                raise
+            raise MissingExtraError.of(*_EXTRAS[package], f"ingest_files: {file}") from error
+        except Exception as error:
+            raise _Unusable(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def load_files_directory(
+    tree: BaseNode,
+    dir_path: str | os.PathLike[str],
+    parameter_separator: str | None = None,
+    parameter_seperator: str | None = None,
+    filepath_attribute: str = "_pfo_audio_wav",
+    file_extension: str = "wav",
+) -> int:
+    """Attach references to all files below a folder: lotdb's function, in sorted order.
+
+    >>> import os, tempfile
+    >>> from lotdb import BaseNode
+    >>> from lotproc import load_files_directory
+    >>> root = BaseNode("root")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     os.makedirs(os.path.join(folder, "speakers", "ann"))
+    ...     open(os.path.join(folder, "speakers", "ann", "clip_1.wav"), "x").close()
+    ...     load_files_directory(root, os.path.join(folder, "speakers"))
+    1
+    >>> [leaf.gps() for leaf in root.iterate_tree_leaves()]
+    [['speakers', 'ann', 'clip_1']]
+
+    Args:
+        tree: The node to attach below: the folder's own name comes first, then the folders in it, then the file's name.
+        dir_path: The folder. As in lotdb, one that isn't there, or that can't be read, counts as empty.
+        parameter_separator: Splits a file's name, without its suffix, into several keys.
+        parameter_seperator: The same, in lotdb's older spelling; counts where the other is `None`.
+        filepath_attribute: The attribute to set, whether it is there or not.
+        file_extension: The suffix of the files, without its dot. Letter case counts.
+
+    Returns:
+        The number of files. Writes at once, and commits nothing. For the connection's thread only.
+    """
+    check_root("load_files_directory", tree)
+    separator = parameter_seperator if parameter_separator is None else parameter_separator
+    top = os.path.normpath(dir_path)
+    count = 0
+    for folder, folders, names in os.walk(dir_path):
+        folders.sort()  # the order in which os.walk goes on
+        keys = Path(os.path.relpath(folder, start=os.path.dirname(top))).parts or (os.path.basename(top),)
+        count += _attach(tree, keys, folder, names, separator, filepath_attribute, file_extension)
+    return count
+
+
+def load_files_folder(
+    tree: BaseNode,
+    folder_path: str | os.PathLike[str],
+    parameter_separator: str | None = "_~_",
+    parameter_seperator: str | None = None,
+    filepath_attribute: str = "_pfo_audio_wav",
+    file_extension: str = "wav",
+) -> int:
+    """Attach references to the files in one folder: lotdb's function, in sorted order.
+
+    >>> import os, tempfile
+    >>> from lotdb import BaseNode
+    >>> from lotproc import load_files_folder
+    >>> root = BaseNode("root")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     open(os.path.join(folder, "ann_~_clip_1.wav"), "x").close()
+    ...     load_files_folder(root, folder)
+    1
+    >>> [leaf.gps() for leaf in root.iterate_tree_leaves()]
+    [['ann', 'clip_1']]
+
+    Args:
+        tree: The node to attach below: the keys are the parts of the file's name.
+        folder_path: The folder; those in it are not entered.
+        parameter_separator: Splits a file's name, without its suffix, into keys; `None` where it is one key.
+        parameter_seperator: The same, in lotdb's older spelling; counts only with `parameter_separator=None`.
+        filepath_attribute, file_extension: As in `load_files_directory`.
+
+    Returns:
+        The number of files. Writes at once, and commits nothing. For the connection's thread only.
+
+    Raises:
+        OSError: The folder can't be read.
+    """
+    check_root("load_files_folder", tree)
+    separator = parameter_seperator if parameter_separator is None else parameter_separator
+    folder = os.fspath(folder_path)
+    return _attach(tree, (), folder, os.listdir(folder), separator, filepath_attribute, file_extension)
+
+
+def _attach(
+    tree: BaseNode,
+    keys: tuple[str, ...],
+    folder: str,
+    names: Iterable[str],
+    separator: str | None,
+    attribute: str,
+    extension: str,
+) -> int:
+    matching = sorted(name for name in names if name.endswith(f".{extension}"))
+    for name in matching:
+        stem = os.path.splitext(name)[0]
+        node = tree.gns([*keys, *([stem] if separator is None else stem.split(separator))])
+        DataWriter.attach_file_reference(node, filepath_attribute=attribute, root=folder, file=name)
+    return len(matching)
+
+
+load_small_files_directory = load_files_directory
+load_small_files_folder = load_files_folder

@@ -1,0 +1,92 @@
+"""What is checked, and how: `python -m nox -s tests`, or `python -m nox --list` for the rest."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.10.14"
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False  # also on CI: what is not there is skipped
+
+os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+if sys.version_info >= (3, 10) and RUNNING not in PYTHONS:
+    PYTHONS.append(RUNNING)  # so that whatever runs nox runs the tests
+
+
+def put_pythons_on_path() -> None:
+    """Let every Python be found as pythonX.Y: the one that runs this first, then the newest of each that pyenv has.
+
+    pyenv's own commands on PATH fail for all versions but the selected ones.
+    """
+    installed = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [Path(sys.executable).parent]
+    for python in PYTHONS:
+        versions = [path for path in installed.glob(f"{python}.*") if re.fullmatch(r"[\d.]+", path.name)]
+        versions.sort(key=lambda path: [int(number) for number in path.name.split(".")])
+        found += [path / "bin" for path in versions[-1:]]
+    os.environ["PATH"] = os.pathsep.join([*map(str, found), os.environ["PATH"]])
+
+
+put_pythons_on_path()
+
+
+def install(session: nox.Session, *more: str, extras: str = "") -> None:
+    """Install the package as users get it, and what else the session needs."""
+    shutil.rmtree("build", ignore_errors=True)  # setuptools would pack modules that are gone by now
+    session.install(f".[{extras}]" if extras else ".", *more)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run all tests and all examples with everything installed."""
+    install(session, extras="all,test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def bare(session: nox.Session) -> None:
+    """Run the tests without any optional package; those that need one are skipped."""
+    install(session, extras="test")
+    session.run("pytest", "tests", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install("ruff")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, with no optional package installed."""
+    install(session, "mypy")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation and execute every example in it, in the README and in the docstrings."""
+    install(session, extras="all,docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-E", "-q", "docs", "docs/_build")
+    session.run("pytest", "README.md", "docs", "lotproc", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the example program; what follows `--` goes to it."""
+    install(session, extras="demo")
+    session.run("python", "docs/examples/speech_features.py", *session.posargs)

@@ -1,0 +1,29 @@
+"""Importing lotproc is quiet and light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import lotproc
+
+HEAVY = ["PIL", "lmdb", "loky", "pandas", "pyarrow", "rich", "scipy", "tqdm", "zarr"]
+
+
+def test_import_warns_of_nothing_and_loads_no_optional_package() -> None:
+    code = f"import sys, lotproc; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+
+
+def test_every_public_name_is_there() -> None:
+    # Names are loaded on first use, so a wrong one would not be noticed by importing the package.
+    assert len(set(lotproc.__all__)) == len(lotproc.__all__)
+    for name in lotproc.__all__:
+        getattr(lotproc, name)

@@ -1,0 +1,125 @@
+"""What type checkers make of lotproc. Checked by mypy, never run.
+
+lotdb has no type hints, so its `BaseNode` is `Any` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lotdb import BaseNode
+from typing_extensions import assert_type
+
+from lotproc import (
+    FreshWritePolicy,
+    InlineWritePolicy,
+    MirrorWritePolicy,
+    NodeRecord,
+    ProcessResult,
+    Write,
+    WriteReport,
+    children,
+    chunked,
+    chunked_by,
+    chunked_bytes,
+    each,
+    fresh,
+    glob,
+    inline,
+    leaves,
+    level,
+    match_key,
+    match_path,
+    mirror,
+    parallel_map,
+    plan,
+    snapshot,
+    walk,
+    where,
+    write,
+)
+
+Nodes = Iterator[BaseNode]
+NodesOf = Callable[[BaseNode], Nodes]
+Records = Iterator[NodeRecord]
+
+
+def traversal(root: BaseNode) -> None:
+    assert_type(leaves(root), Nodes)
+    assert_type(leaves(root, skip="_*"), Nodes)
+    assert_type(leaves(skip="_*"), NodesOf)
+    assert_type(level(2, root), Nodes)
+    assert_type(level("deepest", skip="_*"), NodesOf)
+    assert_type(children(root), Nodes)
+    assert_type(children(), NodesOf)
+    assert_type(walk(root, order="post", max_depth=3), Nodes)
+    assert_type(walk(order="breadth"), NodesOf)
+    assert_type(glob("speaker_*/**", root), Nodes)
+    assert_type(glob(("a/b", "*")), NodesOf)
+
+
+def filters(records: Iterable[NodeRecord]) -> None:
+    assert_type(match_key("^clip_", records), Records)
+    assert_type(match_key("^clip_", records, invert=True), Records)
+    assert_type(match_path("speaker_*/**", records), Records)
+    assert_type(where("duration", 1.2, records), Records)
+    assert_type(where("duration", lambda seconds: seconds > 1, records), Records)
+    assert_type(match_key("^clip_")(records), Records)
+    assert_type(match_path("speaker_*/**", invert=True)(records), Records)
+    assert_type(where("duration", 1.2)(records), Records)
+    waiting: Callable[[Iterable[NodeRecord]], Records] = match_key("^clip_")
+    assert_type(waiting(records), Records)
+
+
+def buffering(records: Iterable[NodeRecord]) -> None:
+    assert_type(chunked(128, records), Iterator[list[NodeRecord]])
+    assert_type(chunked(128)(records), Iterator[list[NodeRecord]])
+    assert_type(chunked_by(1, records), Iterator[list[NodeRecord]])
+    assert_type(chunked_by(1)(records), Iterator[list[NodeRecord]])
+    assert_type(chunked_by(lambda record: record.key, records), Iterator[list[NodeRecord]])
+    assert_type(chunked_bytes(1 << 20, records), Iterator[list[NodeRecord]])
+    assert_type(chunked_bytes(1 << 20)(records), Iterator[list[NodeRecord]])
+    assert_type(chunked_bytes(10, [b"12345"], size=len), Iterator[list[bytes]])
+
+
+def snapshots(nodes: Iterable[BaseNode]) -> None:
+    assert_type(snapshot("duration", nodes), Records)
+    assert_type(snapshot(["duration", "rate"], nodes, payload=lambda node: node.key), Records)
+    assert_type(snapshot(...), Callable[[Iterable[BaseNode]], Records])
+    assert_type(chunked(2, match_key("^clip_", snapshot("duration")(nodes))), Iterator[list[NodeRecord]])
+
+
+def summarize(record: NodeRecord) -> ProcessResult:
+    return ProcessResult(record.path, output=len(record.attributes))
+
+
+def parallel(records: list[NodeRecord], batches: Iterable[list[NodeRecord]]) -> None:
+    assert_type(each(summarize, records), list[ProcessResult])
+    assert_type(each(summarize)(records), list[ProcessResult])
+    assert_type(parallel_map(each(summarize), batches), Iterator[list[ProcessResult]])
+    assert_type(parallel_map(each(summarize), mode="thread")(batches), Iterator[list[ProcessResult]])
+
+
+def writing(root: BaseNode, batches: Iterable[list[ProcessResult]]) -> None:
+    assert_type(plan(inline("_proc"), batches), Iterator[Write])
+    assert_type(plan(mirror(), output_attribute=None)(batches), Iterator[Write])
+    assert_type(write(inline("_proc"), root, batches), WriteReport)
+    assert_type(write(mirror("features"), root, if_exists="skip", commit_every=8)(batches), WriteReport)
+
+
+def values(record: NodeRecord) -> None:
+    assert_type(record.path, tuple[str, ...])
+    assert_type(record.payload, Any)
+    assert_type(inline("_proc"), InlineWritePolicy)
+    assert_type(mirror(), MirrorWritePolicy)
+    assert_type(fresh("run_1"), FreshWritePolicy)
+    assert_type(inline("_proc")(ProcessResult(record.path)), tuple[str, ...])
+
+
+def mistakes(root: BaseNode, records: Iterable[NodeRecord]) -> None:
+    # Each of these must be an error; mypy's warning about unused ignores says so if it is none.
+    walk(root, order="random")  # type: ignore[call-overload]
+    level("highest", root)  # type: ignore[call-overload]
+    chunked("128", records)  # type: ignore[call-overload]
+    match_key("^clip_", records, True)  # type: ignore[call-overload]
