@@ -163,6 +163,7 @@ def ingest_files(
 
     A file that can't be read leaves no trace in the tree and is in the report, as is a second file for a node that has
     one from this run. An error that ends the run undoes what was not committed; in memory, what was attached stays.
+    Arrays in a zarr store lie outside the database: one that was replaced stays so.
 
     Args:
         root: The lotdb node to attach below, in memory or persistent.
@@ -217,6 +218,8 @@ def ingest_files(
             raise ExistsError(f"{name}: {as_text(path)} has {attribute!r} already, and {file} was to set it")
         if stored is not None and (if_exists == "skip" or (not content and _refers(stored, file))):
             return False
+        if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+            raise _Unusable("it is no regular file")  # reading a pipe would wait for a writer
         # The node knows its parent, as a zarr path needs it; its parent gets to know it when all is read.
         if content:
             node: BaseNode = DataNode(path[-1], parent, samplerate_hz, backend, attribute)
@@ -289,7 +292,7 @@ def _link(node: BaseNode, root: BaseNode) -> None:
 
 
 def _refers(stored: Any, file: Path) -> bool:
-    return isinstance(stored, PathFileObj) and stored.filepath == PathFileObj(filepath=str(file)).filepath
+    return isinstance(stored, PathFileObj) and stored.path == file
 
 
 def _refer(node: BaseNode, file: Path, attribute: str) -> None:
@@ -298,9 +301,11 @@ def _refer(node: BaseNode, file: Path, attribute: str) -> None:
         file.open("rb").close()
     except OSError as error:
         raise _Unusable(f"{type(error).__name__}: {error.strerror}") from error
-    reference = DataWriter.attach_file_reference(node, filepath_attribute=attribute, filepath=str(file))
-    if reference.path != file:  # lotdb takes /mnt/D for a drive of Windows, and writes it /mnt/d
-        raise _Unusable(f"lotdb would refer to {reference.path} in its place; move it, or use content=True")
+    except ValueError as error:  # a name that no file can have
+        raise _Unusable(f"{type(error).__name__}: {error}") from error
+    found = DataWriter.attach_file_reference(node, filepath_attribute=attribute, filepath=str(file)).path
+    if not found.exists() or not found.samefile(file):  # lotdb takes /mnt/D for a drive of Windows: /mnt/d
+        raise _Unusable(f"lotdb would refer to {found} in its place; move it, or use content=True")
 
 
 def _read(node: DataNode, file: Path, attribute: str, backend: str, samplerate_hz: float | None, database: Any) -> None:
@@ -326,7 +331,10 @@ def _read(node: DataNode, file: Path, attribute: str, backend: str, samplerate_h
                 raise
             raise MissingExtraError.of(*_EXTRAS[package], f"ingest_files: {file}") from error
         except Exception as error:
-            raise _Unusable(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        else:
+            return
+        raise _Unusable(reason)  # out here the error is gone, and with it what lotdb had opened
 
 
 def load_files_directory(

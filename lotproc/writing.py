@@ -22,6 +22,7 @@ from .errors import (
     NotPicklableError,
     ReadOnlyTreeError,
     ResultError,
+    add_note,
     as_text,
     got,
 )
@@ -276,7 +277,12 @@ def undone_on_failure(root: BaseNode) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     transactions = connection.transaction_manager
-    before = transactions.savepoint(optimistic=True)
+    try:
+        before = transactions.savepoint(optimistic=True)
+    except Exception as error:
+        transactions.abort()  # the transaction is lost already; the connection works again
+        add_note(error, "lotproc: changes that nobody had committed before the call can't be stored; they are dropped")
+        raise
 
     def commit() -> None:
         nonlocal before
