@@ -8,7 +8,7 @@ from lotdb import BaseNode
 
 from .errors import ArgumentTypeError, got
 
-__all__ = ["connection_of", "key_of", "node_path", "path_of"]
+__all__ = ["attributes_of", "connection_of", "key_of", "node_path", "path_of"]
 
 
 def connection_of(node: BaseNode) -> Any:
@@ -50,6 +50,14 @@ def key_of(name: str, item: Any) -> str:
     if not isinstance(key, str):
         raise _no_item(name, item)
     return key
+
+
+def attributes_of(name: str, item: Any) -> Any:
+    """Something with a `get` for the attributes of a live node or a record."""
+    attributes = item.attribute_storage if isinstance(item, BaseNode) else getattr(item, "attributes", None)
+    if not hasattr(attributes, "get"):
+        raise _no_item(name, item)
+    return attributes
 
 
 def _no_item(name: str, item: object) -> ArgumentTypeError:

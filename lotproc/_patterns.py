@@ -11,7 +11,8 @@ from .errors import ArgumentTypeError, PatternError, got
 __all__ = ["PathPattern", "key_glob", "regex"]
 
 _WILDCARDS = re.compile(r"[*?\[]")
-_OPEN_BRACKET = re.compile(r"\[(?!!?\]?[^\]]*\])")
+#: A whole `[...]`; by the rules of fnmatch a `]` right behind `[` or `[!` is one of its characters.
+_CLASS = re.compile(r"\[(?:!|(?!!))(?:\]|(?=[^\]]))[^\]]*\]")
 
 
 def regex(name: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
@@ -32,10 +33,9 @@ def key_glob(name: str, pattern: str) -> Callable[[str], object]:
         raise ArgumentTypeError(f"{name}: a glob must be a str, got {got(pattern)}")
     if not pattern:
         raise PatternError(f"{name}: the glob '' matches no key; give at least one character")
-    if unclosed := _OPEN_BRACKET.search(pattern):
+    if "[" in _CLASS.sub("", pattern):
         raise PatternError(
-            f"{name}: the glob {pattern!r} has a '[' without its ']' at position {unclosed.start()}; "
-            f"write '[[]' for the character itself"
+            f"{name}: the glob {pattern!r} has a '[' without its ']'; write '[[]' for the character itself"
         )
     return re.compile(fnmatch.translate(pattern)).match
 

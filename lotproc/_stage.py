@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import takewhile
 from numbers import Integral
 from typing import Any
 
@@ -41,20 +42,25 @@ class Stage:
     [['a', 'b'], ['c']]
     """
 
-    __slots__ = ("function", "given")
+    __slots__ = ("function", "given", "ready")
 
-    def __init__(self, function: Callable[..., Any], given: dict[str, Any]) -> None:
-        self.function, self.given = function, given
+    def __init__(
+        self, function: Callable[..., Any], given: dict[str, Any], ready: Callable[[Any], Any] | None = None
+    ) -> None:
+        #: The stage's function, its arguments so far, and what takes the data once all others are there and checked.
+        self.function, self.given, self.ready = function, given, ready
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.ready and len(args) == 1 and not kwargs:
+            return self.ready(args[0])
         free = [name for name in positional_of(self.function) if name not in self.given and name not in kwargs]
         if len(args) > len(free):
             raise ArgumentTypeError(f"{self!r} takes {' and '.join(free) or 'no argument'}, got {len(args)} arguments")
         return self.function(**{**self.given, **dict(zip(free, args, strict=False)), **kwargs})
 
     def __repr__(self) -> str:
-        names = positional_of(self.function)
-        given = [f"{'' if name in names else f'{name}='}{_brief(value)}" for name, value in self.given.items()]
+        in_place = list(takewhile(self.given.__contains__, positional_of(self.function)))
+        given = [f"{'' if name in in_place else f'{name}='}{_brief(value)}" for name, value in self.given.items()]
         return f"{self.function.__name__}({', '.join(given)})"
 
     def __eq__(self, other: object) -> bool:
@@ -69,7 +75,11 @@ class Stage:
         return hash((self.function, frozenset(self.given)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Stage, (self.function, self.given)
+        return _call, (self.function, self.given)
+
+
+def _call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    return function(**given)
 
 
 def positional_of(function: Callable[..., Any]) -> list[str]:
@@ -110,12 +120,8 @@ def stage(data: str) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable
             if missing and missing != [data]:
                 return Stage(call, given)  # curried further: more than the data is still to come
             run = options(**{name: value for name, value in given.items() if name != data})
-            if missing:
-                return Stage(call, given)
-            if data == "root":
-                check_root(options.__name__, given[data])
-                return run(given[data])
-            return _consume(options.__name__, data, run, given[data])
+            ready = functools.partial(_feed, options.__name__, data, run)
+            return Stage(call, given, ready) if missing else ready(given[data])
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         return call
@@ -131,8 +137,24 @@ def _with_data(signature: inspect.Signature, data: str) -> inspect.Signature:
     return signature.replace(parameters=parameters, return_annotation=signature.empty)
 
 
-def _consume(name: str, data: str, run: Callable[[Iterable[Any]], Any], items: Any) -> Any:
-    """Run a stage over an iterable, and close the iterable when the stage is closed or fails."""
+def _feed(name: str, data: str, run: Callable[[Any], Any], value: Any) -> Any:
+    """Give a stage its data, if it is what the stage works on."""
+    if data == "root":
+        check_root(name, value)
+        return run(value)
+    _check_items(name, data, value)
+    try:
+        result = run(value)
+    except BaseException:
+        _close(value)
+        raise
+    if isinstance(result, Iterator):
+        result = _closing(result, value)
+        next(result)  # step into its `try`, so that even an unused stage closes its input
+    return result
+
+
+def _check_items(name: str, data: str, items: object) -> None:
     if isinstance(items, BaseNode):
         raise ArgumentTypeError(
             f"{name}: {data} must be an iterable, got the node {items.key!r}; "
@@ -140,15 +162,6 @@ def _consume(name: str, data: str, run: Callable[[Iterable[Any]], Any], items: A
         )
     if not isinstance(items, Iterable):
         raise ArgumentTypeError(f"{name}: {data} must be an iterable, got {got(items)}")
-    try:
-        result = run(items)
-    except BaseException:
-        _close(items)
-        raise
-    if isinstance(result, Iterator):
-        result = _closing(result, items)
-        next(result)  # step into its `try`, so that even an unused stage closes its input
-    return result
 
 
 def _closing(result: Iterator[Any], items: Iterable[Any]) -> Generator[Any, None, None]:

@@ -90,6 +90,9 @@ def as_text(path: Iterable[str]) -> str:
     return "/".join(map(str, path)) or "the root"
 
 
+#: Characters of a value in a message.
+MAX_BRIEF = 120
+
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 40
 _repr.maxlevel = 2
@@ -101,7 +104,8 @@ def brief(value: object) -> str:
     >>> brief(list(range(1000)))
     '[0, 1, 2, 3, 4, 5, ...]'
     """
-    return _repr.repr(value)
+    text = _repr.repr(value)
+    return text if len(text) <= MAX_BRIEF else f"{text[: MAX_BRIEF - 1]}…"
 
 
 def got(value: object) -> str:

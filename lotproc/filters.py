@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 import numpy as np
-from lotdb import BaseNode
 
-from ._nodes import key_of, path_of
+from ._nodes import attributes_of, key_of, path_of
 from ._patterns import PathPattern, regex as compiled
 from ._stage import stage
 from .errors import ArgumentTypeError, add_note, as_text, got
@@ -109,7 +108,7 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
         raise ArgumentTypeError(f"where: the name of an attribute must be a str, got {got(name)}")
 
     def matches(item: Any) -> bool:
-        value = _attribute(name, item)
+        value = attributes_of("where", item).get(name)
         if not callable(test):
             return _equal(value, test)
         try:
@@ -120,15 +119,6 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
             raise
 
     return lambda items: (item for item in items if matches(item) is not bool(invert))
-
-
-def _attribute(name: str, item: Any) -> Any:
-    if isinstance(item, BaseNode):
-        return item.get_attribute(name)
-    try:
-        return item.attributes.get(name)
-    except AttributeError:
-        raise ArgumentTypeError(f"where: expected a node or a record, got {got(item)}") from None
 
 
 def _equal(value: Any, expected: Any) -> bool:

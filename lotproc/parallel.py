@@ -101,7 +101,8 @@ def parallel_map(
         ArgumentError: An option is out of range.
         ArgumentTypeError: `fn` is not callable, or an option has the wrong type.
         NotPicklableError: `fn` can't be sent to a process.
-        LiveNodeError: `fn` or a batch holds a live node; use `snapshot` first.
+        LiveNodeError: A batch holds a live node, or on processes `fn` does; use `snapshot` first.
+        ProcessorError: In place of an error of `fn` that can't come out of its process.
         Exception: Whatever `fn` raises, with a note that names the batch and its paths.
     """
     if not callable(fn):
@@ -206,8 +207,12 @@ def _submitted(opened: Any, batches: Iterator[B], buffersize: int, ordered: bool
                 if not in_flight:
                     break
                 future = next(iter(in_flight)) if ordered else finished.get()
-                with _noted(in_flight[future]):
-                    result = future.result()
+                try:
+                    with _noted(in_flight[future]):
+                        result = future.result()
+                except BrokenExecutor as error:  # all that were in flight fail, whichever it was
+                    add_note(error, f"lotproc: or in one of the {len(in_flight) - 1} other batches in flight")
+                    raise
                 del in_flight[future], future
                 yield result
                 del result
@@ -233,11 +238,26 @@ def _processes(workers: int, fn: Callable[[B], R]) -> Iterator[Callable[[B], Fut
 
     # One pool for each number of workers: loky's own reusable one is resized, and waits for what still runs on it.
     key = os.getpid(), workers
-    if key not in _pools:
-        _pools[key] = loky.ProcessPoolExecutor(workers, timeout=IDLE_SECONDS)
-    executor, pickled = _pools[key], _pickled(fn)
+    pickled = _pickled(fn)
+    first = True
+
+    def submit(batch: B) -> Future[Any]:
+        nonlocal first
+        if key not in _pools:
+            _pools[key] = loky.ProcessPoolExecutor(workers, timeout=IDLE_SECONDS)
+        try:
+            future: Future[Any] = _pools[key].submit(_call_pickled, pickled, batch)
+        except BrokenExecutor:
+            del _pools[key]
+            if not first:
+                raise
+            first = False
+            return submit(batch)  # what broke the pool was left over from another call
+        first = False
+        return future
+
     try:
-        yield lambda batch: executor.submit(_call_pickled, pickled, batch)
+        yield submit
     except BrokenExecutor:
         _pools.pop(key, None)  # the next call starts afresh
         raise

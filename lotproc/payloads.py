@@ -52,8 +52,11 @@ class PayloadHandle:
             )
         kind = stored.get_metadata("payload_kind", "array")
         is_array = kind == "array"
+        if stored.blob_object is None and stored.store_path is None:
+            raise TypeError("it is a data object that nothing was written to")
         if stored.backend == "zarr":
-            file, dataset = Path(stored.store_path.filepath), stored.dataset_path.as_linux_path().lstrip("/")
+            file = Path(stored.store_path.filepath).absolute()
+            dataset = stored.dataset_path.as_linux_path().lstrip("/")
         else:
             file, dataset = _file_of(stored.blob_object.blob), None
         return cls(
@@ -81,7 +84,7 @@ class PayloadHandle:
         if self.kind == "bytes":
             return self.file.read_bytes()
         if self.kind == "text":
-            return self.file.read_text(encoding=self.encoding)
+            return self.file.read_bytes().decode(self.encoding)
         pandas = needed("pandas", "pandas", f"the table in {self.file}")
         return pandas.read_csv(self.file, encoding=self.encoding)
 

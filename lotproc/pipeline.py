@@ -74,7 +74,8 @@ class Pipeline:
         """Walk the tree: its leaves, or the nodes at one level."""
         check_choice("Pipeline.traverse", "traversal", traversal, ("leaves", "level"))
         self._expect("traverse", "tree")
-        walk = leaves() if traversal == "leaves" else nodes_at_level(level)
+        at_level = nodes_at_level(level)  # which checks the level, wanted or not
+        walk = leaves() if traversal == "leaves" else at_level
         call = f"traverse({traversal!r})" if traversal == "leaves" else f"traverse('level', level={level!r})"
         return self._then(call, walk, gives="items")
 
@@ -114,9 +115,9 @@ class Pipeline:
             if attribute_names is not None:
                 raise ArgumentError("Pipeline.prepare: give attribute_names or include_all_attributes=True, not both")
             return self._then_items("prepare(include_all_attributes=True)", snapshot(...))
-        names = (attribute_names,) if isinstance(attribute_names, str) else tuple(attribute_names or ())
-        call = f"prepare(attribute_names={list(names)!r})" if names else "prepare()"
-        return self._then_items(call, snapshot(names))
+        if attribute_names is None:
+            return self._then_items("prepare()", snapshot(()))
+        return self._then_items(f"prepare(attribute_names={attribute_names!r})", snapshot(attribute_names))
 
     def process(self, fn: Callable[[list[Any]], Any], mode: Mode = "sync", workers: int | None = None) -> Pipeline:
         """Call `fn` on each batch; on unbuffered items, on lists of one."""

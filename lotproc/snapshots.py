@@ -21,7 +21,7 @@ from ZODB.blob import Blob
 
 from ._nodes import node_path
 from ._stage import stage
-from .errors import ArgumentTypeError, DetachError, as_text, got
+from .errors import ArgumentTypeError, DetachError, add_note, as_text, got
 from .models import NodeRecord
 from .payloads import PayloadHandle
 
@@ -65,7 +65,7 @@ def snapshot(
     Args:
         names: The attributes to take: one name, several, or `...` for all. An absent attribute is `None`, as in lotdb.
         nodes: Live nodes.
-        payload: A function of the live node; what it returns becomes the record's `payload`.
+        payload: A function of the live node; a copy of what it returns becomes the record's `payload`.
 
     Returns:
         An iterator of records, in the order of the nodes. Lazy; holds one record. Reads only: the connection has
@@ -74,6 +74,7 @@ def snapshot(
     Raises:
         ArgumentTypeError: `names` are no names, or an item is no live node.
         DetachError: An attribute or a payload can't be taken out of the tree; names its path and its name.
+        Exception: Whatever `payload` raises, with a note that names the path.
     """
     if names is not ...:
         names = (names,) if isinstance(names, str) else _checked_names(names)
@@ -104,10 +105,16 @@ def _record(
         if type(value) not in _ATOMS:
             value = _detached(value, node, f"attribute {name!r}")
         attributes[name] = value
-    carried = None if payload is None else payload(node)
-    if isinstance(carried, Persistent):  # what a function made of the node is its own, and not copied
-        carried = _detached(carried, node, "the payload")
+    carried = None if payload is None else _detached(_called(payload, node), node, "the payload")
     return NodeRecord(node_path(node), node.key, attributes, carried)
+
+
+def _called(payload: Callable[[BaseNode], Any], node: BaseNode) -> Any:
+    try:
+        return payload(node)
+    except Exception as error:
+        add_note(error, f"lotproc: in the payload function of snapshot, at {as_text(node_path(node))}")
+        raise
 
 
 def _detached(value: Any, node: BaseNode, what: str) -> Any:
@@ -137,7 +144,8 @@ def _detached(value: Any, node: BaseNode, what: str) -> Any:
         if type(value).__module__.startswith("BTrees."):
             if hasattr(value, "items"):
                 return {detach(key): detach(item) for key, item in value.items()}
-            return {detach(item) for item in value}
+            if hasattr(value, "__iter__"):
+                return {detach(item) for item in value}
         if isinstance(value, BaseNode):
             raise TypeError(f"it is a live node, {as_text(node_path(value))}")
         kind = type(value)

@@ -31,6 +31,8 @@ _Visit: TypeAlias = "tuple[BaseNode, int, bool]"
 
 #: Keys of one node that are held as they are; those of wider nodes wait packed, which takes a tenth of the memory.
 WINDOW = 1024
+#: Keys in one object of a BTree, at the least.
+BUCKET = 15
 #: Nodes between two trims of the connection's cache.
 TRIM_EVERY = 200
 
@@ -317,11 +319,10 @@ def _children(node: BaseNode, skip: _Skip, trim: Callable[[], None]) -> Iterator
         for key in keys:
             if skip_key is not None and skip_key(key):
                 continue
-            child = node.node_storage.get(key)
-            if child is None or (skip_node is not None and skip_node(child)):
-                continue
             trim()
-            yield child
+            child = node.node_storage.get(key)
+            if child is not None and (skip_node is None or not skip_node(child)):
+                yield child
 
     return follow(_frozen_keys(node, trim))
 
@@ -330,12 +331,13 @@ def _frozen_keys(node: BaseNode, trim: Callable[..., None]) -> Iterator[str]:
     """The child keys as they are now, whatever happens to the node later."""
     keys = iter(node.node_storage.keys())
     first = list(islice(keys, WINDOW))
+    trim(len(first) // BUCKET)
     if len(first) < WINDOW:
         return iter(first)
     packed = []
     while window := list(islice(keys, WINDOW)):
         packed.append(zlib.compress(pickle.dumps(window, protocol=5), level=1))
-        trim(WINDOW)
+        trim(WINDOW // BUCKET)
     return chain(first, chain.from_iterable(pickle.loads(zlib.decompress(window)) for window in packed))
 
 
@@ -347,9 +349,9 @@ def _trimmer(root: BaseNode) -> Callable[..., None]:
     connection = connection_of(root)
     seen = 0
 
-    def trim(nodes: int = 1) -> None:
+    def trim(objects: int = 1) -> None:
         nonlocal seen
-        seen += nodes
+        seen += objects
         if seen >= TRIM_EVERY and connection is not None:
             seen = 0
             connection.cacheGC()

@@ -83,7 +83,7 @@ class TreeView:
 
     def __repr__(self) -> str:
         return "\n".join(
-            _guides(row.last) + row.key + "".join(f"  {name}={value}" for name, value in row.attributes)
+            _guides(row.last) + _one_line(row.key) + "".join(f"  {name}={value}" for name, value in row.attributes)
             for row in self._rows()
         )
 
@@ -93,7 +93,7 @@ class TreeView:
         for row in self._rows():
             parts.append("</ul></li>" * (level - len(row.last) + 1))
             level = len(row.last) - (not row.is_node)
-            label = html.escape(row.key)
+            label = html.escape(_one_line(row.key))
             if row.is_node:
                 attributes = "".join(
                     f' <span style="opacity:.7">{html.escape(name)}=</span>{html.escape(value)}'
@@ -123,7 +123,7 @@ class TreeView:
 
     def _below(self, node: BaseNode, last: tuple[bool, ...]) -> Iterator[tuple[BaseNode | None, _Row]]:
         keys = iter(node.node_storage.keys())
-        shown = list(islice(keys, self._limit))
+        shown = list(islice(keys, min(self._limit, MAX_ROWS)))
         more = sum(1 for _ in islice(keys, MAX_COUNTED))
         for key in shown:
             child = node.node_storage[key]
@@ -131,6 +131,10 @@ class TreeView:
         if more:
             count = f"{more:,}{' or' if more == MAX_COUNTED else ''} more"
             yield None, _Row((*last, True), f"… {count}", [], False)
+
+
+def _one_line(key: str) -> str:
+    return key if key.isprintable() else repr(key)
 
 
 def _guides(last: tuple[bool, ...]) -> str:
@@ -159,6 +163,8 @@ def _brief(value: Any) -> str:
         return text if len(text) <= MAX_TEXT else f"…{text[1 - MAX_TEXT :]}"
     if isinstance(value, np.ndarray):
         return f"<{value.dtype} {value.shape}>"
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float):
         return f"{value:.6g}" if value % 1 else repr(value)
     return brief(value)

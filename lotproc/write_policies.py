@@ -159,4 +159,4 @@ def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> t
             raise ArgumentTypeError(f"{name}{where}: key {position} of {keys!r} must be a str, got {got(key)}")
         if not key:
             raise ArgumentError(f"{name}{where}: key {position} of {keys!r} is empty; a node needs a name")
-    return keys
+    return tuple(map(str.__str__, keys))  # of subclasses the value: lotdb would take an enum's name

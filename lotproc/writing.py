@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from io import BytesIO
 from itertools import chain
 from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
 from persistent import Persistent
+from persistent.wref import WeakRef
+from zodbpickle import pickle as zodb_pickle
 
 from ._nodes import connection_of
 from ._stage import check_choice, check_count, check_root, stage
@@ -130,7 +130,7 @@ def write(
         ArgumentTypeError: `target` is no node, or an option has the wrong type.
         ReadOnlyTreeError: The target's connection is read-only.
         ResultError: Something came that is no result; says what, and from which batch.
-        NotPicklableError: An output or an attribute can't be stored; says which.
+        NotPicklableError: An output or an attribute can't be stored in the database; says which.
         ExistsError: A node is already there, with `if_exists="error"`.
     """
     _check_plan("write", policy, output_attribute)
@@ -243,22 +243,23 @@ def _write_in_memory(root: BaseNode, writes: list[Write], if_exists: IfExists) -
 def _write_persistent(
     root: BaseNode, batches: Iterable[list[Write]], if_exists: IfExists, commit_every: int | None
 ) -> WriteReport:
-    transactions = connection_of(root).transaction_manager
+    connection = connection_of(root)
     report = WriteReport()
     uncommitted = unsaved = 0
     with undone_on_failure(root) as commit:
         for batch in batches:
             for planned in batch:
-                _check_storable(planned)
+                _check_storable(planned, connection)
+            written = report.written
             report = _applied(root, batch, if_exists, report)
-            uncommitted += len(batch)
-            unsaved += len(batch)
+            uncommitted += report.written - written
+            unsaved += report.written - written
             if commit_every is not None and uncommitted >= commit_every:
                 commit()
                 report = replace(report, commits=report.commits + 1)
                 uncommitted = unsaved = 0
             elif unsaved >= SAVEPOINT_EVERY:
-                transactions.savepoint(optimistic=True)
+                connection.transaction_manager.savepoint(optimistic=True)
                 unsaved = 0
         if commit_every is not None and uncommitted:
             commit()
@@ -350,19 +351,48 @@ def _exists(planned: Write) -> ExistsError:
     )
 
 
-def _check_storable(planned: Write) -> None:
-    """Refuse a value that can't be pickled while its name is known; the database would only say so at the commit."""
+def _check_storable(planned: Write, connection: Any) -> None:
+    """Refuse a value that the database can't store while its name is known; the commit would only say that it can't."""
     for name, value in planned.attributes.items():
         if type(value) in (type(None), bool, int, float, str, bytes):
             continue
         try:
-            _Check(BytesIO(), protocol=5).dump(value)
+            _store_nowhere(value, connection)
         except Exception as error:
             raise NotPicklableError(
                 f"write: attribute {name!r} of {as_text(planned.path)} can't be stored: {error}; got {got(value)}"
             ) from error
 
 
-class _Check(pickle.Pickler):
-    def persistent_id(self, value: Any) -> str | None:
-        return "stored" if isinstance(value, Persistent) else None  # stored by reference, in a record of its own
+def _store_nowhere(value: Any, connection: Any) -> None:
+    """Pickle a value as a ZODB connection will: each new persistent object in it on its own."""
+    new: dict[int, Persistent] = {}
+
+    def persistent_id(value: Any) -> str | None:
+        if isinstance(value, WeakRef):
+            return "stored"
+        if not isinstance(value, Persistent):
+            return None
+        if value._p_jar is None:
+            new.setdefault(id(value), value)
+        elif value._p_jar is not connection:
+            raise TypeError(f"it holds a {type(value).__qualname__} of another database connection")
+        return "stored"
+
+    def dump(value: Any) -> None:
+        pickler = zodb_pickle.Pickler(_Nowhere(), 3)
+        pickler.persistent_id = persistent_id
+        pickler.dump(value)
+
+    dump(value)
+    seen = 0
+    while seen < len(new):
+        found = list(new.values())
+        for item in found[seen:]:
+            dump(item.__getstate__())
+        seen = len(found)
+
+
+class _Nowhere:
+    def write(self, data: bytes) -> int:
+        return len(data)

@@ -1020,7 +1020,6 @@ def test_folders_that_are_not_there_and_trees_that_are_none(folder: Path) -> Non
 
 @pytest.mark.parametrize("content", [False, True])
 def test_a_pipe_is_reported_and_not_waited_for(folder: Path, content: bool) -> None:
-    make(folder, {})
     os.mkfifo(folder / "pipe.wav")
     report = ingest_files(BaseNode("root"), [IndexedFile(("pipe",), folder / "pipe.wav")], content=content)
     assert [failure.reason for failure in report.failures] == ["it is no regular file"]

@@ -1,0 +1,110 @@
+"""What the tests of processing and writing share: sources and executors that keep a record, and trees as dicts."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+from lotdb import LOTDB, BaseNode
+
+Path = tuple[str, ...]
+Tree = dict[Path, dict[str, Any]]
+
+
+class Source:
+    """An iterator that counts what is pulled from it, notices when it is closed, and may end in an error."""
+
+    def __init__(self, items: Iterable[Any], error: BaseException | None = None) -> None:
+        self.items = iter(items)
+        self.error = error
+        self.pulled = 0
+        self.closed = False
+
+    def __iter__(self) -> Source:
+        return self
+
+    def __next__(self) -> Any:
+        for item in self.items:
+            self.pulled += 1
+            return item
+        if self.error is not None:
+            raise self.error
+        raise StopIteration
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class InlineExecutor:
+    """The least an executor can be: `submit` alone, which does the work at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class HeldExecutor:
+    """Holds every call back until the test releases it."""
+
+    def __init__(self) -> None:
+        self.held: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        self.held.append((Future(), fn, args))
+        return self.held[-1][0]
+
+    def release(self, index: int) -> None:
+        future, fn, args = self.held[index]
+        future.set_result(fn(*args))
+
+
+@contextmanager
+def database(**options: Any) -> Iterator[LOTDB]:
+    """A database in a file, in a directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as directory:
+        db = LOTDB(path=directory, name="test.fs", new=True, **options)
+        try:
+            yield db
+        finally:
+            db.close()
+
+
+def contents(root: BaseNode) -> Tree:
+    """All nodes below and including the root, with their attributes. Reads what is there and nothing else."""
+    tree: Tree = {}
+    waiting: list[tuple[Path, BaseNode]] = [((), root)]
+    while waiting:
+        path, node = waiting.pop()
+        tree[path] = dict(node.attribute_storage.items())
+        waiting += [((*path, key), child) for key, child in node.node_storage.items()]
+    return tree
+
+
+def committed(db: LOTDB) -> Tree:
+    """What a connection of its own sees."""
+    root = db.open_connection(connection_id="fresh look")
+    try:
+        return contents(root)
+    finally:
+        db.close_connection("fresh look")
+
+
+def in_bytes(tree: Tree) -> dict[Path, dict[str, bytes]]:
+    """The tree with every value as its bytes."""
+    return {path: {name: pickle.dumps(value) for name, value in values.items()} for path, values in tree.items()}
+
+
+def plant(root: BaseNode, tree: Tree) -> None:
+    """Make the nodes of a tree below the root."""
+    for path, attributes in tree.items():
+        node = root.get_node_path(path)
+        for name, value in attributes.items():
+            node.set_attribute(name, value)

@@ -1,0 +1,679 @@
+"""What every stage keeps: data last, curried, checked at once, lazy, closing, picklable; and errors that travel."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toolz
+from hypothesis import given, strategies as st
+from lotdb import BaseNode
+from trees import PLAIN_KEYS, build, stored, unsaved
+
+import lotproc as lp
+
+# --- The stages, and something to feed them --------------------------------------------------------------------------
+
+
+class Source:
+    """An iterator that counts what is pulled from it, and knows whether it was closed."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.items, self.pulled, self.closed = iter(items), 0, False
+
+    def __iter__(self) -> Source:
+        return self
+
+    def __next__(self) -> Any:
+        item = next(self.items)
+        self.pulled += 1
+        return item
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def records() -> list[lp.NodeRecord]:
+    """Ten records; the first five below "a", the others below "b"."""
+    return [lp.NodeRecord(("a" if n < 5 else "b", str(n)), str(n), {"n": n}) for n in range(10)]
+
+
+def nodes() -> list[BaseNode]:
+    return list(lp.leaves(build({str(n): {} for n in range(10)})))
+
+
+def results() -> list[lp.ProcessResult]:
+    return [lp.ProcessResult(record.path, output=n) for n, record in enumerate(records())]
+
+
+def is_even(n: int) -> bool:
+    return n % 2 == 0
+
+
+def is_even_key(node: BaseNode) -> bool:
+    return is_even(int(node.key))
+
+
+def first_key(record: lp.NodeRecord) -> str:
+    return record.path[0]
+
+
+def one(item: object) -> int:
+    return 1
+
+
+def summed(batch: lp.NodeRecord) -> int:
+    return batch.attributes["n"] * 2
+
+
+@dataclass
+class Case:
+    """A call of a stage without its data, the items to call it with, and what it pulls of them."""
+
+    function: Any
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    items: Callable[[], list[Any]]
+    #: How many items have been pulled after the first next(), after the second, and so on.
+    pulled: Iterable[int]
+
+    @property
+    def stage(self) -> Any:
+        return self.function(*self.args, **self.options)
+
+    @property
+    def by_name(self) -> dict[str, Any]:
+        return {**dict(zip(positional(self.function), self.args, strict=False)), **self.options}
+
+
+def case(function: Any, *args: Any, items: Callable[[], list[Any]], pulled: Iterable[int], **options: Any) -> Case:
+    return Case(function, args, options, items, pulled)
+
+
+def positional(function: Any) -> list[str]:
+    """The names of a stage's positional arguments; that of the data is the last."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+EACH = range(1, 11)
+CASES = {
+    "match_key": case(lp.match_key, "[0-4]", items=records, pulled=range(1, 6)),
+    "match_key, inverted": case(lp.match_key, "[0-4]", invert=True, items=records, pulled=range(6, 11)),
+    "match_key, compiled": case(lp.match_key, re.compile("[0-4]"), items=records, pulled=range(1, 6)),
+    "match_path": case(lp.match_path, "b/*", items=records, pulled=range(6, 11)),
+    "where": case(lp.where, "n", 3, items=records, pulled=[4]),
+    "where, function": case(lp.where, "n", is_even, items=records, pulled=[1, 3, 5, 7, 9]),
+    "snapshot": case(lp.snapshot, "depth", items=nodes, pulled=EACH),
+    "snapshot, all": case(lp.snapshot, ..., payload=is_even_key, items=nodes, pulled=EACH),
+    "chunked": case(lp.chunked, 3, items=records, pulled=[3, 6, 9, 10]),
+    "chunked_by": case(lp.chunked_by, 1, items=records, pulled=[6, 10]),
+    "chunked_by, function": case(lp.chunked_by, first_key, items=records, pulled=[6, 10]),
+    "chunked_bytes": case(lp.chunked_bytes, 3, size=one, items=records, pulled=[4, 7, 10, 10]),
+    "chunked_bytes, pickled": case(lp.chunked_bytes, 1, items=records, pulled=[*range(2, 11), 10]),
+    "progress": case(lp.progress, desc="clips", items=records, pulled=EACH),
+    "plan": case(lp.plan, lp.inline("_proc"), output_attribute="n", items=results, pulled=EACH),
+    "parallel_map": case(lp.parallel_map, summed, mode="sync", items=records, pulled=EACH),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+TREE = {"a": {"1": {}, "2": {"x": {}}, "_proc": {}}, "b": {}, "c": {"1": {}}}
+TRAVERSALS: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
+    "leaves": (lp.leaves, (), {}),
+    "leaves, skipping": (lp.leaves, (), {"skip": "_*"}),
+    "level": (lp.level, (2,), {}),
+    "deepest": (lp.level, ("deepest",), {"skip": "x"}),
+    "children": (lp.children, (), {}),
+    "walk": (lp.walk, (), {"order": "breadth", "min_depth": 1, "max_depth": 2}),
+    "glob": (lp.glob, ("*/[12]",), {}),
+    "glob, tuple": (lp.glob, (("a", "**"),), {}),
+}
+every_traversal = pytest.mark.parametrize(("function", "args", "options"), TRAVERSALS.values(), ids=TRAVERSALS.keys())
+
+
+def plain(items: Iterable[Any]) -> list[Any]:
+    """Items in a form that can be compared; live nodes by their paths."""
+    return [("node", *item.gps()) if isinstance(item, BaseNode) else item for item in items]
+
+
+# --- Data last, curried ----------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_a_partial_call_gives_what_a_full_call_gives(case: Case) -> None:
+    expected = plain(case.function(*case.args, case.items(), **case.options))
+    assert plain(case.stage(case.items())) == expected
+    assert plain(case.stage(iter(case.items()))) == expected
+    assert len(expected) == len(list(case.pulled))
+
+
+@every_case
+def test_positional_arguments_may_be_spelled_as_keywords(case: Case) -> None:
+    expected = plain(case.stage(case.items()))
+    data = positional(case.function)[-1]
+    assert plain(case.function(**case.by_name, **{data: case.items()})) == expected
+    assert plain(case.function(**case.by_name)(case.items())) == expected
+    assert plain(case.function(**case.by_name)(**{data: case.items()})) == expected
+    assert plain(case.stage(**{data: case.items()})) == expected
+
+
+@every_case
+def test_the_data_may_come_first_as_a_keyword(case: Case) -> None:
+    expected = plain(case.stage(case.items()))
+    data = positional(case.function)[-1]
+    if not case.args:  # nothing is missing then
+        assert plain(case.function(**{data: case.items()})) == expected
+        return
+    assert plain(case.function(**{data: case.items()})(*case.args, **case.options)) == expected
+    assert plain(case.function(**{data: case.items()})(**case.by_name)) == expected
+
+
+@every_case
+def test_a_stage_can_be_used_again(case: Case) -> None:
+    stage = case.stage
+    assert plain(stage(case.items())) == plain(stage(case.items()))
+
+
+@every_traversal
+def test_a_partial_traversal_gives_what_a_full_call_gives(
+    function: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    root = build(TREE)
+    expected = plain(function(*args, root, **options))
+    assert expected
+    assert positional(function)[-1] == "root"
+    by_name = dict(zip(positional(function), args, strict=False))
+    assert plain(function(*args, **options)(root)) == expected
+    assert plain(function(*args, **options)(root=root)) == expected
+    assert plain(function(**by_name, **options)(root)) == expected
+    assert plain(function(**by_name, **options, root=root)) == expected
+
+
+def test_arguments_may_come_one_at_a_time() -> None:
+    expected = list(lp.where("n", 3, records()))
+    assert len(expected) == 1
+    assert list(lp.where("n")(3)(records())) == expected
+    assert list(lp.where("n")(3, records())) == expected
+    assert list(lp.where("n")(test=3)(items=records())) == expected
+    assert list(lp.where(items=records())("n")(3)) == expected
+    inverted = lp.where("n", invert=True)(3)
+    assert len(list(inverted(records()))) == 9
+
+
+def test_stages_compose() -> None:
+    root = build({"ann": {"clip_1": {}, "clip_2": {}, "note": {}}, "bob": {"clip_1": {}}})
+    stages = [lp.leaves(skip="_*"), lp.match_key("clip"), lp.snapshot("depth"), lp.chunked_by(1)]
+    piped = list(toolz.pipe(root, *stages))
+    assert [[record.path for record in batch] for batch in piped] == [
+        [("ann", "clip_1"), ("ann", "clip_2")],
+        [("bob", "clip_1")],
+    ]
+    assert list(toolz.compose(*reversed(stages))(root)) == piped
+    assert list(stages[3](stages[2](stages[1](stages[0](root))))) == piped
+
+
+@every_case
+def test_a_stage_that_waits_shows_its_call(case: Case) -> None:
+    text = repr(case.stage)
+    assert text.startswith(f"{case.function.__name__}(")
+    assert text.endswith(")")
+
+
+def test_the_repr_of_a_stage_is_the_call_that_made_it() -> None:
+    for stage in (lp.chunked(2), lp.leaves(skip="_*"), lp.where("n", 3, invert=True), lp.snapshot(...), lp.where("n")):
+        assert eval(repr(stage), vars(lp)) == stage
+
+
+def test_the_repr_of_a_stage_that_has_its_data_already_names_it() -> None:
+    assert repr(lp.chunked(items=[1, 2])) == "chunked(items=[1, 2])"
+
+
+def test_the_repr_of_a_stage_with_a_large_tree_does_not_count_its_nodes() -> None:
+    assert repr(lp.write(lp.inline(), build({"a": {}}))) == "write(InlineWritePolicy(base_path=()), <root>)"
+
+
+def test_stages_are_equal_where_their_arguments_are() -> None:
+    assert lp.chunked(2) == lp.chunked(2)
+    assert lp.chunked(2) != lp.chunked(3)
+    assert lp.chunked(2) != lp.chunked_by(2)
+    assert lp.leaves(skip="a") != lp.leaves()
+    assert lp.chunked(2) != 2
+
+
+def test_stages_with_arrays_as_arguments_can_be_compared() -> None:
+    stage = lp.where("n", np.arange(3))
+    assert stage == stage
+    assert (lp.where("n", np.arange(3)) == lp.where("n", np.arange(4))) is False
+
+
+def test_the_signature_of_a_stage_has_the_data_last() -> None:
+    assert list(inspect.signature(lp.where).parameters) == ["name", "test", "items", "invert"]
+    assert list(inspect.signature(lp.leaves).parameters) == ["root", "skip"]
+    keyword_only = [p.name for p in inspect.signature(lp.walk).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert positional(lp.walk) == ["root"]
+    assert keyword_only == ["order", "min_depth", "max_depth", "skip"]
+
+
+# --- Picklable -------------------------------------------------------------------------------------------------------
+
+
+@every_case
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_stage_pickles_and_gives_the_same(case: Case, protocol: int) -> None:
+    copy = pickle.loads(pickle.dumps(case.stage, protocol=protocol))
+    assert type(copy) is type(case.stage)
+    assert copy == case.stage
+    assert repr(copy) == repr(case.stage)
+    assert plain(copy(case.items())) == plain(case.stage(case.items()))
+
+
+@every_traversal
+def test_a_traversal_pickles_and_gives_the_same(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    root = build(TREE)
+    stage = function(*args, **options)
+    assert plain(pickle.loads(pickle.dumps(stage))(root)) == plain(stage(root))
+
+
+def test_a_stage_that_waits_for_more_than_the_data_pickles() -> None:
+    copy = pickle.loads(pickle.dumps(lp.where("n")))
+    assert list(copy(3)(records())) == list(lp.where("n", 3, records()))
+
+
+def test_the_functions_themselves_pickle_by_name() -> None:
+    for function in (lp.leaves, lp.where, lp.chunked, lp.snapshot):
+        assert pickle.loads(pickle.dumps(function)) is function
+
+
+# --- Lazy ------------------------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_no_item_is_pulled_before_it_is_needed(case: Case) -> None:
+    source = Source(case.items())
+    out = case.stage(source)
+    assert source.pulled == 0
+    assert iter(out) is out
+    assert source.pulled == 0
+    pulled = []
+    for _ in out:
+        pulled.append(source.pulled)
+    assert pulled == list(case.pulled)
+    assert source.pulled == 10
+
+
+@given(n=st.integers(1, 5), asked=st.integers(0, 12), length=st.integers(0, 12))
+def test_chunked_pulls_n_items_for_each_list(n: int, asked: int, length: int) -> None:
+    source = Source(range(length))
+    taken = list(islice(lp.chunked(n)(source), asked))
+    assert len(taken) == min(asked, -(-length // n))
+    assert source.pulled == min(n * asked, length)
+
+
+@given(n=st.integers(1, 5), asked=st.integers(0, 12))
+def test_a_chain_of_stages_pulls_what_its_last_one_asks_for(n: int, asked: int) -> None:
+    source = Source(nodes())
+    chain = toolz.pipe(source, lp.where("depth", 1), lp.snapshot(...), lp.match_key(""), lp.chunked(n), lp.progress())
+    assert source.pulled == 0
+    list(islice(chain, asked))
+    assert source.pulled == min(n * asked, 10)
+
+
+def test_endless_input_is_no_trouble() -> None:
+    def endless() -> Iterator[lp.NodeRecord]:
+        while True:
+            yield from records()
+
+    chain = toolz.pipe(endless(), lp.match_key("[13]"), lp.chunked(4))
+    assert [[record.key for record in batch] for batch in islice(chain, 2)] == [["1", "3", "1", "3"]] * 2
+
+
+@every_case
+def test_no_items_give_nothing(case: Case) -> None:
+    for data in [(), [], set(), iter(()), Source(())]:
+        assert list(case.stage(data)) == []
+
+
+# --- Closing ---------------------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_closing_a_stage_closes_its_input(case: Case) -> None:
+    source = Source(case.items())
+    out = case.stage(source)
+    next(out)
+    assert not source.closed
+    out.close()
+    assert source.closed
+    assert next(out, "nothing more") == "nothing more"
+
+
+@every_case
+def test_closing_a_stage_that_was_never_asked_closes_its_input(case: Case) -> None:
+    source = Source(case.items())
+    case.stage(source).close()
+    assert source.closed
+    assert source.pulled == 0
+
+
+@every_case
+def test_a_stage_that_is_dropped_closes_its_input(case: Case) -> None:
+    source = Source(case.items())
+    out = case.stage(source)
+    next(out)
+    del out
+    assert source.closed
+
+
+@every_case
+def test_a_stage_that_is_used_up_closes_its_input(case: Case) -> None:
+    source = Source(case.items())
+    list(case.stage(source))
+    assert source.closed
+
+
+@every_case
+def test_closing_a_stage_ends_the_generator_that_feeds_it(case: Case) -> None:
+    ended = []
+
+    def feed() -> Iterator[Any]:
+        try:
+            yield from case.items()
+        finally:
+            ended.append(True)
+
+    feeding = feed()  # held here, so that it does not end by being dropped
+    out = case.stage(feeding)
+    next(out)
+    assert not ended
+    out.close()
+    assert ended == [True]
+    assert inspect.getgeneratorstate(feeding) == inspect.GEN_CLOSED
+
+
+@every_case
+def test_closing_a_stage_that_was_never_asked_closes_the_generator_that_feeds_it(case: Case) -> None:
+    feeding = (item for item in case.items())
+    case.stage(feeding).close()
+    assert inspect.getgeneratorstate(feeding) == inspect.GEN_CLOSED
+
+
+def fails(value: object) -> Any:
+    raise ZeroDivisionError("on purpose")
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise ZeroDivisionError("on purpose")
+
+
+FAILING = {
+    "match_key": (lp.match_key("a"), [3], lp.ArgumentTypeError),
+    "match_path": (lp.match_path("a"), [3], lp.ArgumentTypeError),
+    "where": (lp.where("n", fails), records(), ZeroDivisionError),
+    "where, no item": (lp.where("n", 3), [3], lp.ArgumentTypeError),
+    "snapshot": (lp.snapshot("n"), records(), lp.ArgumentTypeError),
+    "snapshot, payload": (lp.snapshot("n", payload=fails), nodes(), ZeroDivisionError),
+    "chunked_by": (lp.chunked_by(fails), records(), ZeroDivisionError),
+    "chunked_by, path": (lp.chunked_by(1), [3], lp.ArgumentTypeError),
+    "chunked_bytes": (lp.chunked_bytes(3, size=fails), records(), ZeroDivisionError),
+    "chunked_bytes, pickled": (lp.chunked_bytes(3), [Unpicklable()], lp.NotPicklableError),
+    "plan": (lp.plan(lp.inline()), [3], lp.ResultError),
+    "parallel_map": (lp.parallel_map(fails, mode="sync"), records(), ZeroDivisionError),
+}
+
+
+@pytest.mark.parametrize(("stage", "items", "error"), FAILING.values(), ids=FAILING.keys())
+def test_a_stage_that_fails_closes_its_input(stage: Any, items: list[Any], error: type[Exception]) -> None:
+    source = Source(items)
+    out = stage(source)
+    with pytest.raises(error):
+        next(out)
+    assert source.pulled == 1
+    assert source.closed
+    assert list(out) == []
+
+
+ITEM_STAGES = {
+    "match_key": lp.match_key("."),
+    "match_path": lp.match_path("**"),
+    "where": lp.where("n", lambda n: True),
+    "chunked_bytes": lp.chunked_bytes(1, size=one),
+    "chunked": lp.chunked(2),
+    "chunked_by": lp.chunked_by(one),
+    "progress": lp.progress(),
+}
+
+
+@given(names=st.lists(st.sampled_from(list(ITEM_STAGES)), min_size=1, max_size=6), started=st.booleans())
+def test_closing_a_chain_of_stages_closes_the_input_of_the_first(names: list[str], started: bool) -> None:
+    filters = [ITEM_STAGES[name] for name in names if not name.startswith(("chunked", "progress"))]
+    batching = [ITEM_STAGES[name] for name in names if name.startswith(("chunked", "progress"))]
+    source = Source(records())
+    out = toolz.pipe(source, *filters, *batching)
+    if started:
+        next(out)
+    assert source.pulled == 10 or not source.closed
+    out.close()
+    assert source.closed
+
+
+@given(names=st.lists(st.sampled_from(list(ITEM_STAGES)), min_size=1, max_size=5))
+def test_a_failure_at_the_end_of_a_chain_closes_the_input_of_the_first(names: list[str]) -> None:
+    filters = [ITEM_STAGES[name] for name in names if not name.startswith(("chunked", "progress"))]
+    batching = [ITEM_STAGES[name] for name in names if name.startswith(("chunked", "progress"))]
+    source = Source(records())
+    out = toolz.pipe(source, *filters, *batching, lp.chunked_by(fails))
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        next(out)
+    assert source.closed
+
+
+def test_a_failing_input_fails_the_stage() -> None:
+    def feed() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ZeroDivisionError("upstream")
+
+    batches = lp.chunked(1, feed())
+    assert next(batches) == [1]
+    assert next(batches) == [2]
+    with pytest.raises(ZeroDivisionError, match="upstream"):
+        next(batches)
+
+
+@every_traversal
+def test_a_traversal_can_be_closed_at_any_time(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    never, started = function(*args, build(TREE), **options), function(*args, build(TREE), **options)
+    never.close()
+    assert list(never) == []
+    next(started)
+    started.close()
+    assert list(started) == []
+
+
+def test_what_is_no_iterator_is_not_closed() -> None:
+    class Box(list[int]):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    box = Box([1, 2])
+    list(lp.chunked(1, box))
+    assert not box.closed  # the caller's, and may be read again
+
+
+# --- Checked at once -------------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[Callable[..., Any], type[Exception], str]] = [
+    (lambda *items: lp.chunked(0, *items), lp.ArgumentError, "chunked: n must be at least 1, got 0"),
+    (lambda *items: lp.chunked(-3, *items), lp.ArgumentError, "got -3"),
+    (lambda *items: lp.chunked("2", *items), lp.ArgumentTypeError, "got str '2'"),
+    (lambda *items: lp.chunked(1.0, *items), lp.ArgumentTypeError, "got float 1.0"),
+    (lambda *items: lp.chunked(True, *items), lp.ArgumentTypeError, "got bool True"),
+    (lambda *items: lp.chunked(None, *items), lp.ArgumentTypeError, "got None"),
+    (lambda *items: lp.chunked_by(0, *items), lp.ArgumentError, "chunked_by: key must be at least 1, got 0"),
+    (lambda *items: lp.chunked_by("key", *items), lp.ArgumentTypeError, "'key'"),
+    (lambda *items: lp.chunked_bytes(0, *items), lp.ArgumentError, "limit must be at least 1, got 0"),
+    (lambda *items: lp.chunked_bytes("1k", *items), lp.ArgumentTypeError, "'1k'"),
+    (lambda *items: lp.chunked_bytes(10, *items, size=3), lp.ArgumentTypeError, "size .* int 3"),
+    (lambda *items: lp.match_key("(a", *items), lp.PatternError, r"match_key: '\(a' is no regular expression"),
+    (lambda *items: lp.match_key("a{99999999999}", *items), lp.PatternError, "99999999999"),
+    (lambda *items: lp.match_key(b"a", *items), lp.ArgumentTypeError, "bytes b'a'"),
+    (lambda *items: lp.match_key(re.compile(b"a"), *items), lp.ArgumentTypeError, "b'a'"),
+    (lambda *items: lp.match_key(None, *items), lp.ArgumentTypeError, "None"),
+    (lambda *items: lp.match_path("a/[b", *items), lp.PatternError, r"match_path: .*'\[b'"),
+    (lambda *items: lp.match_path("", *items), lp.PatternError, "''"),
+    (lambda *items: lp.match_path("a/", *items), lp.PatternError, "'a/'"),
+    (lambda *items: lp.match_path("a**", *items), lp.PatternError, r"'a\*\*'"),
+    (lambda *items: lp.match_path(3, *items), lp.ArgumentTypeError, "int 3"),
+    (lambda *items: lp.where(3, 3, *items), lp.ArgumentTypeError, "int 3"),
+    (lambda *items: lp.snapshot(3, *items), lp.ArgumentTypeError, "int 3"),
+    (lambda *items: lp.snapshot(None, *items), lp.ArgumentTypeError, "None"),
+    (lambda *items: lp.snapshot(["n", 3], *items), lp.ArgumentTypeError, "int 3"),
+    (lambda *items: lp.snapshot("n", *items, payload="n"), lp.ArgumentTypeError, "payload .* str 'n'"),
+    (lambda *items: lp.progress(*items, total=-1), lp.ArgumentError, "total must be at least 0, got -1"),
+    (lambda *items: lp.progress(*items, total="10"), lp.ArgumentTypeError, "'10'"),
+    (lambda *items: lp.progress(*items, desc=3), lp.ArgumentTypeError, "int 3"),
+    (lambda *items: lp.plan("inline", *items), lp.ArgumentTypeError, "'inline'"),
+    (lambda *items: lp.parallel_map("fn", *items), lp.ArgumentTypeError, "'fn'"),
+    (lambda *items: lp.parallel_map(one, *items, mode="fork"), lp.ArgumentError, "'sync', 'thread', 'process'.*'fork'"),
+    (lambda *items: lp.parallel_map(one, *items, max_workers=0), lp.ArgumentError, "max_workers .* 0"),
+    (lambda *items: lp.chunked(2, *items, strict=True), lp.ArgumentTypeError, "strict"),
+    (lambda *items: lp.leaves(*items, "_*"), lp.ArgumentTypeError, "leaves|node"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "error", "text"), WRONG)
+def test_a_wrong_argument_is_refused_at_once_and_before_any_data(
+    wrong: Callable[..., Any], error: type[Exception], text: str
+) -> None:
+    source = Source(records())
+    for data in [(), (source,)]:
+        with pytest.raises(error, match=text) as caught:
+            wrong(*data)
+        assert isinstance(caught.value, lp.LotprocError)
+    assert source.pulled == 0
+
+
+def test_an_argument_is_checked_when_it_is_given_also_where_others_are_still_missing() -> None:
+    with pytest.raises(lp.ArgumentTypeError, match="int 3"):
+        lp.where(3)
+
+
+@pytest.mark.parametrize("call", [lp.chunked, lp.where, lp.match_key, lp.snapshot, lp.level, lp.glob, lp.plan])
+def test_a_call_without_any_argument_says_what_it_needs(call: Callable[..., Any]) -> None:
+    first = next(iter(inspect.signature(call).parameters))
+    with pytest.raises(lp.ArgumentTypeError, match=rf"{call.__name__}\(.*needs at least '{first}'"):
+        call()
+
+
+def test_too_many_arguments_are_refused_with_the_signature() -> None:
+    with pytest.raises(lp.ArgumentTypeError, match=r"chunked\(n, items\): too many positional arguments"):
+        lp.chunked(2, [], 3)
+    with pytest.raises(lp.ArgumentTypeError, match=r"chunked\(2\) takes items, got 2 arguments"):
+        lp.chunked(2)([], 3)
+    with pytest.raises(lp.ArgumentTypeError, match="multiple values for argument 'n'"):
+        lp.chunked(2, n=3)
+
+
+@pytest.mark.parametrize("data", [None, 3, 1.5, object(), len])
+@every_case
+def test_data_that_is_no_iterable_is_refused_at_the_call(case: Case, data: object) -> None:
+    with pytest.raises(lp.ArgumentTypeError, match=r"must be an iterable") as caught:
+        case.stage(data)
+    assert isinstance(caught.value, TypeError)
+    assert str(caught.value).startswith(f"{case.function.__name__}: ")
+
+
+@every_case
+def test_a_tree_in_place_of_items_is_refused_at_the_call_with_a_hint(case: Case) -> None:
+    with pytest.raises(lp.ArgumentTypeError, match="got the node 'corpus'; put leaves"):
+        case.stage(BaseNode("corpus"))
+
+
+@pytest.mark.parametrize("stage", [lp.match_key("a"), lp.match_path("a"), lp.where("n", 3), lp.chunked_by(1)])
+def test_a_batch_in_place_of_a_record_is_refused_with_a_hint(stage: Any) -> None:
+    with pytest.raises(lp.ArgumentTypeError, match=r"expected a node or a record, got list .*; put it before chunked"):
+        next(stage([records()]))
+
+
+# --- Nothing is written ----------------------------------------------------------------------------------------------
+
+
+def test_no_stage_that_reads_leaves_anything_to_commit(tmp_path: Path) -> None:
+    tree = {key: {clip: {} for clip in PLAIN_KEYS} for key in PLAIN_KEYS}
+    with stored(tmp_path, tree) as root:
+        before = str(lp.show(root))
+        chain = toolz.pipe(
+            root,
+            lp.leaves(skip="_*"),
+            lp.match_key("[ab]"),
+            lp.match_path("**"),
+            lp.where("absent", None),
+            lp.where("depth", 2),
+            lp.progress(),
+            lp.snapshot(["name", "absent", "even"], payload=lambda node: node.get_attribute("name")),
+            lp.chunked_by(1),
+            toolz.concat,
+            lp.chunked_bytes(1_000),
+            lp.parallel_map(lp.each(lambda record: lp.ProcessResult(record.path, record.payload)), mode="thread"),
+            lp.plan(lp.inline("_proc")),
+        )
+        writes = []
+        for write in chain:
+            assert unsaved(root) == []
+            writes.append(write.path)
+        assert len(writes) == len(PLAIN_KEYS) * sum("a" in key or "b" in key for key in PLAIN_KEYS)
+        assert unsaved(root) == []
+        assert str(lp.show(root)) == before
+
+
+# --- Errors travel ---------------------------------------------------------------------------------------------------
+
+
+def all_errors(error: type[Exception]) -> list[type[Exception]]:
+    return [error, *(below for kind in error.__subclasses__() for below in all_errors(kind))]
+
+
+@pytest.mark.parametrize("kind", all_errors(lp.LotprocError))
+def test_every_error_survives_pickling_with_its_message(kind: type[Exception]) -> None:
+    error = kind("write: ann/clip_1 is no number, got 'é'; use a number")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        copy = pickle.loads(pickle.dumps(error, protocol=protocol))
+        assert type(copy) is kind
+        assert str(copy) == str(error)
+        assert copy.args == error.args
+
+
+@pytest.mark.parametrize("kind", all_errors(lp.LotprocError)[1:])
+def test_every_error_is_also_one_that_python_programmers_know(kind: type[Exception]) -> None:
+    assert issubclass(kind, (ValueError, TypeError, RuntimeError, ImportError))
+
+
+def test_every_error_is_public() -> None:
+    assert {kind.__name__ for kind in all_errors(lp.LotprocError)} <= set(lp.__all__)
+
+
+@pytest.mark.parametrize(("wrong", "error", "text"), WRONG)
+def test_errors_that_were_raised_survive_pickling(wrong: Callable[..., Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        wrong()
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert type(copy) is type(caught.value)
+    assert str(copy) == str(caught.value)
+
+
+def test_the_error_of_a_missing_package_names_its_extra_and_survives_pickling() -> None:
+    error = lp.MissingExtraError.of("zarr", "zarr", "the payload in data.zarr")
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    assert 'pip install "lotproc[zarr]"' in str(copy)
