@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from lotdb import BaseNode
+from persistent import Persistent
 
-from .errors import ArgumentTypeError, got
+from .errors import ArgumentTypeError, LiveNodeError, got
 
-__all__ = ["attributes_of", "connection_of", "key_of", "node_path", "path_of"]
+__all__ = ["attributes_of", "connection_of", "key_of", "node_path", "path_of", "refuse_persistent"]
+
+
+def refuse_persistent(value: object) -> None:
+    """The `persistent_id` of a pickler that stops where it would take a whole tree along."""
+    if isinstance(value, Persistent):
+        raise LiveNodeError(f"it holds a persistent {type(value).__qualname__} inside")
 
 
 def connection_of(node: BaseNode) -> Any:

@@ -57,7 +57,9 @@ class PathPattern:
                 f"{name}: a path pattern must be a str like 'speaker_*/**' or a tuple of components, got {got(pattern)}"
             )
         components = pattern.split("/") if isinstance(pattern, str) else list(pattern)
-        if not components or "" in components:
+        if not components:
+            raise PatternError(f"{name}: the path pattern {pattern!r} has no component")
+        if "" in components:
             raise PatternError(f"{name}: the path pattern {pattern!r} has an empty component")
         #: One entry a component: None for `**`, else a function that matches one key.
         self._tests: list[Callable[[str], object] | None] = []

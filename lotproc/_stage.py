@@ -11,8 +11,9 @@ A stage is written as a function of its options that checks them and returns the
 
         return run
 
-`chunked(128, items)` runs; `chunked(128)` is a `Stage` that waits for the items. Because a `Stage` is only a name
-and arguments, it pickles whenever its arguments do.
+`chunked(128, items)` runs; `chunked(128)` is a `Stage` that waits for the items. `where("unit")` waits for more than
+the data, so nothing is checked yet. Because a `Stage` is only a name and arguments, it pickles whenever its arguments
+do.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 from lotdb import BaseNode
 
-from .errors import ArgumentError, ArgumentTypeError, got
+from .errors import ArgumentError, ArgumentTypeError, brief, got
 
 __all__ = ["Stage", "check_choice", "check_count", "check_root", "stage"]
 
@@ -91,8 +92,8 @@ def positional_of(function: Callable[..., Any]) -> list[str]:
 def _brief(value: object) -> str:
     if inspect.isroutine(value):
         return value.__name__
-    if isinstance(value, BaseNode):  # a target; its own repr counts all its children
-        return f"<{value.key}>"
+    if isinstance(value, BaseNode):  # the target of a write
+        return brief(value)
     return "..." if value is ... else repr(value)
 
 
@@ -105,7 +106,8 @@ def stage(data: str) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable
 
     def decorate(options: Callable[..., Callable[[Any], Any]]) -> Callable[..., Any]:
         signature = _with_data(inspect.signature(options), data)
-        shape = f"{options.__name__}({', '.join(signature.parameters)})"
+        plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+        shape = f"{options.__name__}{signature.replace(parameters=plain)}"
 
         @functools.wraps(options)
         def call(*args: Any, **kwargs: Any) -> Any:

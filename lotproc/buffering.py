@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from itertools import groupby
 from typing import Any, TypeVar, overload
 
 import more_itertools
 from lotdb import BaseNode
 
-from ._nodes import node_path, path_of
+from ._nodes import node_path, path_of, refuse_persistent
 from ._stage import check_count, stage
 from .errors import ArgumentTypeError, LiveNodeError, NotPicklableError, as_text, got
 
@@ -110,7 +111,7 @@ def chunked_bytes(limit: int, *, size: Callable[[T], int] | None = None) -> Call
 
     Raises:
         ArgumentError: `limit` is less than 1.
-        LiveNodeError: An item is a live node, and no `size` was given.
+        LiveNodeError: An item is or holds a live node, and no `size` was given.
         NotPicklableError: An item can't be pickled, and no `size` was given.
     """
     check_count("chunked_bytes", "limit", limit)
@@ -124,12 +125,22 @@ def chunked_bytes(limit: int, *, size: Callable[[T], int] | None = None) -> Call
 
 
 def _pickled_size(item: object) -> int:
-    if isinstance(item, BaseNode):  # its pickle would drag the whole tree along
+    if isinstance(item, BaseNode):
         raise LiveNodeError(
-            f"chunked_bytes: {as_text(node_path(item))} is a live node, which has no size; snapshot() it first or "
-            f"give size="
+            f"chunked_bytes: {as_text(node_path(item))} is a live node, which has no size; snapshot() it first, "
+            f"or give size="
         )
+    buffer = BytesIO()
     try:
-        return len(pickle.dumps(item, protocol=5))
+        _Pickler(buffer, protocol=5).dump(item)
+    except LiveNodeError as error:
+        raise LiveNodeError(
+            f"chunked_bytes: can't measure {got(item)}: {error}; snapshot() nodes first, or give size="
+        ) from None
     except Exception as error:
         raise NotPicklableError(f"chunked_bytes: can't measure {got(item)}: {error}; give size=") from error
+    return buffer.tell()
+
+
+class _Pickler(pickle.Pickler):
+    persistent_id = staticmethod(refuse_persistent)

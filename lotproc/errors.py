@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from reprlib import Repr
 
+from lotdb import BaseNode
+
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
@@ -104,6 +106,8 @@ def brief(value: object) -> str:
     >>> brief(list(range(1000)))
     '[0, 1, 2, 3, 4, 5, ...]'
     """
+    if isinstance(value, BaseNode):  # whose own repr counts all its children
+        return f"<{value.key}>"
     text = _repr.repr(value)
     return text if len(text) <= MAX_BRIEF else f"{text[: MAX_BRIEF - 1]}…"
 

@@ -13,14 +13,12 @@ from queue import SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
-from persistent import Persistent
 
-from ._nodes import node_path, path_of
+from ._nodes import node_path, path_of, refuse_persistent
 from ._stage import check_choice, check_count, stage
 from .errors import (
     ArgumentTypeError,
     LiveNodeError,
-    LotprocError,
     NotPicklableError,
     ProcessorError,
     add_note,
@@ -309,19 +307,16 @@ def _pickled(fn: Callable[..., Any]) -> bytes:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def persistent_id(self, value: Any) -> None:
-            if isinstance(value, Persistent):
-                raise LiveNodeError(
-                    f"parallel_map: the processor {got(fn)} holds a live {type(value).__qualname__}, which can't "
-                    f"leave its "
-                    f"process; pass what it needs as records or plain values"
-                )
+        persistent_id = staticmethod(refuse_persistent)
 
     buffer = io.BytesIO()
     try:
         Pickler(buffer, protocol=5).dump(fn)
-    except LotprocError:
-        raise
+    except LiveNodeError as error:
+        raise LiveNodeError(
+            f"parallel_map: the processor {got(fn)} can't leave its process: {error}; pass what it needs as records or "
+            f"plain values"
+        ) from None
     except Exception as error:
         raise NotPicklableError(
             f"parallel_map: the processor {got(fn)} can't be sent to a process: {error}; create what it holds inside "

@@ -11,6 +11,7 @@ from lotdb import BlobObject, DataObject
 from ZODB.blob import Blob
 
 from ._extras import needed
+from .errors import add_note
 
 __all__ = ["PayloadHandle"]
 
@@ -19,8 +20,9 @@ __all__ = ["PayloadHandle"]
 class PayloadHandle:
     """A reference to a payload: what it is, and where it lies.
 
-    It holds no data. It pickles small, and reads the file where and when it is asked to, in any process that can see
-    it. `numpy.asarray(handle)` is the array.
+    It holds no data. For what is not committed yet it is good until the commit, which moves the file. It pickles
+    small, and reads the file where and when it is asked to, in any process that can see it. `numpy.asarray(handle)`
+    is the array.
 
     Args:
         kind: "array", "bytes", "text" or "table".
@@ -76,6 +78,13 @@ class PayloadHandle:
             MissingExtraError: The payload needs zarr or pandas, which is not installed.
             FileNotFoundError: The file is gone, or not visible from this machine.
         """
+        try:
+            return self._read()
+        except FileNotFoundError as error:
+            add_note(error, "lotproc: a payload was replaced or committed after its record was made, or lies elsewhere")
+            raise
+
+    def _read(self) -> Any:
         if self.dataset is not None:
             zarr = needed("zarr", "zarr", f"the payload in {self.file}")
             return np.asarray(zarr.open_array(store=str(self.file), mode="r", path=self.dataset)[:])

@@ -19,7 +19,7 @@ from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 from ZODB.blob import Blob
 
-from ._nodes import node_path
+from ._nodes import node_path, refuse_persistent
 from ._stage import stage
 from .errors import ArgumentTypeError, DetachError, add_note, as_text, got
 from .models import NodeRecord
@@ -154,10 +154,13 @@ def _detached(value: Any, node: BaseNode, what: str) -> Any:
     try:
         return detach(value)
     except Exception as error:
-        raise DetachError(
-            f"snapshot: {what} of {as_text(node_path(node))} can't be detached: {error}; leave it out of the names, or "
-            f"take what you need with payload="
-        ) from error
+        reason = str(error)
+    # Raised here, without the error behind it: a recursion has a traceback of a thousand frames, and some libraries
+    # pickle errors with their tracebacks.
+    raise DetachError(
+        f"snapshot: {what} of {as_text(node_path(node))} can't be detached: {reason}; leave it out of the names, or "
+        f"take what you need with payload="
+    )
 
 
 class _Copier(pickle.Pickler):
@@ -169,6 +172,4 @@ class _Copier(pickle.Pickler):
         cls(buffer, protocol=5).dump(value)
         return pickle.loads(buffer.getvalue())
 
-    def persistent_id(self, value: Any) -> None:
-        if isinstance(value, (Persistent, BaseNode)):
-            raise TypeError(f"it holds a persistent {type(value).__qualname__} inside")
+    persistent_id = staticmethod(refuse_persistent)

@@ -2,8 +2,8 @@
 
 Reading changes nothing: no stage here creates a node, and after it the connection has nothing to commit. The child
 keys of a node are copied before any of them is followed, so a tree may be written to while it is walked: no node
-comes twice, a node that is gone is left out, and what the same pipeline writes below a node that was entered is not
-visited.
+comes twice, a child that its parent lost is left out, and what the same pipeline writes below a node that was entered
+is not visited.
 """
 
 from __future__ import annotations

@@ -83,7 +83,9 @@ class TreeView:
 
     def __repr__(self) -> str:
         return "\n".join(
-            _guides(row.last) + _one_line(row.key) + "".join(f"  {name}={value}" for name, value in row.attributes)
+            _guides(row.last)
+            + _one_line(row.key)
+            + "".join(f"  {_one_line(name)}={_one_line(value)}" for name, value in row.attributes)
             for row in self._rows()
         )
 
@@ -96,7 +98,7 @@ class TreeView:
             label = html.escape(_one_line(row.key))
             if row.is_node:
                 attributes = "".join(
-                    f' <span style="opacity:.7">{html.escape(name)}=</span>{html.escape(value)}'
+                    f' <span style="opacity:.7">{html.escape(_one_line(name))}=</span>{html.escape(_one_line(value))}'
                     for name, value in row.attributes
                 )
                 parts.append(f"<li><b>{label}</b>{attributes}<ul>")
@@ -133,8 +135,8 @@ class TreeView:
             yield None, _Row((*last, True), f"… {count}", [], False)
 
 
-def _one_line(key: str) -> str:
-    return key if key.isprintable() else repr(key)
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else repr(text)
 
 
 def _guides(last: tuple[bool, ...]) -> str:

@@ -143,6 +143,8 @@ def fresh(*base: str) -> FreshWritePolicy:
 
 
 def _source(result: ProcessResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if not hasattr(result, "relative_path"):
+        raise ArgumentTypeError(f"a write policy takes a ProcessResult, got {got(result)}")
     return checked_path("path", result.path), checked_path("relative_path", result.relative_path, of=result.path)
 
 

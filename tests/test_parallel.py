@@ -631,9 +631,13 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a node in the processor": (
         {"fn": lambda batch, node=HOLDS_A_NODE: node.key, "mode": "process"},
         LiveNodeError,
-        "holds a live BaseNode",
+        "holds a persistent BaseNode",
     ),
-    "a node in a partial": ({"fn": functools.partial(print, HOLDS_A_NODE)}, LiveNodeError, "holds a live BaseNode"),
+    "a node in a partial": (
+        {"fn": functools.partial(print, HOLDS_A_NODE)},
+        LiveNodeError,
+        "holds a persistent BaseNode",
+    ),
 }
 
 

@@ -564,11 +564,6 @@ def test_a_wrong_argument_is_refused_at_once_and_before_any_data(
     assert source.pulled == 0
 
 
-def test_an_argument_is_checked_when_it_is_given_also_where_others_are_still_missing() -> None:
-    with pytest.raises(lp.ArgumentTypeError, match="int 3"):
-        lp.where(3)
-
-
 @pytest.mark.parametrize("call", [lp.chunked, lp.where, lp.match_key, lp.snapshot, lp.level, lp.glob, lp.plan])
 def test_a_call_without_any_argument_says_what_it_needs(call: Callable[..., Any]) -> None:
     first = next(iter(inspect.signature(call).parameters))
