@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -281,9 +282,9 @@ def _call_pickled(pickled: bytes, batch: B) -> Any:
         if _travels(error):
             raise
         told = ProcessorError(f"{type(error).__qualname__}: {error}")
-        for note in getattr(error, "__notes__", []):
+        for note in [*getattr(error, "__notes__", []), "".join(traceback.format_exception(error))]:
             add_note(told, note)
-        raise told from None
+    raise told  # out here, without the error behind it, which can't be pickled
 
 
 def _travels(error: Exception) -> bool:
@@ -320,8 +321,7 @@ def _pickled(fn: Callable[..., Any]) -> bytes:
     except Exception as error:
         raise NotPicklableError(
             f"parallel_map: the processor {got(fn)} can't be sent to a process: {error}; create what it holds inside "
-            f"it, "
-            f'or use mode="thread"'
+            f'it, or use mode="thread"'
         ) from error
     return buffer.getvalue()
 
