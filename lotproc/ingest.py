@@ -13,9 +13,9 @@ from lotdb import BaseNode, DataNode, DataWriter, PathFileObj
 
 from ._patterns import PathPattern
 from ._stage import check_choice, check_root, stage
+from ._transactions import check_writable, undone_on_failure
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, as_text, got
 from .models import FileFailure, IndexedFile, IngestReport
-from .writing import check_writable, undone_on_failure
 
 __all__ = [
     "index_files",

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
-import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import lru_cache
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
 
-from ._nodes import node_path, path_of, refuse_persistent
+from ._nodes import node_path, path_of
 from ._stage import check_choice, check_count, stage
-from .errors import (
-    ArgumentTypeError,
-    LiveNodeError,
-    NotPicklableError,
-    ProcessorError,
-    add_note,
-    as_text,
-    got,
-)
+from ._workers import Submit, cpu_count, drained, handed_in, pickled_processor, processes, threads
+from .errors import ArgumentTypeError, LiveNodeError, add_note, as_text, got
 from .models import NodeRecord
 
 __all__ = ["each", "parallel_map"]
@@ -35,10 +23,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 Mode: TypeAlias = Literal["sync", "thread", "process"]
 
-_pools: dict[tuple[int, int], Any] = {}
+#: Types that are no nodes and hold none.
 _PLAIN = {type(None), bool, int, float, str, bytes}
-#: Seconds that idle worker processes stay for the next call; starting them costs about 0.2 s.
-IDLE_SECONDS = 60
 
 
 @overload
@@ -113,18 +99,18 @@ def parallel_map(
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise ArgumentTypeError(f"parallel_map: executor must have a submit method, got {got(executor)}")
     if isinstance(executor, ProcessPoolExecutor) or (executor is None and mode == "process"):
-        _pickled(fn)  # refused here, before any work; pickled again at the start, when all it needs is defined
+        pickled_processor(fn)  # refused here, before any work; pickled again at the start, when all it needs is defined
 
     def run(batches: Iterable[B]) -> Iterator[R]:
         if executor is None and mode == "sync":
             return _in_line(fn, _detached_only(batches))
-        workers = max_workers or _cpu_count()
+        workers = max_workers or cpu_count()
         if executor is not None:
-            opened = _handed_in(executor, fn)
+            opened = handed_in(executor, fn)
         elif mode == "thread":
-            opened = _threads(workers, fn)
+            opened = threads(workers, fn)
         else:
-            opened = _processes(workers, fn)
+            opened = processes(workers, fn)
         return _submitted(opened, _detached_only(batches), buffersize or 2 * workers, ordered)
 
     return run
@@ -171,17 +157,19 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
 def _in_line(fn: Callable[[B], R], batches: Iterator[B]) -> Iterator[R]:
     for index, batch in enumerate(batches):
         with _noted(f"in batch {index}{_span(batch)}"):
-            result = _drained(fn(batch))
+            result = drained(fn(batch))
         yield result
 
 
-def _submitted(opened: Any, batches: Iterator[B], buffersize: int, ordered: bool) -> Iterator[Any]:
+def _submitted(
+    opened: AbstractContextManager[Submit], batches: Iterator[B], buffersize: int, ordered: bool
+) -> Iterator[Any]:
     """Keep `buffersize` batches in flight, and yield their results."""
     in_flight: dict[Future[Any], str] = {}  # in the order of the batches, each with where it comes from
     finished: SimpleQueue[Future[Any]] = SimpleQueue()
     failure: BaseException | None = None
 
-    def submit_each(submit: Callable[[B], Future[Any]]) -> Iterator[tuple[Future[Any], str]]:
+    def submit_each(submit: Submit) -> Iterator[tuple[Future[Any], str]]:
         for index, batch in enumerate(batches):
             note = f"in batch {index}{_span(batch)}"
             with _noted(note):
@@ -220,134 +208,6 @@ def _submitted(opened: Any, batches: Iterator[B], buffersize: int, ordered: bool
         finally:
             for future in in_flight:
                 future.cancel()
-
-
-@contextmanager
-def _threads(workers: int, fn: Callable[[B], R]) -> Iterator[Callable[[B], Future[Any]]]:
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="lotproc")
-    try:
-        yield lambda batch: executor.submit(_call, fn, batch)
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _processes(workers: int, fn: Callable[[B], R]) -> Iterator[Callable[[B], Future[Any]]]:
-    import loky
-
-    # One pool for each number of workers: loky's own reusable one is resized, and waits for what still runs on it.
-    key = os.getpid(), workers
-    pickled = _pickled(fn)
-    first = True
-
-    def submit(batch: B) -> Future[Any]:
-        nonlocal first
-        if key not in _pools:
-            _pools[key] = loky.ProcessPoolExecutor(workers, timeout=IDLE_SECONDS)
-        try:
-            future: Future[Any] = _pools[key].submit(_call_pickled, pickled, batch)
-        except BrokenExecutor:
-            del _pools[key]
-            if not first:
-                raise
-            first = False
-            return submit(batch)  # what broke the pool was left over from another call
-        first = False
-        return future
-
-    try:
-        yield submit
-    except BrokenExecutor:
-        _pools.pop(key, None)  # the next call starts afresh
-        raise
-
-
-@contextmanager
-def _handed_in(executor: Executor, fn: Callable[[B], R]) -> Iterator[Callable[[B], Future[Any]]]:
-    if isinstance(executor, ProcessPoolExecutor):
-        pickled = _pickled(fn)
-        yield lambda batch: executor.submit(_call_pickled, pickled, batch)
-    else:
-        yield lambda batch: executor.submit(_call, fn, batch)
-
-
-def _call(fn: Callable[[B], R], batch: B) -> Any:
-    return _drained(fn(batch))
-
-
-def _call_pickled(pickled: bytes, batch: B) -> Any:
-    try:
-        return _drained(_unpickled(pickled)(batch))
-    except Exception as error:
-        if _travels(error):
-            raise
-        told = ProcessorError(f"{type(error).__qualname__}: {error}")
-        for note in [*getattr(error, "__notes__", []), "".join(traceback.format_exception(error))]:
-            add_note(told, note)
-    raise told  # out here, without the error behind it, which can't be pickled
-
-
-def _travels(error: Exception) -> bool:
-    """Whether an error comes out of a pickle as what it was; many that take several arguments do not."""
-    try:
-        return type(pickle.loads(pickle.dumps(error))) is type(error)
-    except Exception:
-        return False
-
-
-@lru_cache(maxsize=8)
-def _unpickled(pickled: bytes) -> Callable[[Any], Any]:
-    """The processor, loaded once a worker and not once a batch."""
-    import cloudpickle
-
-    return cloudpickle.loads(pickled)  # type: ignore[no-any-return]
-
-
-def _pickled(fn: Callable[..., Any]) -> bytes:
-    """The processor as bytes, by value where it can't be imported."""
-    import cloudpickle
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        persistent_id = staticmethod(refuse_persistent)
-
-    buffer = io.BytesIO()
-    try:
-        Pickler(buffer, protocol=5).dump(fn)
-    except LiveNodeError as error:
-        raise LiveNodeError(
-            f"parallel_map: the processor {got(fn)} can't leave its process: {error}; pass what it needs as records or "
-            f"plain values"
-        ) from None
-    except Exception as error:
-        raise NotPicklableError(
-            f"parallel_map: the processor {got(fn)} can't be sent to a process: {error}; create what it holds inside "
-            f'it, or use mode="thread"'
-        ) from error
-    return buffer.getvalue()
-
-
-def _drained(result: Any) -> Any:
-    """A result in which iterators, which can't travel, became lists, however deep they are nested."""
-    whole: list[Any] = []
-    levels = [(iter((result,)), whole, False)]  # what is still to come, and the list for it, to become a tuple or not
-    while levels:
-        items, into, is_tuple = levels[-1]
-        item = next(items, levels)
-        if item is levels:
-            levels.pop()
-            if is_tuple:
-                levels[-1][1][-1] = tuple(into)
-        elif isinstance(item, Iterator) or (type(item) in (list, tuple) and _nests(item)):
-            new: list[Any] = []
-            into.append(new)
-            levels.append((iter(item), new, type(item) is tuple))
-        else:
-            into.append(item)
-    return whole[0]
-
-
-def _nests(items: Iterable[Any]) -> bool:
-    return any(issubclass(kind, (Iterator, list, tuple)) for kind in set(map(type, items)))
 
 
 def _detached_only(batches: Iterable[B]) -> Iterator[B]:
@@ -403,9 +263,3 @@ def _where(record: object) -> str:
         return as_text(path_of("each", record))
     except ArgumentTypeError:
         return got(record)
-
-
-def _cpu_count() -> int:
-    import loky
-
-    return int(loky.cpu_count())

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
-from persistent import Persistent
-from persistent.wref import WeakRef
-from zodbpickle import pickle as zodb_pickle
 
 from ._nodes import connection_of
-from ._stage import check_choice, check_count, check_root, stage
-from .errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    ExistsError,
-    NotPicklableError,
-    ReadOnlyTreeError,
-    ResultError,
-    add_note,
-    as_text,
-    got,
-)
+from ._stage import check_choice, check_root, stage
+from ._transactions import check_storable, check_writable, undone_on_failure
+from .errors import ArgumentError, ArgumentTypeError, ExistsError, ResultError, as_text, got
 from .models import ProcessResult, Write, WriteReport
 from .write_policies import checked_path
 
@@ -249,7 +236,7 @@ def _write_persistent(
     with undone_on_failure(root) as commit:
         for batch in batches:
             for planned in batch:
-                _check_storable(planned, connection)
+                check_storable("write", planned, connection)
             written = report.written
             report = _applied(root, batch, if_exists, report)
             uncommitted += report.written - written
@@ -265,54 +252,6 @@ def _write_persistent(
             commit()
             report = replace(report, commits=report.commits + 1)
     return report
-
-
-@contextmanager
-def undone_on_failure(root: BaseNode) -> Iterator[Callable[[], None]]:
-    """Undo what was changed inside, or since the last call of the commit function that this gives, when it fails.
-
-    Changes that were there before stay. On a tree in memory nothing is undone.
-    """
-    connection = connection_of(root)
-    if connection is None:
-        yield lambda: None
-        return
-    transactions = connection.transaction_manager
-    try:
-        before = transactions.savepoint(optimistic=True)
-    except Exception as error:
-        transactions.abort()  # the transaction is lost already; the connection works again
-        add_note(error, "lotproc: changes that nobody had committed before the call can't be stored; they are dropped")
-        raise
-
-    def commit() -> None:
-        nonlocal before
-        transactions.commit()
-        before = transactions.savepoint(optimistic=True)
-
-    try:
-        yield commit
-    except BaseException:
-        try:
-            before.rollback()
-        except Exception:  # the transaction itself failed, and holds nothing that could be kept
-            transactions.abort()
-        raise
-
-
-def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:
-    """Refuse a tree that can't be written to, or not committed as asked."""
-    connection = connection_of(root)
-    if commit_every is not None:
-        check_count(name, "commit_every", commit_every)
-        if connection is None:
-            raise ArgumentError(
-                f"{name}: commit_every={commit_every} needs a tree in a database; {root.key!r} is in memory"
-            )
-    if connection is not None and connection.isReadOnly():
-        raise ReadOnlyTreeError(
-            f"{name}: the connection of {root.key!r} is read-only; open the database without read_only=True"
-        )
 
 
 def _applied(root: BaseNode, writes: Iterable[Write], if_exists: IfExists, report: WriteReport) -> WriteReport:
@@ -349,50 +288,3 @@ def _exists(planned: Write) -> ExistsError:
     return ExistsError(
         f'write: the node {as_text(planned.path)} is already there; if_exists="merge", "replace" or "skip" would go on'
     )
-
-
-def _check_storable(planned: Write, connection: Any) -> None:
-    """Refuse a value that the database can't store while its name is known; the commit would only say that it can't."""
-    for name, value in planned.attributes.items():
-        if type(value) in (type(None), bool, int, float, str, bytes):
-            continue
-        try:
-            _store_nowhere(value, connection)
-        except Exception as error:
-            raise NotPicklableError(
-                f"write: attribute {name!r} of {as_text(planned.path)} can't be stored: {error}; got {got(value)}"
-            ) from error
-
-
-def _store_nowhere(value: Any, connection: Any) -> None:
-    """Pickle a value as a ZODB connection will: each new persistent object in it on its own."""
-    new: dict[int, Persistent] = {}
-
-    def persistent_id(value: Any) -> str | None:
-        if isinstance(value, WeakRef):
-            return "stored"
-        if not isinstance(value, Persistent):
-            return None
-        if value._p_jar is None:
-            new.setdefault(id(value), value)
-        elif value._p_jar is not connection:
-            raise TypeError(f"it holds a {type(value).__qualname__} of another database connection")
-        return "stored"
-
-    def dump(value: Any) -> None:
-        pickler = zodb_pickle.Pickler(_Nowhere(), 3)
-        pickler.persistent_id = persistent_id
-        pickler.dump(value)
-
-    dump(value)
-    seen = 0
-    while seen < len(new):
-        found = list(new.values())
-        for item in found[seen:]:
-            dump(item.__getstate__())
-        seen = len(found)
-
-
-class _Nowhere:
-    def write(self, data: bytes) -> int:
-        return len(data)

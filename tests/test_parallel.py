@@ -394,7 +394,7 @@ def test_closing_with_threads_starts_nothing_more(monkeypatch: pytest.MonkeyPatc
             release.set()  # what is running may end, once the executor is told to stop
             super().shutdown(*args, **options)
 
-    monkeypatch.setattr("lotproc.parallel.ThreadPoolExecutor", Releasing)
+    monkeypatch.setattr("lotproc._workers.ThreadPoolExecutor", Releasing)
 
     def work(batch: list[int]) -> int:
         started.append(batch[0])

@@ -1,0 +1,114 @@
+"""What holds around every change of a tree: it can be written to, it can be stored, and a failure undoes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lotdb import BaseNode
+from persistent import Persistent
+from persistent.wref import WeakRef
+from zodbpickle import pickle as zodb_pickle
+
+from ._nodes import connection_of
+from ._stage import check_count
+from .errors import ArgumentError, NotPicklableError, ReadOnlyTreeError, add_note, as_text, got
+from .models import Write
+
+__all__ = ["check_storable", "check_writable", "undone_on_failure"]
+
+
+@contextmanager
+def undone_on_failure(root: BaseNode) -> Iterator[Callable[[], None]]:
+    """Undo what was changed inside, or since the last call of the commit function that this gives, when it fails.
+
+    Changes that were there before stay. On a tree in memory nothing is undone.
+    """
+    connection = connection_of(root)
+    if connection is None:
+        yield lambda: None
+        return
+    transactions = connection.transaction_manager
+    try:
+        before = transactions.savepoint(optimistic=True)
+    except Exception as error:
+        transactions.abort()  # the transaction is lost already; the connection works again
+        add_note(error, "lotproc: changes that nobody had committed before the call can't be stored; they are dropped")
+        raise
+
+    def commit() -> None:
+        nonlocal before
+        transactions.commit()
+        before = transactions.savepoint(optimistic=True)
+
+    try:
+        yield commit
+    except BaseException:
+        try:
+            before.rollback()
+        except Exception:  # the transaction itself failed, and holds nothing that could be kept
+            transactions.abort()
+        raise
+
+
+def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:
+    """Refuse a tree that can't be written to, or not committed as asked."""
+    connection = connection_of(root)
+    if commit_every is not None:
+        check_count(name, "commit_every", commit_every)
+        if connection is None:
+            raise ArgumentError(
+                f"{name}: commit_every={commit_every} needs a tree in a database; {root.key!r} is in memory"
+            )
+    if connection is not None and connection.isReadOnly():
+        raise ReadOnlyTreeError(
+            f"{name}: the connection of {root.key!r} is read-only; open the database without read_only=True"
+        )
+
+
+def check_storable(name: str, planned: Write, connection: Any) -> None:
+    """Refuse a value that the database can't store while its name is known; the commit would only say that it can't."""
+    for attribute, value in planned.attributes.items():
+        if type(value) in (type(None), bool, int, float, str, bytes):
+            continue
+        try:
+            _store_nowhere(value, connection)
+        except Exception as error:
+            raise NotPicklableError(
+                f"{name}: attribute {attribute!r} of {as_text(planned.path)} can't be stored: {error}; got {got(value)}"
+            ) from error
+
+
+def _store_nowhere(value: Any, connection: Any) -> None:
+    """Pickle a value as a ZODB connection will: each new persistent object in it on its own."""
+    new: dict[int, Persistent] = {}
+
+    def persistent_id(value: Any) -> str | None:
+        if isinstance(value, WeakRef):
+            return "stored"
+        if not isinstance(value, Persistent):
+            return None
+        if value._p_jar is None:
+            new.setdefault(id(value), value)
+        elif value._p_jar is not connection:
+            raise TypeError(f"it holds a {type(value).__qualname__} of another database connection")
+        return "stored"
+
+    def dump(value: Any) -> None:
+        pickler = zodb_pickle.Pickler(_Nowhere(), 3)
+        pickler.persistent_id = persistent_id
+        pickler.dump(value)
+
+    dump(value)
+    seen = 0
+    while seen < len(new):
+        found = list(new.values())
+        for item in found[seen:]:
+            dump(item.__getstate__())
+        seen = len(found)
+
+
+class _Nowhere:
+    def write(self, data: bytes) -> int:
+        return len(data)
