@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from sphinx.util import logging
+
 project = "lotproc"
 author = "lotproc developers"
 copyright = "2026, lotproc developers"
@@ -28,6 +30,13 @@ def allow_plurals(app: Any, what: str, name: str, obj: object, options: object, 
     lines[:] = [re.sub(r"(?<=\w)`(?=s\b)", r"`\\ ", line) for line in lines]
 
 
+def refuse_return_types(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Warn where a colon in the first line of "Returns:" made its beginning a type."""
+    if any(line.startswith(":rtype:") for line in lines):
+        logging.getLogger(__name__).warning("%s: the first line of its returns has a colon", name)
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", allow_plurals)
+    app.connect("autodoc-process-docstring", refuse_return_types, priority=900)  # behind napoleon

@@ -37,7 +37,7 @@ def chunked(n: int) -> Callable[[Iterable[T]], Iterator[list[T]]]:
         items: Any iterable: nodes, records, anything.
 
     Returns:
-        An iterator of lists, in the order of the items. Lazy: pulls `n` items for each list, and holds one list.
+        An iterator of lists, in the order of the items. Lazy; pulls `n` items for each list, and holds one list.
 
     Raises:
         ArgumentError: `n` is less than 1.
@@ -67,7 +67,7 @@ def chunked_by(key: int | Callable[[T], Any]) -> Callable[[Iterable[T]], Iterato
         items: Any iterable; of records or nodes where `key` is a number.
 
     Returns:
-        An iterator of lists, in the order of the items. Lazy: holds one list, as long as the run of its key, and the
+        An iterator of lists, in the order of the items. Lazy; holds one list, as long as the run of its key, and the
         item after it.
 
     Raises:
@@ -107,7 +107,7 @@ def chunked_bytes(limit: int, *, size: Callable[[T], int] | None = None) -> Call
             the item to a worker process.
 
     Returns:
-        An iterator of lists, in the order of the items. Lazy: holds one list and the item after it.
+        An iterator of lists, in the order of the items. Lazy; holds one list and the item after it.
 
     Raises:
         ArgumentError: `limit` is less than 1.

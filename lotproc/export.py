@@ -69,9 +69,9 @@ def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
         records: Records, or anything else with a `path` and `attributes`.
 
     Returns:
-        A DataFrame, its rows in the order of the records. Columns: TreeLevel_1 to TreeLevel_n of the deepest path,
-        `None` where a path ends sooner; then the attributes, in the order in which they first came, as the dtypes that
-        pandas finds for them. Values as in `to_rows`. Not lazy: holds the whole table.
+        A DataFrame, its rows in the order of the records. Its columns are TreeLevel_1 to TreeLevel_n of the deepest
+        path, `None` where a path ends sooner; then the attributes, in the order in which they first came, as the
+        dtypes that pandas finds for them. Values as in `to_rows`. Not lazy: holds the whole table.
 
     Raises:
         MissingExtraError: pandas is not installed.
@@ -133,7 +133,7 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
         batch_size: Records in a row group, and in memory, at most.
 
     Returns:
-        The number of rows written: in the order of the records, with the columns and types of `to_arrow`. A column with
+        The number of rows written, in the order of the records, with the columns and types of `to_arrow`. A column with
         nothing but empty dicts is null. Pulls all records; holds one batch of them.
 
     Raises:
@@ -169,9 +169,9 @@ def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str]) -> pd.DataF
         attribute_list: The attributes to take along.
 
     Returns:
-        A DataFrame with a row a leaf, depth first, sorted by key. Columns: TreeLevel_1 to TreeLevel_n for the keys
-        below `tree`, `None` where a leaf is less deep; then the attributes, `None` where absent, arrays as lists. Not
-        lazy: holds the whole table. For the connection's thread only.
+        A DataFrame with a row a leaf, depth first, sorted by key. Its columns are TreeLevel_1 to TreeLevel_n for the
+        keys below `tree`, `None` where a leaf is less deep; then the attributes, `None` where absent, arrays as
+        lists. Not lazy: holds the whole table. For the connection's thread only.
 
     Raises:
         ArgumentError: An attribute comes twice, or has the name of a level column.

@@ -37,7 +37,7 @@ def match_key(regex: str | re.Pattern[str], *, invert: bool = False) -> Callable
         invert: Keep those that do not match.
 
     Returns:
-        An iterator of the items kept, in their order. Lazy: holds one item.
+        An iterator of the items kept, in their order. Lazy; holds one item.
 
     Raises:
         PatternError: `regex` is no regular expression.
@@ -66,7 +66,7 @@ def match_path(pattern: str | Sequence[str], *, invert: bool = False) -> Callabl
         invert: Keep those that do not match.
 
     Returns:
-        An iterator of the items kept, in their order. Lazy: holds one item.
+        An iterator of the items kept, in their order. Lazy; holds one item.
 
     Raises:
         PatternError: `pattern` is no path pattern.
@@ -98,7 +98,7 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
         invert: Keep those that do not match.
 
     Returns:
-        An iterator of the items kept, in their order. Lazy: holds one item.
+        An iterator of the items kept, in their order. Lazy; holds one item.
 
     Raises:
         ArgumentTypeError: `name` is no str.

@@ -55,7 +55,7 @@ def index_files(folder: str | os.PathLike[str], pattern: str = "**/*.wav") -> It
             included. Letter case doesn't count.
 
     Returns:
-        An iterator of `IndexedFile`, depth first, sorted by name in each folder. Lazy: folders that can't match are not
+        An iterator of `IndexedFile`, depth first, sorted by name in each folder. Lazy; folders that can't match are not
         entered, nor are links to folders; holds the matching names in the folders along the current path. A folder that
         can't be read raises its `OSError` when it is reached.
 

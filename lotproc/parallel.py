@@ -78,7 +78,7 @@ def parallel_map(
         ordered: Give the results in the order of the batches; else as they are finished.
 
     Returns:
-        An iterator of what `fn` returned, one for each batch. Lazy: nothing starts before the first result is asked
+        An iterator of what `fn` returned, one for each batch. Lazy; nothing starts before the first result is asked
         for, and at most `buffersize` batches are held. Closing it cancels what has not started. The results of the
         batches before a failing one come first, then its exception.
 

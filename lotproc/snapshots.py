@@ -68,7 +68,7 @@ def snapshot(
         payload: A function of the live node; a copy of what it returns becomes the record's `payload`.
 
     Returns:
-        An iterator of records, in the order of the nodes. Lazy; holds one record. Reads only: the connection has
+        An iterator of records, in the order of the nodes. Lazy; holds one record. It only reads; the connection has
         nothing to commit afterwards. For the connection's thread only; the records are free.
 
     Raises:

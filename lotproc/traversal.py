@@ -228,7 +228,7 @@ def glob(pattern: str | Sequence[str]) -> Callable[[BaseNode], Iterator[BaseNode
         root: Any lotdb node, in memory or persistent.
 
     Returns:
-        An iterator of live nodes, each once, a node before those below it, siblings sorted by key. Lazy: plain
+        An iterator of live nodes, each once, a node before those below it, siblings sorted by key. Lazy; plain
         components are looked up, not searched, and branches that can't match are not entered. For the connection's
         thread only.
 

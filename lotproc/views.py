@@ -53,7 +53,7 @@ def show(*, depth: int | None = None, limit: int = 10) -> Callable[[BaseNode], T
         limit: Children to show of each node.
 
     Returns:
-        A `TreeView`: text when printed, and HTML in a notebook. Lazy: it reads the tree when it is displayed, at most
+        A `TreeView`, text when printed, and HTML in a notebook. Lazy; it reads the tree when it is displayed, at most
         200 rows of it, so it returns at once on a tree of any size. Reads only. For the connection's thread only.
 
     Raises:

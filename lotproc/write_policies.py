@@ -93,7 +93,7 @@ def inline(*base: str) -> InlineWritePolicy:
         *base: Keys between the processed node and the result. None of them: the node itself is written to.
 
     Returns:
-        A policy: a frozen, picklable value that is also a function from a `ProcessResult` to a path.
+        A policy, which is a frozen, picklable value that is also a function from a `ProcessResult` to a path.
 
     Raises:
         ArgumentError: A key is empty.
@@ -113,7 +113,7 @@ def mirror(*base: str) -> MirrorWritePolicy:
         *base: Keys between the target's root and the mirrored paths.
 
     Returns:
-        A policy: a frozen, picklable value that is also a function from a `ProcessResult` to a path.
+        A policy, which is a frozen, picklable value that is also a function from a `ProcessResult` to a path.
 
     Raises:
         ArgumentError: A key is empty.
@@ -133,7 +133,7 @@ def fresh(*base: str) -> FreshWritePolicy:
         *base: Keys between the target's root and the paths.
 
     Returns:
-        A policy: a frozen, picklable value that is also a function from a `ProcessResult` to a path.
+        A policy, which is a frozen, picklable value that is also a function from a `ProcessResult` to a path.
 
     Raises:
         ArgumentError: A key is empty.

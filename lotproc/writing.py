@@ -107,7 +107,7 @@ def write(
             `None`: the caller commits.
 
     Returns:
-        A `WriteReport`. Not lazy: pulls all results, holding one batch (from a tree in memory: all planned writes). For
+        A `WriteReport`. Not lazy; pulls all results, holding one batch (on a tree in memory all planned writes). For
         the connection's thread only.
 
     Raises:
