@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from lotdb import BaseNode
+from lotdb import LOTDB, BaseNode
 from persistent import Persistent
+from ZODB.Connection import Connection
+from ZODB.DB import DB
 
 from .errors import ArgumentTypeError, LiveNodeError, got
 
-__all__ = ["attributes_of", "connection_of", "key_of", "node_path", "path_of", "refuse_persistent"]
+__all__ = ["attributes_of", "connection_of", "key_of", "no_item", "node_path", "path_of", "refuse_persistent"]
 
 
 def refuse_persistent(value: object) -> None:
     """The `persistent_id` of a pickler that stops where it would take a whole tree along."""
     if isinstance(value, Persistent):
         raise LiveNodeError(f"it holds a persistent {type(value).__qualname__} inside")
+    if isinstance(value, (LOTDB, DB, Connection)):
+        raise LiveNodeError(f"it holds an open database inside, a {type(value).__qualname__}")
 
 
 def connection_of(node: BaseNode) -> Any:
@@ -45,7 +49,7 @@ def path_of(name: str, item: Any) -> tuple[str, ...]:
     try:
         return tuple(item.path)
     except (AttributeError, TypeError):
-        raise _no_item(name, item) from None
+        raise no_item(name, item) from None
 
 
 def key_of(name: str, item: Any) -> str:
@@ -53,9 +57,9 @@ def key_of(name: str, item: Any) -> str:
     try:
         key = item.key
     except AttributeError:
-        raise _no_item(name, item) from None
+        raise no_item(name, item) from None
     if not isinstance(key, str):
-        raise _no_item(name, item)
+        raise no_item(name, item)
     return key
 
 
@@ -63,10 +67,11 @@ def attributes_of(name: str, item: Any) -> Any:
     """Something with a `get` for the attributes of a live node or a record."""
     attributes = item.attribute_storage if isinstance(item, BaseNode) else getattr(item, "attributes", None)
     if not hasattr(attributes, "get"):
-        raise _no_item(name, item)
+        raise no_item(name, item)
     return attributes
 
 
-def _no_item(name: str, item: object) -> ArgumentTypeError:
-    hint = "; put it before chunked()" if isinstance(item, (list, tuple)) else ""
-    return ArgumentTypeError(f"{name}: expected a node or a record, got {got(item)}{hint}")
+def no_item(name: str, item: object, expected: str = "a node or a record") -> ArgumentTypeError:
+    """The error for something in a stream that a stage can't work on."""
+    hint = "; put it before chunked(), or toolz.concat in front" if isinstance(item, (list, tuple)) else ""
+    return ArgumentTypeError(f"{name}: expected {expected}, got {got(item)}{hint}")

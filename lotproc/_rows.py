@@ -12,6 +12,7 @@ from lotdb import BaseNode
 
 from ._nodes import node_path, path_of
 from .errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_text, got
+from .models import ProcessResult, Write
 from .payloads import PayloadHandle
 
 __all__ = ["LEVEL", "PLAIN", "Path", "Row", "check_names", "in_order", "levels", "rows_of"]
@@ -30,6 +31,8 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
         if isinstance(record, BaseNode):
             where = as_text(node_path(record))
             raise LiveNodeError(f"{name}: {where} is a live node; put snapshot() in front to make it a record")
+        if isinstance(record, ProcessResult):
+            record = _as_written(name, record)
         path = path_of(name, record)
         attributes: Any = getattr(record, "attributes", None)
         if isinstance(record.path, str) or not all(isinstance(key, str) for key in path):
@@ -43,6 +46,19 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
         for attribute, value in attributes.items():
             row[attribute] = value if type(value) in PLAIN else _cell(value)
         yield path, row
+
+
+def _as_written(name: str, result: ProcessResult) -> Write:
+    """A result as `write` would write it under `mirror()`; without an output, its attributes only."""
+    attributes = dict(result.attributes)
+    if result.output is not None:
+        if "result" in attributes:
+            raise ArgumentError(
+                f"{name}: the result at {as_text(result.path)} has an attribute 'result', which is where its output "
+                f"goes; rename it, or put plan(policy, output_attribute=...) in front"
+            )
+        attributes["result"] = result.output
+    return Write((*result.path, *result.relative_path), attributes)
 
 
 def levels(path: Path) -> Row:

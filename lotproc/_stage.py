@@ -28,6 +28,7 @@ from typing import Any
 from lotdb import BaseNode
 
 from .errors import ArgumentError, ArgumentTypeError, brief, got
+from .models import NodeRecord
 
 __all__ = ["Stage", "check_choice", "check_count", "check_root", "stage"]
 
@@ -162,8 +163,14 @@ def _check_items(name: str, data: str, items: object) -> None:
             f"{name}: {data} must be an iterable, got the node {items.key!r}; "
             f"put leaves(), level() or walk() in front, or a list around it"
         )
+    if isinstance(items, Stage):
+        raise ArgumentTypeError(f"{name}: {data} must be an iterable; the stage {items!r} still waits for its own data")
     if not isinstance(items, Iterable):
-        raise ArgumentTypeError(f"{name}: {data} must be an iterable, got {got(items)}")
+        hint = "; put chunked(n) in front" if isinstance(items, NodeRecord) else ""
+        raise ArgumentTypeError(f"{name}: {data} must be an iterable, got {got(items)}{hint}")
+    if isinstance(items, (str, bytes)) and data in ("nodes", "records", "files"):
+        hint = f'; several names go in a list, as in {name}(["a", "b"])' if data == "nodes" else ""
+        raise ArgumentTypeError(f"{name}: {data} must be an iterable of {data}, got {got(items)}{hint}")
 
 
 def _closing(result: Iterator[Any], items: Iterable[Any]) -> Generator[Any, None, None]:

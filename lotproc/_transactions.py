@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 from lotdb import BaseNode
@@ -11,12 +13,12 @@ from persistent import Persistent
 from persistent.wref import WeakRef
 from zodbpickle import pickle as zodb_pickle
 
-from ._nodes import connection_of
+from ._nodes import connection_of, refuse_persistent
 from ._stage import check_count
 from .errors import ArgumentError, NotPicklableError, ReadOnlyTreeError, add_note, as_text, got
 from .models import Write
 
-__all__ = ["check_storable", "check_writable", "undone_on_failure"]
+__all__ = ["check_storable", "check_writable", "plain_pickle", "undone_on_failure"]
 
 
 @contextmanager
@@ -107,6 +109,20 @@ def _store_nowhere(value: Any, connection: Any) -> None:
         for item in found[seen:]:
             dump(item.__getstate__())
         seen = len(found)
+
+
+def plain_pickle(value: Any) -> bytes | None:
+    """The pickle of a value that holds no persistent object; `None` for all others."""
+    buffer = BytesIO()
+    try:
+        _Plain(buffer, protocol=3).dump(value)
+    except Exception:
+        return None
+    return buffer.getvalue()
+
+
+class _Plain(pickle.Pickler):
+    persistent_id = staticmethod(refuse_persistent)
 
 
 class _Nowhere:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from ._nodes import refuse_persistent
 from .errors import LiveNodeError, NotPicklableError, ProcessorError, add_note, got
 
-__all__ = ["Submit", "cpu_count", "drained", "handed_in", "pickled_processor", "processes", "threads"]
+__all__ = ["Submit", "called", "cpu_count", "handed_in", "pickled_processor", "processes", "threads"]
 
 Submit: TypeAlias = "Callable[[Any], Future[Any]]"
 
@@ -34,7 +34,7 @@ _pools: dict[tuple[int, int], Any] = {}
 def threads(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
     executor = ThreadPoolExecutor(workers, thread_name_prefix="lotproc")
     try:
-        yield lambda batch: executor.submit(_call, fn, batch)
+        yield lambda batch: executor.submit(called, fn, batch)
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -68,6 +68,10 @@ def processes(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
     except BrokenExecutor:
         _pools.pop(key, None)  # the next call starts afresh
         raise
+    except KeyboardInterrupt:
+        if key in _pools:  # else the interpreter waits at its end for what runs there
+            _pools.pop(key).shutdown(kill_workers=True)
+        raise
 
 
 @contextmanager
@@ -76,16 +80,22 @@ def handed_in(executor: Executor, fn: Callable[[Any], Any]) -> Iterator[Submit]:
         pickled = pickled_processor(fn)
         yield lambda batch: executor.submit(_call_pickled, pickled, batch)
     else:
-        yield lambda batch: executor.submit(_call, fn, batch)
+        yield lambda batch: executor.submit(called, fn, batch)
 
 
-def _call(fn: Callable[[Any], Any], batch: Any) -> Any:
-    return drained(fn(batch))
+def called(fn: Callable[[Any], Any], batch: Any) -> Any:
+    """What a processor makes of a batch, drained."""
+    try:
+        return drained(fn(batch))
+    except AttributeError as error:
+        if error.obj is batch:
+            add_note(error, "lotproc: a processor gets a list of records; each(fn) makes one of a function of a record")
+        raise
 
 
 def _call_pickled(pickled: bytes, batch: Any) -> Any:
     try:
-        return drained(_unpickled(pickled)(batch))
+        return called(_unpickled(pickled), batch)
     except Exception as error:
         if _travels(error):
             raise

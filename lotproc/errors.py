@@ -96,7 +96,8 @@ def as_text(path: Iterable[str]) -> str:
 MAX_BRIEF = 120
 
 _repr = Repr()
-_repr.maxstring = _repr.maxother = 40
+_repr.maxstring = 40
+_repr.maxother = 80
 _repr.maxlevel = 2
 
 
@@ -120,7 +121,8 @@ def got(value: object) -> str:
     >>> got(None)
     'None'
     """
-    return brief(value) if value is None or isinstance(value, type) else f"{type(value).__name__} {brief(value)}"
+    text, kind = brief(value), type(value).__name__
+    return text if value is None or isinstance(value, type) or kind in text[: len(kind) + 1] else f"{kind} {text}"
 
 
 def add_note(error: BaseException, note: str) -> None:

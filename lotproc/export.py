@@ -38,7 +38,8 @@ def to_rows() -> Callable[[Iterable[Any]], Iterator[Row]]:
     [{'TreeLevel_1': 'ann', 'TreeLevel_2': 'clip_1', 'seconds': 1.2}]
 
     Args:
-        records: Records, or anything else with a `path` and `attributes`: `plan()` turns results into such.
+        records: Records or results, or anything else with a `path` and `attributes`. A result's output is its column
+            "result".
 
     Returns:
         An iterator of dicts, in the order of the records; each has the columns of its own record only. Arrays and
@@ -66,7 +67,7 @@ def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
     0         ann      clip_1      1.2
 
     Args:
-        records: Records, or anything else with a `path` and `attributes`.
+        records: Records or results, as in `to_rows`.
 
     Returns:
         A DataFrame, its rows in the order of the records. Its columns are TreeLevel_1 to TreeLevel_n of the deepest
@@ -94,7 +95,7 @@ def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
     [{'TreeLevel_1': 'ann', 'scores': [1, 2]}, {'TreeLevel_1': 'bob', 'scores': None}]
 
     Args:
-        records: Records, or anything else with a `path` and `attributes`.
+        records: Records or results, as in `to_rows`.
 
     Returns:
         A `pyarrow.Table`, its rows in the order of the records, its columns as in `to_dataframe`, null where a record
@@ -129,7 +130,7 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
 
     Args:
         path: The file to write. Its folder must be there, with room for two copies of the table for a while.
-        records: Records, or anything else with a `path` and `attributes`.
+        records: Records or results, as in `to_rows`.
         batch_size: Records in a row group, and in memory, at most.
 
     Returns:

@@ -331,7 +331,8 @@ def _read(node: DataNode, file: Path, attribute: str, backend: str, samplerate_h
                 raise
             raise MissingExtraError.of(*_EXTRAS[package], f"ingest_files: {file}") from error
         except Exception as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            reason = f"{type(error).__name__}: {' '.join(text.split())}"
         else:
             return
         raise _Unusable(reason)  # out here the error is gone, and with it what lotdb had opened

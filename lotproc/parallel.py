@@ -12,7 +12,7 @@ from lotdb import BaseNode
 
 from ._nodes import node_path, path_of
 from ._stage import check_choice, check_count, stage
-from ._workers import Submit, cpu_count, drained, handed_in, pickled_processor, processes, threads
+from ._workers import Submit, called, cpu_count, handed_in, pickled_processor, processes, threads
 from .errors import ArgumentTypeError, LiveNodeError, add_note, as_text, got
 from .models import NodeRecord
 
@@ -157,7 +157,7 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
 def _in_line(fn: Callable[[B], R], batches: Iterator[B]) -> Iterator[R]:
     for index, batch in enumerate(batches):
         with _noted(f"in batch {index}{_span(batch)}"):
-            result = drained(fn(batch))
+            result = called(fn, batch)
         yield result
 
 

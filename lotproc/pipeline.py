@@ -16,7 +16,7 @@ from .filters import match_key
 from .parallel import Mode, parallel_map
 from .snapshots import snapshot
 from .targets import WriteTarget
-from .traversal import leaves, level as nodes_at_level
+from .traversal import Skip, leaves, level as nodes_at_level
 
 __all__ = ["Pipeline"]
 
@@ -69,24 +69,35 @@ class Pipeline:
         return cls(items)
 
     def traverse(
-        self, traversal: Literal["leaves", "level"] = "leaves", level: int | Literal["deepest"] = "deepest"
+        self,
+        traversal: Literal["leaves", "level"] = "leaves",
+        level: int | Literal["deepest"] = "deepest",
+        skip: Skip = None,
     ) -> Pipeline:
-        """Walk the tree: its leaves, or the nodes at one level."""
+        """Walk the tree: its leaves, or the nodes at one level.
+
+        Args:
+            traversal: "leaves" or "level".
+            level: The depth for "level", or "deepest".
+            skip: Branches that do not exist for this walk, as in `leaves`. A pipeline that writes inline is run again
+                with the branch that it writes to skipped, such as `"_proc"`: else its own results are the leaves.
+        """
         check_choice("Pipeline.traverse", "traversal", traversal, ("leaves", "level"))
         self._expect("traverse", "tree")
-        at_level = nodes_at_level(level)  # which checks the level, wanted or not
-        walk = leaves() if traversal == "leaves" else at_level
-        call = f"traverse({traversal!r})" if traversal == "leaves" else f"traverse('level', level={level!r})"
-        return self._then(call, walk, gives="items")
+        at_level = nodes_at_level(level, skip=skip)  # which checks the level, wanted or not
+        walk = leaves(skip=skip) if traversal == "leaves" else at_level
+        options = f", level={level!r}" if traversal == "level" else ""
+        options += f", skip={_name(skip)}" if skip is not None else ""
+        return self._then(f"traverse({traversal!r}{options})", walk, gives="items")
 
     def filter(self, predicate: Callable[[Any], Any]) -> Pipeline:
-        """Keep the items for which `predicate` is true."""
+        """Keep the items for which `predicate`, a function of an item, is true."""
         if not callable(predicate):
             raise ArgumentTypeError(f"Pipeline.filter: predicate must be a function of an item, got {got(predicate)}")
         return self._then_items(f"filter({_name(predicate)})", _keep(predicate))
 
     def filter_key(self, pattern: str, invert: bool = False) -> Pipeline:
-        """Keep the items in whose key the regular expression is found; with `invert` the others."""
+        """Keep the items in whose key the regular expression `pattern` is found; with `invert` the others."""
         call = f"filter_key({pattern!r}{', invert=True' if invert else ''})"
         return self._then_items(call, match_key(pattern, invert=invert))
 
@@ -102,7 +113,13 @@ class Pipeline:
         attribute_names: Iterable[str] | None = None,
         include_all_attributes: bool = False,
     ) -> Pipeline:
-        """Turn live nodes into records with some attributes or all of them; or call `fn` on each node instead."""
+        """Turn live nodes into records.
+
+        Args:
+            fn: A function of a node that makes what the processor gets, in place of a record.
+            attribute_names: The attributes that the records have; by default none.
+            include_all_attributes: Take all attributes.
+        """
         if fn is not None:
             if not callable(fn):
                 raise ArgumentTypeError(f"Pipeline.prepare: fn must be a function of a node, got {got(fn)}")
@@ -120,7 +137,13 @@ class Pipeline:
         return self._then_items(f"prepare(attribute_names={attribute_names!r})", snapshot(attribute_names))
 
     def process(self, fn: Callable[[list[Any]], Any], mode: Mode = "sync", workers: int | None = None) -> Pipeline:
-        """Call `fn` on each batch; on unbuffered items, on lists of one."""
+        """Call a processor on each batch.
+
+        Args:
+            fn: A function of a list of records; of lists of one where nothing was buffered.
+            mode: "sync", "thread" or "process", as in `parallel_map`; "process" needs `buffer` first.
+            workers: Threads or processes; by default one for each CPU.
+        """
         self._expect("process", "items", "batches")
         if mode == "process" and self.gives != "batches":
             raise ArgumentError("Multiprocessing requires buffered batches before process(...)")
@@ -195,4 +218,5 @@ def _in_batches(step: Stage) -> Callable[[Iterable[list[T]]], Iterator[list[Any]
 
 
 def _name(fn: object) -> str:
+    """A function by its name, anything else by its repr."""
     return getattr(fn, "__name__", None) or repr(fn)

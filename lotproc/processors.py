@@ -12,6 +12,7 @@ from .errors import ArgumentError
 from .parallel import Mode
 from .pipeline import Pipeline
 from .targets import WriteTarget
+from .traversal import Skip
 
 __all__ = [
     "PreparationSpec",
@@ -36,6 +37,7 @@ class SelectionSpec:
         filter_fn: A function of a node that is true for those to keep.
         filter_key_pattern: A regular expression to find in the key.
         invert_filter: Keep the nodes whose key does not match `filter_key_pattern`.
+        skip: Branches that do not exist for this walk, as in `leaves`: `"_proc"` where a run before wrote inline.
     """
 
     traversal: Literal["leaves", "level"] = "leaves"
@@ -43,6 +45,7 @@ class SelectionSpec:
     filter_fn: Callable[[Any], Any] | None = None
     filter_key_pattern: str | None = None
     invert_filter: bool = False
+    skip: Skip = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def build_selection_pipeline(root: BaseNode, spec: SelectionSpec | None = None) 
     spec = spec or SelectionSpec()
     if spec.invert_filter and spec.filter_key_pattern is None:
         raise ArgumentError("SelectionSpec: invert_filter=True inverts filter_key_pattern, and there is none")
-    pipeline = Pipeline.from_root(root).traverse(spec.traversal, level=spec.level)
+    pipeline = Pipeline.from_root(root).traverse(spec.traversal, level=spec.level, skip=spec.skip)
     if spec.filter_fn is not None:
         pipeline = pipeline.filter(spec.filter_fn)
     if spec.filter_key_pattern is not None:
@@ -186,6 +189,7 @@ def node_process_cruncher(
     filter_fn: Callable[[Any], Any] | None = None,
     filter_key_pattern: str | None = None,
     invert_filter: bool = False,
+    skip: Skip = None,
     buffer_size: int = 1000,
     prepare_fn: Callable[[Any], Any] | None = None,
     attribute_names: Iterable[str] | None = None,
@@ -218,7 +222,7 @@ def node_process_cruncher(
     return build_node_process_pipeline(
         root,
         fn,
-        selection=SelectionSpec(traversal, level, filter_fn, filter_key_pattern, invert_filter),
+        selection=SelectionSpec(traversal, level, filter_fn, filter_key_pattern, invert_filter, skip),
         preparation=PreparationSpec(buffer_size, prepare_fn, attribute_names, include_all_attributes),
         processing=ProcessingSpec(mode, workers),
         target=target,

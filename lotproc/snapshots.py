@@ -19,7 +19,7 @@ from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 from ZODB.blob import Blob
 
-from ._nodes import node_path, refuse_persistent
+from ._nodes import no_item, node_path, refuse_persistent
 from ._stage import stage
 from .errors import ArgumentTypeError, DetachError, add_note, as_text, got
 from .models import NodeRecord
@@ -97,7 +97,7 @@ def _record(
     node: BaseNode, names: tuple[str, ...] | EllipsisType, payload: Callable[[BaseNode], Any] | None
 ) -> NodeRecord:
     if not isinstance(node, BaseNode):
-        raise ArgumentTypeError(f"snapshot: expected a live node, got {got(node)}")
+        raise no_item("snapshot", node, "a live node")
     stored = node.attribute_storage
     attributes = {}
     for name in stored.keys() if names is ... else names:

@@ -12,6 +12,7 @@ from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 
 from ._stage import check_count, stage
 from .errors import ArgumentTypeError, brief, got
+from .payloads import PayloadHandle
 
 __all__ = ["TreeView", "progress", "show"]
 
@@ -23,7 +24,7 @@ MAX_ROWS = 200
 MAX_ATTRIBUTES = 8
 #: Characters shown of a file's name.
 MAX_TEXT = 40
-#: Children counted beyond the ones shown.
+#: Children counted beyond the ones shown, and attributes looked at.
 MAX_COUNTED = 1_000
 
 
@@ -146,9 +147,9 @@ def _guides(last: tuple[bool, ...]) -> str:
 
 
 def _described(node: BaseNode) -> list[tuple[str, str]]:
-    items = iter(node.attribute_storage.items())
-    described = [(name, _brief(value)) for name, value in islice(items, MAX_ATTRIBUTES)]
-    return [*described, ("…", "")] if next(items, None) is not None else described
+    names = sorted(islice(node.attribute_storage.keys(), MAX_COUNTED), key=lambda name: name.startswith("_"))
+    described = [(name, _brief(node.attribute_storage[name])) for name in names[:MAX_ATTRIBUTES]]
+    return [*described, ("…", "")] if len(names) > MAX_ATTRIBUTES else described
 
 
 def _brief(value: Any) -> str:
@@ -158,6 +159,8 @@ def _brief(value: Any) -> str:
             rate = f" at {value.samplerate_hz:g} Hz" if value.samplerate_hz else ""
             return f"<{value.dtype} {value.shape}{rate}>"
         return f"<{value.get_metadata('payload_kind', 'empty')}>"
+    if isinstance(value, PayloadHandle):
+        return f"<{value}>"
     if isinstance(value, BlobObject):
         return f"<{value.content_type}>"
     if isinstance(value, PathFileObj):

@@ -90,7 +90,8 @@ def inline(*base: str) -> InlineWritePolicy:
     ('speaker_01', 'clip_001', '_proc', 'summary')
 
     Args:
-        *base: Keys between the processed node and the result. None of them: the node itself is written to.
+        *base: Keys between the processed node and the result, one by one; a slash is a character like any other. None
+            of them: the node itself is written to.
 
     Returns:
         A policy, which is a frozen, picklable value that is also a function from a `ProcessResult` to a path.
@@ -154,11 +155,13 @@ def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> t
         return path
     where = f" of the result at {as_text(of)}" if of else ""
     if isinstance(path, str) or not isinstance(path, Iterable):
-        raise ArgumentTypeError(f"{name}{where} must be a tuple of keys, got {got(path)}")
+        hint = "; a record's is record.path" if name == "path" else ""
+        raise ArgumentTypeError(f"{name}{where} must be a tuple of keys, got {got(path)}{hint}")
     keys = tuple(path)
     for position, key in enumerate(keys):
         if not isinstance(key, str):
-            raise ArgumentTypeError(f"{name}{where}: key {position} of {keys!r} must be a str, got {got(key)}")
+            hint = "; give the keys one by one" if isinstance(key, (list, tuple)) else ""
+            raise ArgumentTypeError(f"{name}{where}: key {position} of {keys!r} must be a str, got {got(key)}{hint}")
         if not key:
             raise ArgumentError(f"{name}{where}: key {position} of {keys!r} is empty; a node needs a name")
     return tuple(map(str.__str__, keys))  # of subclasses the value: lotdb would take an enum's name

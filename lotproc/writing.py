@@ -11,7 +11,7 @@ from lotdb import BaseNode
 
 from ._nodes import connection_of
 from ._stage import check_choice, check_root, stage
-from ._transactions import check_storable, check_writable, undone_on_failure
+from ._transactions import check_storable, check_writable, plain_pickle, undone_on_failure
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, ResultError, as_text, got
 from .models import ProcessResult, Write, WriteReport
 from .write_policies import checked_path
@@ -21,6 +21,7 @@ __all__ = ["plan", "write"]
 Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
 IfExists: TypeAlias = Literal["merge", "replace", "skip", "error"]
 
+_ABSENT = object()
 #: Results between two savepoints, which check that they can be stored and bound what is held in memory.
 SAVEPOINT_EVERY = 2_000
 
@@ -269,10 +270,20 @@ def _applied(root: BaseNode, writes: Iterable[Write], if_exists: IfExists, repor
             for name in set(node.all_attribute_keys()) - planned.attributes.keys():
                 node.delete_attribute(name)
         for name, value in planned.attributes.items():
-            node.set_attribute(name, value)
+            if not _stored_already(node, name, value):
+                node.set_attribute(name, value)
         written += 1
         last_path = planned.path
     return replace(report, written=written, skipped=skipped, last_path=last_path)
+
+
+def _stored_already(node: BaseNode, name: str, value: Any) -> bool:
+    """Whether an attribute has this value, to the byte: a run that changes nothing must not make the database grow."""
+    stored = node.get_attribute(name, _ABSENT)
+    if type(stored) is not type(value):
+        return False
+    pickled = plain_pickle(value)
+    return pickled is not None and pickled == plain_pickle(stored)
 
 
 def _find(root: BaseNode, path: tuple[str, ...]) -> BaseNode | None:

@@ -184,7 +184,7 @@ def test_live_nodes_are_measured_by_a_given_size_only(folder: Path) -> None:
 
 
 def test_an_item_that_cannot_be_measured_is_named() -> None:
-    with pytest.raises(lp.NotPicklableError, match=r"chunked_bytes: can't measure function .*lambda.*give size="):
+    with pytest.raises(lp.NotPicklableError, match=r"chunked_bytes: can't measure <function .*lambda.*give size="):
         list(lp.chunked_bytes(2, [lambda: None]))
 
 

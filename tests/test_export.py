@@ -145,11 +145,20 @@ def test_cells(value: Any, cell: Any) -> None:
 
 
 def test_anything_with_a_path_and_attributes_is_a_record() -> None:
-    items = [ProcessResult(("a",), output=1, attributes={"x": 1}), Write(("b", "c"), {"x": 2})]
+    items = [ProcessResult(("a",), attributes={"x": 1}), Write(("b", "c"), {"x": 2})]
     assert list(to_rows(items)) == [
         {"TreeLevel_1": "a", "x": 1},
         {"TreeLevel_1": "b", "TreeLevel_2": "c", "x": 2},
     ]
+
+
+def test_a_result_is_a_row_with_its_relative_path_and_its_output() -> None:
+    result = ProcessResult(("a",), output=0.5, attributes={"unit": "s"}, relative_path=("v2",))
+    assert list(to_rows([result])) == [{"TreeLevel_1": "a", "TreeLevel_2": "v2", "unit": "s", "result": 0.5}]
+    with pytest.raises(ArgumentError, match="the result at a has an attribute 'result'"):
+        list(to_rows([ProcessResult(("a",), output=1, attributes={"result": 2})]))
+    with pytest.raises(ArgumentTypeError, match="got list .*toolz.concat in front"):
+        list(to_rows([[result]]))
 
 
 @pytest.mark.parametrize("name", ["TreeLevel_1", "TreeLevel_7"])

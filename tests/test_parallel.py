@@ -8,6 +8,9 @@ import multiprocessing
 import operator
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -622,7 +625,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "executor without submit": (
         {"executor": object()},
         ArgumentTypeError,
-        "executor must have a submit method, got obj",
+        "executor must have a submit method, got <obj",
     ),
     "executor that is a class": ({"executor": 4}, ArgumentTypeError, "executor must have a submit method, got int 4"),
     "no function": ({"fn": 3}, ArgumentTypeError, "fn must be a function of a batch, got int 3"),
@@ -723,3 +726,47 @@ def test_it_runs_on_the_executor_of_dask() -> None:
     ):
         results = parallel_map(lambda batch: [2 * number for number in batch], [[1], [2, 3]], executor=executor)
         assert list(results) == [[2], [4, 6]]
+
+
+@pytest.mark.parametrize("mode", ["sync", "thread", "process"])
+def test_a_function_of_a_record_that_gets_a_batch_is_told_of_each(mode: Any) -> None:
+    batch = [NodeRecord(("a",), "a")]
+    with pytest.raises(AttributeError, match="path") as raised:
+        list(parallel_map(lambda record: record.path, [batch], mode=mode))
+    assert raised.value.__notes__[0] == (
+        "lotproc: a processor gets a list of records; each(fn) makes one of a function of a record"
+    )
+
+
+def test_a_processor_that_holds_a_database_is_refused() -> None:
+    with database() as db, pytest.raises(LiveNodeError, match="holds an open database inside, a LOTDB"):
+        parallel_map(lambda batch: db.name)
+
+
+INTERRUPTED = """
+import os, sys
+from lotproc import parallel_map
+
+def report_and_wait_for_ever(batch):
+    print(os.getpid(), flush=True)
+    os.read(os.pipe()[0], 1)
+
+if __name__ == "__main__":
+    print(os.getpid(), flush=True)
+    list(parallel_map(report_and_wait_for_ever, [[1], [2], [3]], max_workers=2))
+"""
+
+
+def test_an_interrupt_ends_the_program_and_its_workers() -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    parent, *workers = (int(program.stdout.readline()) for _ in range(3))
+    os.kill(parent, signal.SIGINT)
+    _, errors = program.communicate()  # both streams end when no worker is left to hold them
+    assert program.returncode != 0
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)

@@ -13,6 +13,7 @@ from lotdb import BaseNode
 from recording import Source, committed, contents, database, plant
 from toolz import pipe
 
+import lotproc as lp
 from lotproc import (
     ArgumentError,
     ArgumentTypeError,
@@ -424,3 +425,27 @@ def test_a_wrong_call_is_refused_when_it_is_made(root: BaseNode, case: str) -> N
     with pytest.raises(error, match=message):
         call(root)
     assert contents(root) == {(): {}, ("ann",): {}, ("bob",): {}, **CORPUS}
+
+
+def test_an_inline_pipeline_that_skips_its_results_is_run_again_with_the_same_tree() -> None:
+    root = BaseNode("root")
+    root.gns(["ann", "clip"])
+    target = InlineTarget(root)
+    again = (
+        Pipeline.from_root(root)
+        .traverse("leaves", skip="_proc")
+        .buffer(2)
+        .prepare()
+        .process(lp.each(copied))
+        .write(target)
+    )
+    assert "traverse('leaves', skip='_proc')" in repr(again)
+    for _ in range(2):
+        again.run()
+        assert [leaf.gps() for leaf in lp.leaves(root)] == [["ann", "clip", "_proc"]]
+    with pytest.raises(lp.PatternError):
+        Pipeline.from_root(root).traverse("level", skip="[")
+
+
+def copied(record: lp.NodeRecord) -> lp.ProcessResult:
+    return lp.ProcessResult(record.path, output=record.key)

@@ -135,6 +135,7 @@ def test_the_specifications_have_the_documented_fields_in_the_documented_order()
         ("filter_fn", None),
         ("filter_key_pattern", None),
         ("invert_filter", False),
+        ("skip", None),
     ]
     assert list(defaults(PreparationSpec).items()) == [
         ("buffer_size", 1000),

@@ -672,3 +672,29 @@ def test_the_error_of_a_missing_package_names_its_extra_and_survives_pickling() 
     copy = pickle.loads(pickle.dumps(error))
     assert str(copy) == str(error)
     assert 'pip install "lotproc[zarr]"' in str(copy)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda: lp.snapshot("seconds", "rms"),
+            r'got str \'rms\'; several names go in a list, as in snapshot\(\["a", "b"\]\)',
+        ),
+        (lambda: lp.to_rows("a.csv"), "records must be an iterable of records, got str 'a.csv'"),
+        (
+            lambda: lp.chunked(2, lp.leaves()),
+            r"items must be an iterable; the stage leaves\(\) still waits for its own data",
+        ),
+        (lambda: lp.each(len)(lp.NodeRecord(("a",), "a")), r"got NodeRecord\(.*; put chunked\(n\) in front"),
+        (
+            lambda: list(lp.snapshot("a", [[BaseNode("a")]])),
+            r"expected a live node, got list .*; put it before chunked",
+        ),
+        (lambda: lp.inline(["_proc", "a"]), "must be a str, got list .*; give the keys one by one"),  # type: ignore[arg-type]
+        (lambda: lp.inline()(3), "a write policy takes a ProcessResult, got int 3"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_slip_of_the_pen_is_told_what_to_do(call: Callable[[], Any], text: str) -> None:
+    with pytest.raises(lp.ArgumentTypeError, match=text):
+        call()

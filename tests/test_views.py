@@ -261,7 +261,7 @@ def test_values_that_are_not_shown_by_their_repr_are_escaped_too(path: str) -> N
     root.set_attribute("file", PathFileObj(filepath=path))
     add_blob(root, data=b"", content_type=path)
     text = "".join(ElementTree.fromstring(lp.show(root)._repr_html_()).itertext())
-    assert text == f"root _blob=<{path}> file={Path(path)}"
+    assert text == f"root file={Path(path)} _blob=<{path}>"
 
 
 @pytest.mark.parametrize("limit", [3, 10, 150, 1_000])

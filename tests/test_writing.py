@@ -852,3 +852,23 @@ def test_an_inline_pipeline_run_twice_leaves_the_same_tree(persistent: bool, if_
         assert len(once) == 1 + 3 + 3 * len(wanted)
         assert first.written == second.written + second.skipped == len(wanted)
         assert second.skipped == (len(wanted) if if_exists == "skip" else 0)
+
+
+def test_a_run_that_changes_nothing_stores_nothing() -> None:
+    results = [
+        ProcessResult(("a",), {"n": [1, 2.5, None, "x"]}, {"b": b"b", "t": (1,), "array": np.arange(3)}),
+        ProcessResult(("b",), float("nan"), {"zero": 0.0}),
+    ]
+    with database() as db:
+        root = db.open_connection()
+        write(mirror(), root, results)
+        db.commit()
+        assert write(mirror(), root, results).written == 2
+        assert root._p_jar._registered_objects == []
+        changed = [ProcessResult(("b",), float("nan"), {"zero": -0.0})]
+        write(mirror(), root, changed)
+        db.commit()
+        assert str(root.get_node("b").get_attribute("zero")) == "-0.0"
+        write(mirror(), root, [ProcessResult(("b",), float("nan"), {"zero": 0})])
+        db.commit()
+        assert type(root.get_node("b").get_attribute("zero")) is int
