@@ -32,6 +32,7 @@ _pools: dict[tuple[int, int], Any] = {}
 
 @contextmanager
 def threads(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
+    """Threads of our own, gone at the end; batches that run by then are waited for."""
     executor = ThreadPoolExecutor(workers, thread_name_prefix="lotproc")
     try:
         yield lambda batch: executor.submit(called, fn, batch)
@@ -41,6 +42,7 @@ def threads(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
 
 @contextmanager
 def processes(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
+    """Worker processes that stay for the next call."""
     import loky
 
     # One pool for each number of workers: loky's own reusable one is resized, and waits for what still runs on it.
@@ -76,6 +78,7 @@ def processes(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
 
 @contextmanager
 def handed_in(executor: Executor, fn: Callable[[Any], Any]) -> Iterator[Submit]:
+    """An executor of somebody else's, which is left running."""
     if isinstance(executor, ProcessPoolExecutor):
         pickled = pickled_processor(fn)
         yield lambda batch: executor.submit(_call_pickled, pickled, batch)
