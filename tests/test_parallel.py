@@ -744,8 +744,10 @@ def test_a_processor_that_holds_a_database_is_refused() -> None:
 
 
 INTERRUPTED = """
-import os, sys
+import os, signal
 from lotproc import parallel_map
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def report_and_wait_for_ever(batch):
     print(os.getpid(), flush=True)
@@ -764,7 +766,7 @@ def test_an_interrupt_ends_the_program_and_its_workers() -> None:
     assert program.stdout is not None
     parent, *workers = (int(program.stdout.readline()) for _ in range(3))
     os.kill(parent, signal.SIGINT)
-    _, errors = program.communicate()  # both streams end when no worker is left to hold them
+    _, errors = program.communicate(timeout=100)  # both streams end when no worker is left to hold them
     assert program.returncode != 0
     assert errors.rstrip().endswith("KeyboardInterrupt")
     for worker in workers:
