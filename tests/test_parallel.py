@@ -764,9 +764,12 @@ def test_an_interrupt_ends_the_program_and_its_workers() -> None:
         [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert program.stdout is not None
-    parent, *workers = (int(program.stdout.readline()) for _ in range(3))
-    os.kill(parent, signal.SIGINT)
-    _, errors = program.communicate(timeout=100)  # both streams end when no worker is left to hold them
+    try:
+        parent, *workers = (int(program.stdout.readline()) for _ in range(3))
+        os.kill(parent, signal.SIGINT)
+        _, errors = program.communicate(timeout=100)  # both streams end when no worker is left to hold them
+    finally:
+        program.kill()
     assert program.returncode != 0
     assert errors.rstrip().endswith("KeyboardInterrupt")
     for worker in workers:
