@@ -19,7 +19,7 @@ from .errors import ArgumentTypeError, as_text, got
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Kinds", "table_of", "write_parquet"]
+__all__ = ["whole_table", "write_parquet"]
 
 #: What a column holds, by the first of these that a value is an instance of.
 KINDS = (bool, int, float, str, bytes, list, dict, datetime.datetime, datetime.date)
@@ -90,6 +90,26 @@ def _fails(values: list[Any]) -> bool:
     return False
 
 
+def whole_table(name: str, rows: Iterator[tuple[Path, Row]], batch_size: int = 10_000) -> pa.Table:
+    """Rows as one table; only a batch of them is in Python's hands at a time."""
+    import pyarrow as pa
+
+    kinds = Kinds(name)
+    batches = [(table_of(batch, kinds), len(batch)) for batch in more_itertools.chunked(rows, batch_size)]
+    schema = _schema_of([table.schema for table, _ in batches])
+    if not batches:
+        return pa.table({}, schema=schema)
+    return pa.concat_tables([_widened(name, table, size, schema) for table, size in batches])
+
+
+def _schema_of(schemas: list[pa.Schema]) -> pa.Schema:
+    """The schema that the rows of several tables fit, its columns in order."""
+    import pyarrow as pa
+
+    schema = pa.unify_schemas([pa.schema([]), *schemas], promote_options="permissive")
+    return pa.schema([schema.field(name) for name in in_order(schema.names)])
+
+
 def write_parquet(target: str, rows: Iterator[tuple[Path, Row]], batch_size: int) -> int:
     """Batches go to a nameless file first: the schema is known only after the last one."""
     import pyarrow as pa
@@ -103,32 +123,33 @@ def write_parquet(target: str, rows: Iterator[tuple[Path, Row]], batch_size: int
             table = table_of(batch, kinds)
             with pa.ipc.new_stream(spool, table.schema) as stream:
                 stream.write_table(table)
-            schema = pa.unify_schemas([schema, table.schema], promote_options="permissive")
+            schema = _schema_of([schema, table.schema])
             sizes.append(len(batch))
         spool.seek(0)
-        fields = [schema.field(name) for name in in_order(schema.names)]
         # Parquet has no dicts without any key.
-        schema = pa.schema([field.with_type(pa.null()) if field.type == pa.struct([]) else field for field in fields])
+        schema = pa.schema([field.with_type(pa.null()) if field.type == pa.struct([]) else field for field in schema])
         with pq.ParquetWriter(file, schema) as writer:
             for size in sizes:
                 with pa.ipc.open_stream(spool) as stream:
-                    writer.write_table(_widened(stream.read_all(), size, schema))
+                    writer.write_table(_widened("to_parquet", stream.read_all(), size, schema))
     return sum(sizes)
 
 
-def _widened(table: pa.Table, size: int, schema: pa.Schema) -> pa.Table:
+def _widened(name: str, table: pa.Table, size: int, schema: pa.Schema) -> pa.Table:
     """A batch with the types of the whole; its size is its own, as a table without columns has none."""
     import pyarrow as pa
 
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+
     def column(field: pa.Field) -> Any:
-        if field.name not in table.column_names or pa.types.is_null(field.type):
+        if field.name not in columns or pa.types.is_null(field.type):
             return pa.nulls(size, field.type)
-        values = table.column(field.name)
+        values = columns[field.name]
         if values.type == field.type:
             return values
         try:
             return pa.array(values.to_pylist(), field.type)
         except pa.ArrowException as error:
-            raise ArgumentTypeError(f"to_parquet: the column {field.name!r} can't be {field.type}: {error}") from error
+            raise ArgumentTypeError(f"{name}: the column {field.name!r} can't be {field.type}: {error}") from error
 
     return pa.table([column(field) for field in schema], schema=schema)

@@ -20,5 +20,8 @@ def needed(module: str, extra: str, purpose: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError:
-        raise MissingExtraError.of(module.partition(".")[0], extra, purpose) from None
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise  # it is there, and something that it needs is not
+        raise MissingExtraError.of(package, extra, purpose) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from io import BytesIO
 from typing import Any
 
 from lotdb import LOTDB, BaseNode
@@ -20,6 +22,15 @@ def refuse_persistent(value: object) -> None:
         raise LiveNodeError(f"it holds a persistent {type(value).__qualname__} inside")
     if isinstance(value, (LOTDB, DB, Connection)):
         raise LiveNodeError(f"it holds an open database inside, a {type(value).__qualname__}")
+
+
+def dumps_detached(value: Any, *, protocol: int = 5, pickler: Any = pickle.Pickler) -> bytes:
+    """The pickle of a value, if nothing in it belongs to a database."""
+    buffer = BytesIO()
+    writer = pickler(buffer, protocol=protocol)
+    writer.persistent_id = refuse_persistent
+    writer.dump(value)
+    return buffer.getvalue()
 
 
 def connection_of(node: BaseNode) -> Any:

@@ -44,8 +44,6 @@ class Stage:
     [['a', 'b'], ['c']]
     """
 
-    __slots__ = ("function", "given", "ready")
-
     def __init__(
         self, function: Callable[..., Any], given: dict[str, Any], ready: Callable[[Any], Any] | None = None
     ) -> None:
@@ -116,6 +114,9 @@ def stage(data: str) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable
                 given = signature.bind_partial(*args, **kwargs).arguments
             except TypeError as error:
                 raise ArgumentTypeError(f"{shape}: {error}") from None
+            for name, value in given.items():
+                if name != data and isinstance(value, Iterator):  # which could be used only once
+                    given[name] = tuple(value)
             positional = positional_of(call)
             missing = [name for name in positional if name not in given]
             if len(missing) == len(positional) > 1:

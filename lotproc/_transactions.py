@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from typing import Any
 
 from lotdb import BaseNode
@@ -13,7 +11,7 @@ from persistent import Persistent
 from persistent.wref import WeakRef
 from zodbpickle import pickle as zodb_pickle
 
-from ._nodes import connection_of, refuse_persistent
+from ._nodes import connection_of, dumps_detached
 from ._stage import check_count
 from .errors import ArgumentError, NotPicklableError, ReadOnlyTreeError, add_note, as_text, got
 from .models import Write
@@ -113,16 +111,10 @@ def _store_nowhere(value: Any, connection: Any) -> None:
 
 def plain_pickle(value: Any) -> bytes | None:
     """The pickle of a value that holds no persistent object; `None` for all others."""
-    buffer = BytesIO()
     try:
-        _Plain(buffer, protocol=3).dump(value)
+        return dumps_detached(value, protocol=3)
     except Exception:
         return None
-    return buffer.getvalue()
-
-
-class _Plain(pickle.Pickler):
-    persistent_id = staticmethod(refuse_persistent)
 
 
 class _Nowhere:

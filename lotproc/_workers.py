@@ -6,7 +6,6 @@ processor returned, with the iterators in it drained.
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import traceback
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from ._nodes import refuse_persistent
+from ._nodes import dumps_detached
 from .errors import LiveNodeError, NotPicklableError, ProcessorError, add_note, got
 
 __all__ = ["Submit", "called", "cpu_count", "handed_in", "pickled_processor", "processes", "threads"]
@@ -26,8 +25,8 @@ Submit: TypeAlias = "Callable[[Any], Future[Any]]"
 #: Seconds that idle worker processes stay for the next call; starting them costs about 0.2 s.
 IDLE_SECONDS = 60
 
-#: The pools of this process, by its id (a forked child has none of them) and their number of workers.
-_pools: dict[tuple[int, int], Any] = {}
+#: Pools that no call uses, by the process that made them (a forked child has none) and their number of workers.
+_idle: dict[tuple[int, int], list[Any]] = {}
 
 
 @contextmanager
@@ -42,38 +41,61 @@ def threads(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
 
 @contextmanager
 def processes(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
-    """Worker processes that stay for the next call."""
-    import loky
-
-    # One pool for each number of workers: loky's own reusable one is resized, and waits for what still runs on it.
-    key = os.getpid(), workers
+    """Worker processes that stay for the next call; no two calls use the same ones at the same time."""
+    idle = _idle.setdefault((os.getpid(), workers), [])
     pickled = pickled_processor(fn)
-    first = True
+    pool = idle.pop() if idle else _new_pool(workers)
+    running: set[Future[Any]] = set()
+    submitted = False
 
     def submit(batch: Any) -> Future[Any]:
-        nonlocal first
-        if key not in _pools:
-            _pools[key] = loky.ProcessPoolExecutor(workers, timeout=IDLE_SECONDS)
+        nonlocal pool, submitted
+        packed = _packed(batch)
         try:
-            future: Future[Any] = _pools[key].submit(_call_pickled, pickled, batch)
+            future: Future[Any] = pool.submit(_call_pickled, pickled, packed)
         except BrokenExecutor:
-            del _pools[key]
-            if not first:
+            if submitted:
                 raise
-            first = False
-            return submit(batch)  # what broke the pool was left over from another call
-        first = False
+            pool = _new_pool(workers)  # its workers were killed while they were idle
+            future = pool.submit(_call_pickled, pickled, packed)
+        submitted = True
+        running.add(future)
+        future.add_done_callback(running.discard)
         return future
 
+    reusable = False
     try:
         yield submit
-    except BrokenExecutor:
-        _pools.pop(key, None)  # the next call starts afresh
+        reusable = True
+    except GeneratorExit:
+        reusable = True
         raise
     except KeyboardInterrupt:
-        if key in _pools:  # else the interpreter waits at its end for what runs there
-            _pools.pop(key).shutdown(kill_workers=True)
+        pool.shutdown(kill_workers=True)  # else the interpreter waits at its end for what runs there
         raise
+    finally:
+        if reusable and not running:
+            idle.append(pool)
+        else:
+            pool.shutdown(wait=False)
+
+
+def _new_pool(workers: int) -> Any:
+    import loky
+
+    return loky.ProcessPoolExecutor(workers, timeout=IDLE_SECONDS)
+
+
+def _packed(batch: Any) -> bytes:
+    """A batch as bytes: in one go, and refused where it would take a tree along."""
+    import cloudpickle
+
+    try:
+        return dumps_detached(batch, pickler=cloudpickle.Pickler)
+    except LiveNodeError as error:
+        raise LiveNodeError(f"parallel_map: a batch can't leave its process: {error}; snapshot(...) it first") from None
+    except Exception as error:
+        raise NotPicklableError(f"parallel_map: {got(batch)} can't be sent to a process: {error}") from error
 
 
 @contextmanager
@@ -81,7 +103,7 @@ def handed_in(executor: Executor, fn: Callable[[Any], Any]) -> Iterator[Submit]:
     """An executor of somebody else's, which is left running."""
     if isinstance(executor, ProcessPoolExecutor):
         pickled = pickled_processor(fn)
-        yield lambda batch: executor.submit(_call_pickled, pickled, batch)
+        yield lambda batch: executor.submit(_call_pickled, pickled, _packed(batch))
     else:
         yield lambda batch: executor.submit(called, fn, batch)
 
@@ -96,9 +118,9 @@ def called(fn: Callable[[Any], Any], batch: Any) -> Any:
         raise
 
 
-def _call_pickled(pickled: bytes, batch: Any) -> Any:
+def _call_pickled(pickled: bytes, packed: bytes) -> Any:
     try:
-        return called(_unpickled(pickled), batch)
+        return called(_unpickled(pickled), pickle.loads(packed))
     except Exception as error:
         if _travels(error):
             raise
@@ -128,12 +150,8 @@ def pickled_processor(fn: Callable[..., Any]) -> bytes:
     """The processor as bytes, by value where it can't be imported."""
     import cloudpickle
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        persistent_id = staticmethod(refuse_persistent)
-
-    buffer = io.BytesIO()
     try:
-        Pickler(buffer, protocol=5).dump(fn)
+        return dumps_detached(fn, pickler=cloudpickle.Pickler)
     except LiveNodeError as error:
         raise LiveNodeError(
             f"parallel_map: the processor {got(fn)} can't leave its process: {error}; pass what it needs as records or "
@@ -144,7 +162,6 @@ def pickled_processor(fn: Callable[..., Any]) -> bytes:
             f"parallel_map: the processor {got(fn)} can't be sent to a process: {error}; create what it holds inside "
             f'it, or use mode="thread"'
         ) from error
-    return buffer.getvalue()
 
 
 def drained(result: Any) -> Any:

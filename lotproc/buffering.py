@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator
-from io import BytesIO
 from itertools import groupby
 from typing import Any, TypeVar, overload
 
 import more_itertools
 from lotdb import BaseNode
 
-from ._nodes import node_path, path_of, refuse_persistent
+from ._nodes import dumps_detached, node_path, path_of
 from ._stage import check_count, stage
 from .errors import ArgumentTypeError, LiveNodeError, NotPicklableError, as_text, got
 
@@ -52,6 +50,8 @@ def chunked_by(key: int | Callable[[T], Any], items: Iterable[T]) -> Iterator[li
 def chunked_by(key: int) -> Callable[[Iterable[T]], Iterator[list[T]]]: ...
 @overload
 def chunked_by(key: Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[list[T]]]: ...
+@overload
+def chunked_by(key: Callable[[Any], Any]) -> Callable[[Iterable[Any]], Iterator[list[Any]]]: ...  # a lambda
 @stage("items")
 def chunked_by(key: int | Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[list[T]]]:
     """Batch consecutive items that have the same key, so that a speaker's clips come as one list.
@@ -118,8 +118,14 @@ def chunked_bytes(limit: int, *, size: Callable[[T], int] | None = None) -> Call
     if size is not None and not callable(size):
         raise ArgumentTypeError(f"chunked_bytes: size must be a function of an item, got {got(size)}")
 
+    def measured(item: T) -> int:
+        if size is None:
+            return _pickled_size(item)
+        check_count("chunked_bytes", f"the size of {got(item)}", bytes_ := size(item), minimum=0)
+        return bytes_
+
     def run(items: Iterable[T]) -> Iterator[list[T]]:
-        return map(list, more_itertools.constrained_batches(items, limit, get_len=size or _pickled_size, strict=False))
+        return map(list, more_itertools.constrained_batches(items, limit, get_len=measured, strict=False))
 
     return run
 
@@ -130,17 +136,11 @@ def _pickled_size(item: object) -> int:
             f"chunked_bytes: {as_text(node_path(item))} is a live node, which has no size; snapshot() it first, "
             f"or give size="
         )
-    buffer = BytesIO()
     try:
-        _Pickler(buffer, protocol=5).dump(item)
+        return len(dumps_detached(item))
     except LiveNodeError as error:
         raise LiveNodeError(
             f"chunked_bytes: can't measure {got(item)}: {error}; snapshot() nodes first, or give size="
         ) from None
     except Exception as error:
         raise NotPicklableError(f"chunked_bytes: can't measure {got(item)}: {error}; give size=") from error
-    return buffer.tell()
-
-
-class _Pickler(pickle.Pickler):
-    persistent_id = staticmethod(refuse_persistent)

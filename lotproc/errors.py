@@ -89,7 +89,10 @@ def as_text(path: Iterable[str]) -> str:
     >>> as_text(())
     'the root'
     """
-    return "/".join(map(str, path)) or "the root"
+    keys = list(map(str, path))
+    if len(keys) > 20:
+        keys = [*keys[:5], "…", *keys[-5:]]
+    return "/".join(keys) or "the root"
 
 
 #: Characters of a value in a message.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from lotdb import BaseNode
 
-from ._arrow import Kinds, table_of, write_parquet
+from ._arrow import whole_table, write_parquet
 from ._extras import needed
 from ._nodes import node_path
 from ._rows import LEVEL, Row, check_names, in_order, levels, rows_of
@@ -108,7 +108,7 @@ def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
     needed("pyarrow", "arrow", "to_arrow()")
-    return lambda records: table_of(list(rows_of("to_arrow", records)), Kinds("to_arrow"))
+    return lambda records: whole_table("to_arrow", rows_of("to_arrow", records))
 
 
 @overload

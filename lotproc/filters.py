@@ -109,10 +109,8 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
 
     def matches(item: Any) -> bool:
         value = attributes_of("where", item).get(name)
-        if not callable(test):
-            return _equal(value, test)
         try:
-            return bool(test(value))
+            return bool(test(value)) if callable(test) else _equal(value, test)
         except Exception as error:
             path = as_text(path_of("where", item))
             add_note(error, f"lotproc: in where({name!r}, ...) at {path}, where the attribute is {got(value)}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode, DataNode, DataWriter, PathFileObj
 
+from ._nodes import connection_of
 from ._patterns import PathPattern
 from ._stage import check_choice, check_root, stage
 from ._transactions import check_writable, undone_on_failure
@@ -28,6 +30,8 @@ __all__ = [
 
 Backend: TypeAlias = Literal["blob", "zarr"]
 IfExists: TypeAlias = Literal["skip", "replace", "error"]
+
+_ABSENT = object()
 
 #: Modules that lotdb imports to read files: what to install, and the extra that brings it.
 _EXTRAS = {
@@ -122,7 +126,7 @@ def ingest_files(
     samplerate_hz: float | None = None,
     database: Any = None,
     if_exists: IfExists = "skip",
-    commit_every: int | None = None,
+    commit_every: int | Literal["auto"] | None = "auto",
 ) -> IngestReport: ...
 @overload
 def ingest_files(
@@ -134,7 +138,7 @@ def ingest_files(
     samplerate_hz: float | None = None,
     database: Any = None,
     if_exists: IfExists = "skip",
-    commit_every: int | None = None,
+    commit_every: int | Literal["auto"] | None = "auto",
 ) -> Callable[[Iterable[IndexedFile]], IngestReport]: ...
 @stage("files")
 def ingest_files(
@@ -146,7 +150,7 @@ def ingest_files(
     samplerate_hz: float | None = None,
     database: Any = None,
     if_exists: IfExists = "skip",
-    commit_every: int | None = None,
+    commit_every: int | Literal["auto"] | None = "auto",
 ) -> Callable[[Iterable[IndexedFile]], IngestReport]:
     """Attach files to the nodes of a tree, by reference or with their content.
 
@@ -161,8 +165,8 @@ def ingest_files(
     >>> root.get_node("clip_1").get_attribute("file").path.name
     'clip_1.wav'
 
-    A file that can't be read leaves no trace in the tree and is in the report, as is a second file for a node that has
-    one from this run. An error that ends the run undoes what was not committed; in memory, what was attached stays.
+    A file that can't be read leaves no trace in the tree and is in the report, as is a second file for a node that
+    has one from this run. An error that ends the run undoes what was not committed; in memory, all that was attached.
     Arrays in a zarr store lie outside the database: one that was replaced stays so.
 
     Args:
@@ -177,7 +181,8 @@ def ingest_files(
         database: The `LOTDB` whose zarr store to use; needed for "zarr".
         if_exists: What to do where the node has the attribute: "skip" the file, "replace" the value, or an "error". To
             replace a reference by the same one counts as skipped.
-        commit_every: Commit whenever so many files were attached, and at the end. `None`: the caller commits.
+        commit_every: Commit whenever so many files were attached, and at the end. "auto": every 1,000 files, if the
+            tree is in a database. `None`: the caller commits.
 
     Returns:
         A report. Takes the files one at a time, in their order; holds one file's content and the paths of all. For the
@@ -207,9 +212,11 @@ def ingest_files(
         raise ArgumentError(
             f'{name}: backend="zarr" needs database=, the LOTDB whose store to use; got {got(database)}'
         )
+    if commit_every == "auto":
+        commit_every = None if connection_of(root) is None else 1_000
     check_writable(name, root, commit_every)
 
-    def attach(path: tuple[str, ...], file: Path) -> bool:
+    def attach(path: tuple[str, ...], file: Path, put: Callable[[Any, str, Any], None]) -> bool:
         """Attach one file; says whether there was anything to do."""
         parent = _parent(root, path)
         existing = parent.node_storage.get(path[-1])
@@ -228,23 +235,24 @@ def ingest_files(
             node = BaseNode(path[-1], parent)
             _refer(node, file, attribute)
         if existing is None:
-            _link(node, root)
+            for linked in _unlinked(node, root):
+                put(linked.parent.node_storage, linked.key, linked)
         else:
             for key, value in node.attribute_storage.items():
-                existing.set_attribute(key, value)
+                put(existing.attribute_storage, key, value)
         return True
 
     def run(files: Iterable[IndexedFile]) -> IngestReport:
         sources: dict[tuple[str, ...], Path] = {}
         failures = []
         ingested = skipped = commits = 0
-        with undone_on_failure(root) as commit:
+        with undone_on_failure(root) as commit, _undone_in_memory(root) as put:
             for item in files:
                 path, file = _checked(item)
                 try:
                     if (source := sources.get(path, file)) != file:
                         raise _Unusable(f"the node {as_text(path)} came from {source} already")
-                    attached = attach(path, file)
+                    attached = attach(path, file, put)
                 except _Unusable as reason:
                     failures.append(FileFailure(file, path, str(reason)))
                     continue
@@ -284,11 +292,36 @@ def _parent(root: BaseNode, path: tuple[str, ...]) -> BaseNode:
     return node
 
 
-def _link(node: BaseNode, root: BaseNode) -> None:
-    """Make the parents of a new node know it, up to the first that is known itself."""
-    while node is not root and (storage := node.parent.node_storage).get(node.key) is None:
-        storage[node.key] = node
+def _unlinked(node: BaseNode, root: BaseNode) -> Iterator[BaseNode]:
+    """A new node and its parents, up to the first that is known to its own parent."""
+    while node is not root and node.parent.node_storage.get(node.key) is None:
+        yield node
         node = node.parent
+
+
+@contextmanager
+def _undone_in_memory(root: BaseNode) -> Iterator[Callable[[Any, str, Any], None]]:
+    """Gives a function that puts a value into a storage, and puts the old ones back when the block fails.
+
+    Only for trees in memory; a database undoes by itself.
+    """
+    in_memory = connection_of(root) is None
+    replaced: list[tuple[Any, str, Any]] = []
+
+    def put(storage: Any, key: str, value: Any) -> None:
+        if in_memory:
+            replaced.append((storage, key, storage.get(key, _ABSENT)))
+        storage[key] = value
+
+    try:
+        yield put
+    except BaseException:
+        for storage, key, value in reversed(replaced):
+            if value is _ABSENT:
+                del storage[key]
+            else:
+                storage[key] = value
+        raise
 
 
 def _refers(stored: Any, file: Path) -> bool:

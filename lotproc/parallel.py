@@ -14,7 +14,7 @@ from ._nodes import node_path, path_of
 from ._stage import check_choice, check_count, stage
 from ._workers import Submit, called, cpu_count, handed_in, pickled_processor, processes, threads
 from .errors import ArgumentTypeError, LiveNodeError, add_note, as_text, got
-from .models import NodeRecord
+from .models import NodeRecord, ProcessResult
 
 __all__ = ["each", "parallel_map"]
 
@@ -48,6 +48,16 @@ def parallel_map(
     buffersize: int | None = None,
     ordered: bool = True,
 ) -> Callable[[Iterable[B]], Iterator[R]]: ...
+@overload
+def parallel_map(  # a lambda, whose argument has no type of its own
+    fn: Callable[[Any], R],
+    *,
+    mode: Mode = "process",
+    max_workers: int | None = None,
+    executor: Executor | None = None,
+    buffersize: int | None = None,
+    ordered: bool = True,
+) -> Callable[[Iterable[Any]], Iterator[R]]: ...
 @stage("batches")
 def parallel_map(
     fn: Callable[[B], R],
@@ -65,8 +75,9 @@ def parallel_map(
     [3, 7]
 
     Args:
-        fn: A function of a batch. On processes, lambdas and functions of a notebook work too. Iterators that it returns
-            are drained where it ran, so it may be a generator function.
+        fn: A function of a batch. On processes, lambdas and functions of a notebook work too; it is sent along with
+            every batch, so what is large is best loaded inside it. Iterators that it returns are drained where it
+            ran, so it may be a generator function.
         batches: Batches of records, or anything else that can be sent where the work is done.
         mode: "sync": in line, one after the other; "thread": for work that waits or leaves the interpreter;
             "process": for work in Python, on worker processes that are kept for the next call.
@@ -120,6 +131,8 @@ def parallel_map(
 def each(fn: Callable[[T], R], batch: Iterable[T]) -> list[R]: ...
 @overload
 def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]: ...
+@overload
+def each(fn: Callable[[Any], R]) -> Callable[[Iterable[Any]], list[R]]: ...  # a lambda
 @stage("batch")
 def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
     """Lift a function of one record to a processor of a batch.
@@ -221,14 +234,16 @@ def _detached_only(batches: Iterable[B]) -> Iterator[B]:
 
 
 def _live_node(value: object, levels: int = 3) -> BaseNode | None:
-    """A live node in a batch: one of its items, or one level down in an item or in what a record holds."""
+    """A live node in a batch: one of its items, or one level down in an item or in what a record or a result holds."""
     if isinstance(value, BaseNode):
         return value
     if levels == 0:
         return None
     if isinstance(value, NodeRecord):
         parts: Iterable[object] = (value.payload, *value.attributes.values())
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, ProcessResult):
+        parts = (value.output, *value.attributes.values())
+    elif isinstance(value, (list, tuple, set, frozenset)):
         parts = value
     elif isinstance(value, dict):
         parts = value.values()

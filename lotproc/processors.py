@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lotdb import BaseNode
+from toolz import complement
 
 from .errors import ArgumentError
 from .parallel import Mode
@@ -36,7 +37,8 @@ class SelectionSpec:
         level: The depth for "level"; or "deepest".
         filter_fn: A function of a node that is true for those to keep.
         filter_key_pattern: A regular expression to find in the key.
-        invert_filter: Keep the nodes whose key does not match `filter_key_pattern`.
+        invert_filter: Keep the nodes whose key does not match `filter_key_pattern`; where there is none, those for
+            which `filter_fn` is not true.
         skip: Branches that do not exist for this walk, as in `leaves`: `"_proc"` where a run before wrote inline.
     """
 
@@ -64,6 +66,10 @@ class PreparationSpec:
     attribute_names: Iterable[str] | None = None
     include_all_attributes: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.attribute_names, Iterator):  # which could be used only once
+            object.__setattr__(self, "attribute_names", tuple(self.attribute_names))
+
 
 @dataclass(frozen=True)
 class ProcessingSpec:
@@ -90,11 +96,12 @@ def build_selection_pipeline(root: BaseNode, spec: SelectionSpec | None = None) 
         ArgumentError: The specification can't be used.
     """
     spec = spec or SelectionSpec()
-    if spec.invert_filter and spec.filter_key_pattern is None:
-        raise ArgumentError("SelectionSpec: invert_filter=True inverts filter_key_pattern, and there is none")
+    if spec.invert_filter and spec.filter_key_pattern is None and spec.filter_fn is None:
+        raise ArgumentError("SelectionSpec: invert_filter=True has no filter to invert")
     pipeline = Pipeline.from_root(root).traverse(spec.traversal, level=spec.level, skip=spec.skip)
     if spec.filter_fn is not None:
-        pipeline = pipeline.filter(spec.filter_fn)
+        inverted = spec.invert_filter and spec.filter_key_pattern is None
+        pipeline = pipeline.filter(complement(spec.filter_fn) if inverted else spec.filter_fn)
     if spec.filter_key_pattern is not None:
         pipeline = pipeline.filter_key(spec.filter_key_pattern, invert=spec.invert_filter)
     return pipeline

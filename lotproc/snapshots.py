@@ -8,7 +8,6 @@ import pathlib
 import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from io import BytesIO
 from types import EllipsisType
 from typing import Any, TypeAlias, overload
 
@@ -19,7 +18,7 @@ from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 from ZODB.blob import Blob
 
-from ._nodes import no_item, node_path, refuse_persistent
+from ._nodes import dumps_detached, no_item, node_path
 from ._stage import stage
 from .errors import ArgumentTypeError, DetachError, add_note, as_text, got
 from .models import NodeRecord
@@ -134,7 +133,7 @@ def _detached(value: Any, node: BaseNode, what: str) -> Any:
             return value.copy()
         if isinstance(value, Persistent):
             return detach_persistent(value)
-        return _Copier.copy(value)
+        return pickle.loads(dumps_detached(value))
 
     def detach_persistent(value: Any) -> Any:
         if isinstance(value, PathFileObj):
@@ -161,15 +160,3 @@ def _detached(value: Any, node: BaseNode, what: str) -> Any:
         f"snapshot: {what} of {as_text(node_path(node))} can't be detached: {reason}; leave it out of the names, or "
         f"take what you need with payload="
     )
-
-
-class _Copier(pickle.Pickler):
-    """Copies a value of any class by pickling it, and stops at persistent objects inside."""
-
-    @classmethod
-    def copy(cls, value: Any) -> Any:
-        buffer = BytesIO()
-        cls(buffer, protocol=5).dump(value)
-        return pickle.loads(buffer.getvalue())
-
-    persistent_id = staticmethod(refuse_persistent)

@@ -104,7 +104,8 @@ def level(n: int | Literal["deepest"], *, skip: Skip = None) -> Callable[[BaseNo
         PatternError: `skip` is a glob that can't be read.
     """
     if isinstance(n, str):
-        check_choice("level", "n", n, ("deepest",))
+        if n != "deepest":
+            raise ArgumentError(f"level: n must be a number of at least 0, or 'deepest'; got {n!r}")
     else:
         check_count("level", "n", n, minimum=0)
     skipped = _skipped("level", skip)
@@ -182,7 +183,7 @@ def walk(
         and the keys of the siblings along it, "breadth" holds one level of nodes. For the connection's thread only.
 
     Raises:
-        ArgumentError: `order` is unknown, a depth is negative, or `min_depth` is more than `max_depth`.
+        ArgumentError: `order` is unknown, or a depth is negative.
         ArgumentTypeError: `root` is no node, a depth no number, or `skip` neither a glob nor a function.
         PatternError: `skip` is a glob that can't be read.
     """
@@ -190,8 +191,6 @@ def walk(
     check_count("walk", "min_depth", min_depth, minimum=0)
     if max_depth is not None:
         check_count("walk", "max_depth", max_depth, minimum=0)
-        if min_depth > max_depth:
-            raise ArgumentError(f"walk: min_depth {min_depth} is more than max_depth {max_depth}; no node is at both")
     skipped = _skipped("walk", skip)
 
     def run(root: BaseNode) -> Iterator[BaseNode]:

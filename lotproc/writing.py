@@ -185,7 +185,7 @@ def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult]:
             levels.pop()
         elif isinstance(item, ProcessResult):
             yield item
-        elif isinstance(item, Iterable) and not isinstance(item, (str, bytes, bytearray, Mapping)):
+        elif _can_hold_results(item):
             levels.append(iter(item))
         else:
             raise ResultError(
@@ -193,6 +193,16 @@ def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult]:
                 f"{got(item)}. "
                 f"A processor returns ProcessResult(path=record.path, output=...)"
             )
+
+
+def _can_hold_results(item: Any) -> bool:
+    if isinstance(item, (str, bytes, bytearray, Mapping)):
+        return False
+    try:
+        iter(item)
+    except TypeError:  # also of an array without dimensions, which is an Iterable by its type
+        return False
+    return True
 
 
 def _attributes(name: str, result: ProcessResult, output_attribute: str | None) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import importlib.util
 import wave
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 from lotdb import LOTDB
 
 import lotproc as lp
@@ -108,3 +110,20 @@ def test_a_silent_clip_and_a_clip_without_samples(demo: ModuleType, tmp_path: Pa
     )
     assert (silent["rms"], silent["spectral_centroid_hz"]) == (0, 0)
     assert none == {"error": "the file has no samples"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), length=st.integers(0, 60), position=st.integers(0, 43), byte=st.integers(0, 255))
+def test_a_damaged_recording_gives_features_or_a_reason(
+    demo: ModuleType, tmp_path_factory: pytest.TempPathFactory, data: Any, length: int, position: int, byte: int
+) -> None:
+    file = tmp_path_factory.mktemp("damaged") / "clip.wav"
+    demo.write_wav(file, 8_000, np.full((8, 1), 0.25), np.int16)
+    whole = bytearray(file.read_bytes())
+    if data.draw(st.booleans(), label="cut"):
+        whole = whole[:length]
+    if position < len(whole):
+        whole[position] = byte
+    file.write_bytes(whole)
+    attributes = demo.features(lp.NodeRecord(("clip",), "clip", {"file": file})).attributes
+    assert set(attributes) in ({"error"}, {"duration_s", "rms", "zero_crossing_rate", "spectral_centroid_hz"})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import lotproc
 
-HEAVY = ["PIL", "lmdb", "loky", "pandas", "pyarrow", "rich", "scipy", "tqdm", "zarr"]
+#: lotdb is not heavy, but half the price of an import; it is loaded with the first name that needs it.
+HEAVY = ["PIL", "lotdb", "numpy", "lmdb", "loky", "pandas", "pyarrow", "rich", "scipy", "tqdm", "zarr"]
 
 
 def test_import_warns_of_nothing_and_loads_no_optional_package() -> None:

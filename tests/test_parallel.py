@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import multiprocessing
@@ -545,9 +546,9 @@ def test_a_result_that_can_not_travel_is_an_error_at_its_turn() -> None:
 def test_a_batch_that_can_not_travel_is_an_error_at_its_turn() -> None:
     results = mapped(len, [[0], [threading.Lock()]], mode="process")
     assert next(results) == 1
-    with pytest.raises(pickle.PicklingError) as raised:
+    with pytest.raises(NotPicklableError, match="can't be sent to a process") as raised:
         next(results)
-    assert raised.value.__notes__[0].startswith("lotproc: in batch 1, lock <")
+    assert raised.value.__notes__[0].startswith("lotproc: in batch 1, ")
 
 
 def test_a_worker_that_dies_is_noticed_and_the_next_call_works() -> None:
@@ -750,7 +751,7 @@ from lotproc import parallel_map
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def report_and_wait_for_ever(batch):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # at once, where print writes the number and the end of the line in turn
     os.read(os.pipe()[0], 1)
 
 if __name__ == "__main__":
@@ -775,3 +776,32 @@ def test_an_interrupt_ends_the_program_and_its_workers() -> None:
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
+
+
+@dataclasses.dataclass
+class Holder:
+    held: Any
+
+
+@pytest.mark.parametrize(
+    "pack", [lambda node: [[[[{"a": [node]}]]]], lambda node: [Holder(node)], lambda node: iter([node])]
+)
+def test_a_live_node_never_leaves_its_process_however_deep_it_hides(pack: Callable[[Any], Any]) -> None:
+    with database() as db:
+        node = db.open_connection().gns(["bob", "clip"])
+        with pytest.raises((LiveNodeError, NotPicklableError)):
+            list(parallel_map(lambda batch: 0, [pack(node)]))
+
+
+def test_calls_on_several_threads_do_not_share_workers() -> None:
+    def crash(batch: list[int]) -> None:
+        os._exit(3)
+
+    def work(number: int) -> Any:
+        try:
+            return list(parallel_map(crash if number == 0 else sum, [[number]] * 4, max_workers=1))
+        except BrokenExecutor:
+            return "broken"
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(4))) == ["broken", [1] * 4, [2] * 4, [3] * 4]

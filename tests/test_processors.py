@@ -198,7 +198,7 @@ def test_building_runs_nothing() -> None:
         ({"traversal": "all"}, "must be one of 'leaves', 'level'; got 'all'"),
         ({"traversal": "level", "level": -1}, "at least 0, got -1"),
         ({"filter_key_pattern": "clip_("}, r"clip_\("),
-        ({"invert_filter": True}, "inverts filter_key_pattern, and there is none"),
+        ({"invert_filter": True}, "invert_filter=True has no filter to invert"),
         ({"buffer_size": 0}, "at least 1, got 0"),
         ({"prepare_fn": len, "attribute_names": ["x"]}, "not both"),
         ({"attribute_names": ["x"], "include_all_attributes": True}, "not both"),
@@ -218,3 +218,24 @@ def test_bad_options_are_refused_before_any_work(options: dict[str, Any], messag
 def test_an_empty_tree_is_its_own_leaf() -> None:
     ((record,),) = node_process_cruncher(BaseNode("empty"), list)
     assert (record.path, record.key) == ((), "empty")
+
+
+def test_invert_filter_inverts_the_pattern_or_where_there_is_none_the_function() -> None:
+    root = BaseNode("root")
+    for key in ("clip_1", "clip_2", "notes"):
+        root.gn(key)
+
+    def kept(**options: Any) -> list[str]:
+        return node_process_cruncher(root, lambda records: [record.key for record in records], **options)[0]
+
+    assert kept(filter_fn=lambda node: node.key == "clip_1", invert_filter=True) == ["clip_2", "notes"]
+    assert kept(filter_fn=lambda node: node.key != "clip_1", filter_key_pattern="clip", invert_filter=True) == ["notes"]
+
+
+def test_a_specification_with_an_iterator_of_names_can_be_used_twice() -> None:
+    root = BaseNode("root")
+    root.set_attribute("x", 1)
+    spec = PreparationSpec(attribute_names=iter(["x"]))
+    for _ in range(2):
+        pipeline = build_node_process_pipeline(root, lambda records: records[0].attributes, preparation=spec)
+        assert pipeline.run() == [{"x": 1}]

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def compute(root: BaseNode, folder: Path) -> None:
     """Put the files into the tree, and their features below them."""
-    ingested = pipe(lp.index_files(folder), lp.ingest_files(root, commit_every=1000))
+    ingested = pipe(lp.index_files(folder), lp.ingest_files(root))
     print(ingested)
     written = pipe(
         root,
@@ -69,8 +69,9 @@ def features(record: lp.NodeRecord) -> lp.ProcessResult:
     """The features of one clip; of a file that can't be read, the reason."""
     try:
         samplerate, signal = read_wav(record.attributes["file"])
-    except (OSError, ValueError, EOFError) as error:
-        return lp.ProcessResult(record.path, attributes={"error": str(error)})
+    except Exception as error:  # a damaged file makes the reader stumble in many ways
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        return lp.ProcessResult(record.path, attributes={"error": reason})
     spectrum = np.abs(np.fft.rfft(signal))
     frequencies = np.fft.rfftfreq(len(signal), d=1 / samplerate)
     return lp.ProcessResult(
@@ -97,6 +98,8 @@ def read_wav(file: Path) -> tuple[int, np.ndarray[Any, Any]]:
             raise ValueError(f"the file is truncated: {warning}") from None
     if len(samples) == 0:
         raise ValueError("the file has no samples")
+    if samplerate < 1:
+        raise ValueError(f"the file has a sample rate of {samplerate} Hz")
     signal = samples.astype(np.float64)
     if not np.isfinite(signal).all():
         raise ValueError("the file holds samples that are no numbers")

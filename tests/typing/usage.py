@@ -34,7 +34,11 @@ from lotproc import (
     mirror,
     parallel_map,
     plan,
+    progress,
+    show,
     snapshot,
+    to_parquet,
+    to_rows,
     walk,
     where,
     write,
@@ -123,3 +127,20 @@ def mistakes(root: BaseNode, records: Iterable[NodeRecord]) -> None:
     level("highest", root)  # type: ignore[call-overload]
     chunked("128", records)  # type: ignore[call-overload]
     match_key("^clip_", records, True)  # type: ignore[call-overload]
+
+
+def lambdas(records: list[NodeRecord]) -> None:
+    """Lambdas have no types of their own; partial calls take them all the same."""
+    each(lambda record: ProcessResult(record.path))(records)
+    parallel_map(lambda batch: len(batch), mode="thread")([records])
+    chunked_by(lambda record: record.key)(records)
+
+
+def views_and_tables(root: BaseNode, records: list[NodeRecord]) -> None:
+    assert_type(progress(records, total=3), Records)
+    assert_type(progress(desc="clips")(records), Records)
+    show(root, depth=2)
+    show(limit=3)(root)
+    assert_type(list(to_rows(records)), list[dict[str, Any]])
+    assert_type(to_parquet("clips.parquet", records), int)
+    assert_type(to_parquet("clips.parquet")(records), int)
