@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -27,10 +28,14 @@ def refuse_persistent(value: object) -> None:
 def dumps_detached(value: Any, *, protocol: int = 5, pickler: Any = pickle.Pickler) -> bytes:
     """The pickle of a value, if nothing in it belongs to a database."""
     buffer = BytesIO()
-    writer = pickler(buffer, protocol=protocol)
-    writer.persistent_id = refuse_persistent
-    writer.dump(value)
+    _guarded(pickler)(buffer, protocol=protocol).dump(value)
     return buffer.getvalue()
+
+
+@cache
+def _guarded(pickler: type) -> Any:
+    """A pickler of the same kind that refuses what belongs to a database."""
+    return type(pickler.__name__, (pickler,), {"persistent_id": staticmethod(refuse_persistent)})
 
 
 def connection_of(node: BaseNode) -> Any:
