@@ -1,4 +1,4 @@
-"""What every module asks of a node or a record: its path, its key, its connection."""
+"""What every module asks of a node or a record: its path, its key, its connection, and a pickle without its tree."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ZODB.DB import DB
 
 from .errors import ArgumentTypeError, LiveNodeError, got
 
-__all__ = ["attributes_of", "connection_of", "key_of", "no_item", "node_path", "path_of", "refuse_persistent"]
+__all__ = ["attributes_of", "connection_of", "dumps_detached", "key_of", "no_item", "node_path", "path_of"]
 
 
-def refuse_persistent(value: object) -> None:
+def _refuse_persistent(value: object) -> None:
     """The `persistent_id` of a pickler that stops where it would take a whole tree along."""
     if isinstance(value, Persistent):
         raise LiveNodeError(f"it holds a persistent {type(value).__qualname__} inside")
@@ -35,7 +35,7 @@ def dumps_detached(value: Any, *, protocol: int = 5, pickler: Any = pickle.Pickl
 @cache
 def _guarded(pickler: type) -> Any:
     """A pickler of the same kind that refuses what belongs to a database."""
-    return type(pickler.__name__, (pickler,), {"persistent_id": staticmethod(refuse_persistent)})
+    return type(pickler.__name__, (pickler,), {"persistent_id": staticmethod(_refuse_persistent)})
 
 
 def connection_of(node: BaseNode) -> Any:

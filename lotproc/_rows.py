@@ -12,7 +12,7 @@ from lotdb import BaseNode
 
 from ._nodes import node_path, path_of
 from .errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_text, got
-from .models import ProcessResult, Write
+from .models import ProcessResult, Write, written_attributes
 from .payloads import PayloadHandle
 
 __all__ = ["LEVEL", "PLAIN", "Path", "Row", "check_names", "in_order", "levels", "rows_of"]
@@ -50,14 +50,7 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
 
 def _as_written(name: str, result: ProcessResult) -> Write:
     """A result as `write` would write it under `mirror()`; without an output, its attributes only."""
-    attributes = dict(result.attributes)
-    if result.output is not None:
-        if "result" in attributes:
-            raise ArgumentError(
-                f"{name}: the result at {as_text(result.path)} has an attribute 'result', which is where its output "
-                f"goes; rename it, or put plan(policy, output_attribute=...) in front"
-            )
-        attributes["result"] = result.output
+    attributes = written_attributes(name, result, None if result.output is None else "result")
     return Write((*result.path, *result.relative_path), attributes)
 
 

@@ -44,12 +44,15 @@ def processes(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
     """Worker processes that stay for the next call; no two calls use the same ones at the same time."""
     idle = _idle.setdefault((os.getpid(), workers), [])
     pickled = pickled_processor(fn)
-    pool = idle.pop() if idle else _new_pool(workers)
-    running: set[Future[Any]] = set()
+    try:
+        pool = idle.pop()
+    except IndexError:
+        pool = _new_pool(workers)
+    running: list[Future[Any]] = []
     submitted = False
 
     def submit(batch: Any) -> Future[Any]:
-        nonlocal pool, submitted
+        nonlocal pool, running, submitted
         packed = _packed(batch)
         try:
             future: Future[Any] = pool.submit(_call_pickled, pickled, packed)
@@ -59,22 +62,21 @@ def processes(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
             pool = _new_pool(workers)  # its workers were killed while they were idle
             future = pool.submit(_call_pickled, pickled, packed)
         submitted = True
-        running.add(future)
-        future.add_done_callback(running.discard)
+        running = [*(other for other in running if not other.done()), future]
         return future
 
-    reusable = False
+    reusable = True
     try:
         yield submit
-        reusable = True
-    except GeneratorExit:
-        reusable = True
+    except BrokenExecutor:
+        reusable = False
         raise
     except KeyboardInterrupt:
+        reusable = False
         pool.shutdown(kill_workers=True)  # else the interpreter waits at its end for what runs there
         raise
     finally:
-        if reusable and not running:
+        if reusable and all(future.done() for future in running):
             idle.append(pool)
         else:
             pool.shutdown(wait=False)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .errors import ArgumentError, ResultError, as_text, got
+
 __all__ = ["FileFailure", "IndexedFile", "IngestReport", "NodeRecord", "ProcessResult", "Write", "WriteReport"]
 
 
@@ -155,6 +157,29 @@ class IngestReport:
             _commits(self.commits),
         ]
         return "\n  ".join([", ".join(parts), *map(str, self.failures)])
+
+
+def written_attributes(name: str, result: ProcessResult, output_attribute: str | None) -> dict[str, Any]:
+    """The attributes of a result as they are written: its output is one of them, if it has a name."""
+    if not isinstance(result.attributes, Mapping):
+        raise ResultError(
+            f"{name}: the attributes of the result at {as_text(result.path)} must be a mapping, got "
+            f"{got(result.attributes)}"
+        )
+    attributes = dict(result.attributes)
+    for attribute in attributes:
+        if not isinstance(attribute, str):
+            raise ResultError(
+                f"{name}: the result at {as_text(result.path)} has an attribute whose name is no str: {got(attribute)}"
+            )
+    if output_attribute is not None:
+        if output_attribute in attributes:
+            raise ArgumentError(
+                f"{name}: the result at {as_text(result.path)} has an attribute {output_attribute!r}, which is where "
+                f"its output goes; rename it, or let plan() or write() choose another output_attribute"
+            )
+        attributes[output_attribute] = result.output
+    return attributes
 
 
 def _counted(number: int, noun: str) -> str:

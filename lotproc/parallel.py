@@ -96,7 +96,7 @@ def parallel_map(
     Raises:
         ArgumentError: An option is out of range.
         ArgumentTypeError: `fn` is not callable, or an option has the wrong type.
-        NotPicklableError: `fn` can't be sent to a process.
+        NotPicklableError: `fn` or a batch can't be sent to a process.
         LiveNodeError: A batch holds a live node, or on processes `fn` does; use `snapshot` first.
         ProcessorError: In place of an error of `fn` that can't come out of its process.
         Exception: Whatever `fn` raises, with a note that names the batch and its paths.

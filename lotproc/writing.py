@@ -1,4 +1,4 @@
-"""Results back into a tree: the only module that changes a tree or commits."""
+"""Results back into a tree: planned as values, then applied, batch by batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._nodes import connection_of
 from ._stage import check_choice, check_root, stage
 from ._transactions import check_storable, check_writable, plain_pickle, undone_on_failure
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, ResultError, as_text, got
-from .models import ProcessResult, Write, WriteReport
+from .models import ProcessResult, Write, WriteReport, written_attributes
 from .write_policies import checked_path
 
 __all__ = ["plan", "write"]
@@ -171,7 +171,7 @@ def _planned(name: str, policy: Policy, output_attribute: str | None, results: I
 
     def planned(result: ProcessResult) -> Write:
         path = checked_path("the policy's path", policy(result), of=result.path)
-        return Write(path, _attributes(name, result, output_attribute))
+        return Write(path, written_attributes(name, result, output_attribute))
 
     return ([planned(result) for result in _flat(name, index, batch)] for index, batch in enumerate(results))
 
@@ -203,29 +203,6 @@ def _can_hold_results(item: Any) -> bool:
     except TypeError:  # also of an array without dimensions, which is an Iterable by its type
         return False
     return True
-
-
-def _attributes(name: str, result: ProcessResult, output_attribute: str | None) -> dict[str, Any]:
-    if not isinstance(result.attributes, Mapping):
-        raise ResultError(
-            f"{name}: the attributes of the result at {as_text(result.path)} must be a mapping, got "
-            f"{got(result.attributes)}"
-        )
-    attributes = dict(result.attributes)
-    for attribute in attributes:
-        if not isinstance(attribute, str):
-            raise ResultError(
-                f"{name}: the result at {as_text(result.path)} has an attribute whose name is no str: {got(attribute)}"
-            )
-    if output_attribute is not None:
-        if output_attribute in attributes:
-            raise ArgumentError(
-                f"{name}: the result at {as_text(result.path)} has an attribute {output_attribute!r}, which is where "
-                f"its output "
-                f"goes; rename it, or choose another output_attribute"
-            )
-        attributes[output_attribute] = result.output
-    return attributes
 
 
 def _write_in_memory(root: BaseNode, writes: list[Write], if_exists: IfExists) -> WriteReport:

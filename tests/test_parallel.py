@@ -805,3 +805,10 @@ def test_calls_on_several_threads_do_not_share_workers() -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(work, range(4))) == ["broken", [1] * 4, [2] * 4, [3] * 4]
+
+
+def test_workers_are_kept_for_the_next_call_also_after_an_error_of_a_processor() -> None:
+    (worker,) = parallel_map(lambda batch: os.getpid(), [[1]], max_workers=1)
+    with pytest.raises(ZeroDivisionError):
+        list(parallel_map(lambda batch: 1 / 0, [[1]], max_workers=1))
+    assert list(parallel_map(lambda batch: os.getpid(), [[1], [2]], max_workers=1)) == [worker, worker]
