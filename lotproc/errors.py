@@ -15,6 +15,7 @@ from lotdb import BaseNode
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "DamagedDatabaseError",
     "DetachError",
     "ExistsError",
     "LiveNodeError",
@@ -22,9 +23,11 @@ __all__ = [
     "MissingExtraError",
     "NotPicklableError",
     "PatternError",
+    "PayloadError",
     "ProcessorError",
     "ReadOnlyTreeError",
     "ResultError",
+    "UncommittedError",
 ]
 
 
@@ -66,6 +69,18 @@ class ProcessorError(LotprocError, RuntimeError):
 
 class ExistsError(LotprocError, ValueError):
     """A node is already there, and the call was told not to touch it."""
+
+
+class DamagedDatabaseError(LotprocError, RuntimeError):
+    """A record of the database is missing or can't be read."""
+
+
+class UncommittedError(LotprocError, RuntimeError):
+    """Committed records were asked for while the tree has changes that are not committed."""
+
+
+class PayloadError(LotprocError, ValueError):
+    """A payload's file does not hold what its record says."""
 
 
 class ReadOnlyTreeError(LotprocError, RuntimeError):
