@@ -11,6 +11,11 @@ from .filters import match_key as match_key
 from .filters import match_path as match_path
 from .filters import where as where
 
+# Read committed records
+from .models import Partition as Partition
+from .scanning import partitions as partitions
+from .scanning import scan as scan
+
 # Detach, batch, process
 from .models import FileFailure as FileFailure
 from .models import IndexedFile as IndexedFile
@@ -75,6 +80,7 @@ from .processors import node_process_cruncher as node_process_cruncher
 # Errors
 from .errors import ArgumentError as ArgumentError
 from .errors import ArgumentTypeError as ArgumentTypeError
+from .errors import DamagedDatabaseError as DamagedDatabaseError
 from .errors import DetachError as DetachError
 from .errors import ExistsError as ExistsError
 from .errors import LiveNodeError as LiveNodeError
@@ -82,6 +88,8 @@ from .errors import LotprocError as LotprocError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import NotPicklableError as NotPicklableError
 from .errors import PatternError as PatternError
+from .errors import PayloadError as PayloadError
 from .errors import ProcessorError as ProcessorError
 from .errors import ReadOnlyTreeError as ReadOnlyTreeError
 from .errors import ResultError as ResultError
+from .errors import UncommittedError as UncommittedError

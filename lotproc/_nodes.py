@@ -14,7 +14,16 @@ from ZODB.DB import DB
 
 from .errors import ArgumentTypeError, LiveNodeError, got
 
-__all__ = ["attributes_of", "connection_of", "dumps_detached", "key_of", "no_item", "node_path", "path_of"]
+__all__ = [
+    "CarriedPaths",
+    "attributes_of",
+    "connection_of",
+    "dumps_detached",
+    "key_of",
+    "no_item",
+    "node_path",
+    "path_of",
+]
 
 
 def _refuse_persistent(value: object) -> None:
@@ -51,11 +60,113 @@ def node_path(node: BaseNode, root: BaseNode | None = None) -> tuple[str, ...]:
     The same as `node.gps()`, which recurses and so ends in a RecursionError on deep trees.
     """
     keys = []
-    while node is not root and (parent := node.parent) is not None:
-        keys.append(node.key)
+    while node is not root:
+        if type(node) is BaseNode:  # without the calls of its properties
+            parent, key = node._parent, node._key
+        else:
+            parent, key = node.parent, node.key
+        if parent is None:
+            break
+        keys.append(key)
         node = parent
     keys.reverse()
     return tuple(keys)
+
+
+class CarriedPaths:
+    """`node_path` for nodes in the order of a walk: one step for each, however deep they are.
+
+    It remembers the nodes from the root of the tree down to the parent of the last node. As long as their connection
+    has nothing to commit, none of them can have got another key or another parent since the transaction began: to take
+    changes back is to come back to what was committed. Otherwise, and in memory, where changes leave no trace, the
+    whole path is read.
+
+    Most nodes are siblings of the one before. Their path is `(*prefix, node._key)`, without a call of `of`, where
+
+        type(node) is kind and node._parent is parent and connection._needs_to_join and connection.opened is opened
+        and boundaries.count == count
+    """
+
+    def __init__(self) -> None:
+        self.kind: Any = None
+        self.parent: BaseNode | None = None
+        self.prefix: tuple[str, ...] = ()
+        self.connection: Any = None
+        self.opened: float | None = None  # when the connection was: it may be closed, and opened again at another view
+        self.boundaries = _Boundaries()
+        self.count = 0
+        self._above: list[BaseNode] = []  # down to the parent, whose path is the prefix
+
+    def of(self, node: BaseNode, last: BaseNode | None, last_path: tuple[str, ...]) -> tuple[str, ...]:
+        """The path of a node; `last` is the node before, at `last_path`."""
+        is_last_known = self.kind is not None
+        self.kind = None
+        kind: Any = type(node)
+        if not _has_plain_path(kind):
+            return node_path(node)
+        parent = node._parent
+        connection: Any = None if parent is None else parent._p_jar
+        if parent is None or not getattr(connection, "_needs_to_join", False) or connection.opened is None:
+            return node_path(node)
+        if (
+            connection is not self.connection
+            or connection.opened is not self.opened
+            or self.boundaries.count != self.count
+        ):
+            self._above.clear()
+        elif parent is last and is_last_known:
+            self._above.append(parent)
+            self.prefix = last_path
+        else:
+            while self._above and self._above[-1] is not parent:
+                self._above.pop()
+            self.prefix = self.prefix[: max(len(self._above) - 1, 0)]
+        if not self._above and not self._climb_to(parent):
+            return node_path(node)
+        self.kind, self.parent = kind, parent
+        return (*self.prefix, node._key)
+
+    def _climb_to(self, parent: BaseNode) -> bool:
+        """Remember a node and those above it, if all of them are of one connection."""
+        connection = parent._p_jar
+        above: list[BaseNode] = []
+        node: BaseNode | None = parent
+        while node is not None:
+            kind: Any = type(node)
+            if node._p_jar is not connection or not _has_plain_path(kind):
+                return False
+            above.append(node)
+            node = node._parent
+        above.reverse()
+        self._above = above
+        self.prefix = tuple([node._key for node in above[1:]])
+        if connection is not self.connection or connection.opened is not self.opened:
+            self.connection, self.opened, self.boundaries = connection, connection.opened, _Boundaries()
+            connection.transaction_manager.registerSynch(self.boundaries)
+        self.count = self.boundaries.count
+        return True
+
+
+class _Boundaries:
+    """Counts the moments at which the view of a connection may move; its transaction manager tells them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def beforeCompletion(self, transaction: Any) -> None:
+        """Part of the protocol."""
+
+    def afterCompletion(self, transaction: Any) -> None:
+        self.count += 1
+
+    def newTransaction(self, transaction: Any) -> None:
+        self.count += 1
+
+
+@cache
+def _has_plain_path(kind: Any) -> bool:
+    """Whether nodes of this class keep key and parent where lotdb does."""
+    return kind.key is BaseNode.key and kind.parent is BaseNode.parent
 
 
 def path_of(name: str, item: Any) -> tuple[str, ...]:

@@ -96,11 +96,14 @@ def _brief(value: object) -> str:
     return "..." if value is ... else repr(value)
 
 
-def stage(data: str) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]:
+def stage(
+    data: str, *, also: type | None = None
+) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]:
     """Make a function of options, which returns a function of the data, into a stage.
 
     Args:
         data: The name of the data argument: "root" for a tree, else the name of an iterable.
+        also: What the stage takes in place of a root.
     """
 
     def decorate(options: Callable[..., Callable[[Any], Any]]) -> Callable[..., Any]:
@@ -124,7 +127,7 @@ def stage(data: str) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable
             if missing and missing != [data]:
                 return Stage(call, given)  # curried further: more than the data is still to come
             run = options(**{name: value for name, value in given.items() if name != data})
-            ready = functools.partial(_feed, options.__name__, data, run)
+            ready = functools.partial(_feed, options.__name__, data, also, run)
             return Stage(call, given, ready) if missing else ready(given[data])
 
         call.__signature__ = signature  # type: ignore[attr-defined]
@@ -141,10 +144,11 @@ def _with_data(signature: inspect.Signature, data: str) -> inspect.Signature:
     return signature.replace(parameters=parameters, return_annotation=signature.empty)
 
 
-def _feed(name: str, data: str, run: Callable[[Any], Any], value: Any) -> Any:
+def _feed(name: str, data: str, also: type | None, run: Callable[[Any], Any], value: Any) -> Any:
     """Give a stage its data, if it is what the stage works on."""
     if data == "root":
-        check_root(name, value)
+        if also is None or not isinstance(value, also):
+            check_root(name, value)
         return run(value)
     _check_items(name, data, value)
     try:

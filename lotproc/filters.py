@@ -104,19 +104,25 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
         ArgumentTypeError: `name` is no str.
         Exception: Whatever `test` raises, with a note that names the path, the attribute and its value.
     """
+    matches = attribute_test("where", name, test)
+    return lambda items: (item for item in items if matches(item) is not bool(invert))
+
+
+def attribute_test(stage_name: str, name: str, test: Any) -> Callable[[Any], bool]:
+    """The test behind `where`, of one node or record."""
     if not isinstance(name, str):
-        raise ArgumentTypeError(f"where: the name of an attribute must be a str, got {got(name)}")
+        raise ArgumentTypeError(f"{stage_name}: the name of an attribute must be a str, got {got(name)}")
 
     def matches(item: Any) -> bool:
-        value = attributes_of("where", item).get(name)
+        value = attributes_of(stage_name, item).get(name)
         try:
             return bool(test(value)) if callable(test) else _equal(value, test)
         except Exception as error:
-            path = as_text(path_of("where", item))
-            add_note(error, f"lotproc: in where({name!r}, ...) at {path}, where the attribute is {got(value)}")
+            path = as_text(path_of(stage_name, item))
+            add_note(error, f"lotproc: in the test of {name!r} at {path}, where the attribute is {got(value)}")
             raise
 
-    return lambda items: (item for item in items if matches(item) is not bool(invert))
+    return matches
 
 
 def _equal(value: Any, expected: Any) -> bool:

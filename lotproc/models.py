@@ -9,7 +9,9 @@ from typing import Any
 
 from .errors import ArgumentError, ResultError, as_text, got
 
-__all__ = ["FileFailure", "IndexedFile", "IngestReport", "NodeRecord", "ProcessResult", "Write", "WriteReport"]
+__all__ = [
+    *("FileFailure", "IndexedFile", "IngestReport", "NodeRecord", "Partition", "ProcessResult", "Write", "WriteReport"),
+]
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,53 @@ class NodeRecord:
         path: The node's keys from below the root of its tree down to itself; empty for the root.
         key: The node's own key.
         attributes: The attributes that were asked for, by name; absent ones are `None`.
-        payload: Whatever `snapshot(..., payload=function)` took from the node.
+        payload: What `snapshot(..., payload=...)` took from the node: a `PayloadHandle`, or what a function returned.
     """
 
     path: tuple[str, ...]
     key: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
     payload: Any = None
+
+
+def node_record(path: tuple[str, ...], key: str, attributes: Mapping[str, Any], payload: Any) -> NodeRecord:
+    """Make a `NodeRecord` in less than half the time, for stages that make millions.
+
+    The constructor of a frozen dataclass goes through `object.__setattr__` for each field.
+    """
+    record = object.__new__(NodeRecord)
+    fields = record.__dict__
+    fields["path"] = path
+    fields["key"] = key
+    fields["attributes"] = attributes
+    fields["payload"] = payload
+    return record
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A part of a tree in a database file: a reference that can be sent wherever that file can be opened.
+
+    `partitions` makes them, and `scan` takes them in place of a root.
+
+    Args:
+        file: The database file.
+        blobs: The directory of its blobs, if it has one.
+        before: The transaction before which the tree is read, as ZODB's 8 bytes.
+        root: The id of the tree's root in the database, as ZODB's 8 bytes.
+        start: The path below the root at which the part begins; empty for the root itself.
+        stop: The path below the root at which it ends, itself not included; empty for the end of the tree.
+    """
+
+    file: str
+    blobs: str | None
+    before: bytes
+    root: bytes
+    start: tuple[str, ...]
+    stop: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{as_text(self.start)} to {as_text(self.stop) if self.stop else 'the end'}, in {self.file}"
 
 
 @dataclass(frozen=True)

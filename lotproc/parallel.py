@@ -14,7 +14,7 @@ from ._nodes import node_path, path_of
 from ._stage import check_choice, check_count, stage
 from ._workers import Submit, called, cpu_count, handed_in, pickled_processor, processes, threads
 from .errors import ArgumentTypeError, LiveNodeError, add_note, as_text, got
-from .models import NodeRecord, ProcessResult
+from .models import NodeRecord, Partition, ProcessResult
 
 __all__ = ["each", "parallel_map"]
 
@@ -267,6 +267,8 @@ def _noted(note: str) -> Iterator[None]:
 
 def _span(batch: object) -> str:
     """The paths that a batch runs over, for an error."""
+    if isinstance(batch, Partition):
+        return f", {batch}"
     if not isinstance(batch, (list, tuple)) or not batch:
         return ""
     first, last = _where(batch[0]), _where(batch[-1])

@@ -27,7 +27,7 @@ __all__ = ["children", "glob", "leaves", "level", "walk"]
 Skip: TypeAlias = "str | Callable[[BaseNode], Any] | None"
 Order: TypeAlias = Literal["pre", "post", "breadth"]
 _Skip: TypeAlias = "tuple[Callable[[str], object] | None, Callable[[BaseNode], Any] | None]"
-_Visit: TypeAlias = "tuple[BaseNode, int, bool]"
+_Siblings: TypeAlias = "Iterator[BaseNode | None]"
 
 #: Keys of one node that are held as they are; those of wider nodes wait packed, which takes a tenth of the memory.
 WINDOW = 1024
@@ -67,7 +67,7 @@ def leaves(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
         PatternError: `skip` is a glob that can't be read.
     """
     skipped = _skipped("leaves", skip)
-    return lambda root: (node for node, _, is_leaf in _depth_first(root, skipped, order="post") if is_leaf)
+    return lambda root: _leaves(root, skipped)
 
 
 @overload
@@ -111,8 +111,8 @@ def level(n: int | Literal["deepest"], *, skip: Skip = None) -> Callable[[BaseNo
     skipped = _skipped("level", skip)
 
     def run(root: BaseNode) -> Iterator[BaseNode]:
-        depth = max(depth for _, depth, _ in _depth_first(root, skipped)) if isinstance(n, str) else n
-        yield from _at_depth(depth, root, skipped)
+        depth = _depth_of(root, skipped) if isinstance(n, str) else n
+        yield from _pre_order(root, skipped, depth, depth)
 
     return run
 
@@ -145,7 +145,7 @@ def children(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
         PatternError: `skip` is a glob that can't be read.
     """
     skipped = _skipped("children", skip)
-    return lambda root: _at_depth(1, root, skipped)
+    return lambda root: _pre_order(root, skipped, 1, 1)
 
 
 @overload
@@ -187,20 +187,14 @@ def walk(
         ArgumentTypeError: `root` is no node, a depth no number, or `skip` neither a glob nor a function.
         PatternError: `skip` is a glob that can't be read.
     """
-    check_choice("walk", "order", order, ("pre", "post", "breadth"))
+    check_choice("walk", "order", order, tuple(_ORDERS))
     check_count("walk", "min_depth", min_depth, minimum=0)
     if max_depth is not None:
         check_count("walk", "max_depth", max_depth, minimum=0)
     skipped = _skipped("walk", skip)
 
-    def run(root: BaseNode) -> Iterator[BaseNode]:
-        if order == "breadth":
-            visits = _breadth_first(root, skipped, max_depth)
-        else:
-            visits = _depth_first(root, skipped, max_depth, order)
-        return (node for node, depth, _ in visits if depth >= min_depth)
-
-    return run
+    in_order = _ORDERS[order]
+    return lambda root: in_order(root, skipped, min_depth, max_depth)
 
 
 @overload
@@ -244,7 +238,7 @@ def _matching(root: BaseNode, pattern: PathPattern) -> Iterator[BaseNode]:
 
     def below(node: BaseNode, positions: frozenset[int]) -> Iterator[tuple[BaseNode, frozenset[int]]]:
         literals = pattern.literals(positions)
-        keys = _frozen_keys(node, trim) if literals is None else literals
+        keys = chain.from_iterable(_frozen_keys(node, trim)) if literals is None else literals
         return _follow(node, keys, positions)
 
     def _follow(
@@ -268,76 +262,132 @@ def _matching(root: BaseNode, pattern: PathPattern) -> Iterator[BaseNode]:
             yield node
 
 
-def _depth_first(
-    root: BaseNode, skip: _Skip, max_depth: int | None = None, order: Literal["pre", "post"] = "pre"
-) -> Iterator[_Visit]:
-    """Visit each node with its depth, and in "post" order, when that is known, whether it is a leaf."""
+def _leaves(root: BaseNode, skip: _Skip) -> Iterator[BaseNode]:
     trim = _trimmer(root)
-    stack: list[_Visit] = []
-    branches: list[Iterator[BaseNode]] = []
-    node: BaseNode | None = root
-    while node is not None or stack:
-        if node is not None:
-            depth = len(stack)
-            branches.append(iter(()) if depth == max_depth else _children(node, skip, trim))
-            if order == "pre":
-                yield node, depth, False
-            stack.append((node, depth, True))
-        node = next(branches[-1], None)
-        if node is None:
-            branches.pop()
-            visit = stack.pop()
-            if order == "post":
-                yield visit
+    stack: list[_Siblings] = [iter((root,))]
+    while stack:
+        for node in stack[-1]:
+            if node is None:
+                continue
+            if node.node_storage:
+                below = _children(node, skip, trim)
+                first = next((child for child in below if child is not None), None)
+                if first is not None:
+                    stack.append(chain((first,), below))
+                    break
+            yield node
         else:
-            stack[-1] = (*stack[-1][:2], False)
+            stack.pop()
 
 
-def _at_depth(n: int, root: BaseNode, skip: _Skip) -> Iterator[BaseNode]:
-    return (node for node, depth, _ in _depth_first(root, skip, max_depth=n) if depth == n)
-
-
-def _breadth_first(root: BaseNode, skip: _Skip, max_depth: int | None) -> Iterator[_Visit]:
+def _pre_order(root: BaseNode, skip: _Skip, min_depth: int, max_depth: int | None) -> Iterator[BaseNode]:
     trim = _trimmer(root)
-    queue: deque[tuple[int, Iterator[BaseNode]]] = deque([(0, iter([root]))])
+    stack: list[_Siblings] = [iter((root,))]
+    while stack:
+        depth = len(stack) - 1
+        for node in stack[-1]:
+            if node is None:
+                continue
+            below = _children(node, skip, trim) if depth != max_depth and node.node_storage else None
+            if depth >= min_depth:
+                yield node
+            if below is not None:
+                stack.append(below)
+                break
+        else:
+            stack.pop()
+
+
+def _post_order(root: BaseNode, skip: _Skip, min_depth: int, max_depth: int | None) -> Iterator[BaseNode]:
+    trim = _trimmer(root)
+    stack: list[_Siblings] = [iter((root,))]
+    above: list[BaseNode] = []
+    while stack:
+        depth = len(above)
+        for node in stack[-1]:
+            if node is None:
+                continue
+            if depth != max_depth and node.node_storage:
+                above.append(node)
+                stack.append(_children(node, skip, trim))
+                break
+            if depth >= min_depth:
+                yield node
+        else:
+            stack.pop()
+            if above:
+                node = above.pop()
+                if len(above) >= min_depth:
+                    yield node
+
+
+def _breadth_first(root: BaseNode, skip: _Skip, min_depth: int, max_depth: int | None) -> Iterator[BaseNode]:
+    trim = _trimmer(root)
+    queue: deque[tuple[int, _Siblings]] = deque([(0, iter((root,)))])
     while queue:
         depth, siblings = queue.popleft()
         for node in siblings:
-            if depth != max_depth:
+            if node is None:
+                continue
+            if depth != max_depth and node.node_storage:
                 queue.append((depth + 1, _children(node, skip, trim)))
-            yield node, depth, False
+            if depth >= min_depth:
+                yield node
 
 
-def _children(node: BaseNode, skip: _Skip, trim: Callable[[], None]) -> Iterator[BaseNode]:
-    """Copy the child keys now; follow them when asked, and leave out what is gone by then."""
-    if not node.node_storage:
-        return iter(())
+_ORDERS = {"pre": _pre_order, "post": _post_order, "breadth": _breadth_first}
+
+
+def _depth_of(root: BaseNode, skip: _Skip) -> int:
+    """The depth of the deepest node."""
+    trim = _trimmer(root)
+    stack: list[_Siblings] = [iter((root,))]
+    deepest = 0
+    while stack:
+        for node in stack[-1]:
+            if node is None:
+                continue
+            deepest = max(deepest, len(stack) - 1)
+            if node.node_storage:
+                stack.append(_children(node, skip, trim))
+                break
+        else:
+            stack.pop()
+    return deepest
+
+
+def _children(node: BaseNode, skip: _Skip, trim: Callable[[int], None]) -> _Siblings:
+    """Copy the child keys now; follow them when asked, and give None for a child that is gone by then."""
+    windows = _frozen_keys(node, trim)
+    follow = node.node_storage.get
     skip_key, skip_node = skip
 
-    def follow(keys: Iterator[str]) -> Iterator[BaseNode]:
-        for key in keys:
-            if skip_key is not None and skip_key(key):
-                continue
-            trim()
-            child = node.node_storage.get(key)
-            if child is not None and (skip_node is None or not skip_node(child)):
-                yield child
+    def followed() -> Iterator[_Siblings]:
+        for window in windows:
+            keys = window if skip_key is None else [key for key in window if not skip_key(key)]
+            for start in range(0, len(keys), TRIM_EVERY):
+                part = keys[start : start + TRIM_EVERY]
+                trim(len(part))
+                yield map(follow, part)
 
-    return follow(_frozen_keys(node, trim))
+    children = chain.from_iterable(followed())
+    if skip_node is None:
+        return children
+    return (child for child in children if child is not None and not skip_node(child))
 
 
-def _frozen_keys(node: BaseNode, trim: Callable[..., None]) -> Iterator[str]:
-    """The child keys as they are now, whatever happens to the node later."""
+def _frozen_keys(node: BaseNode, trim: Callable[[int], None]) -> Iterator[list[str]]:
+    """The child keys as they are now, whatever happens to the node later: lists of at most `WINDOW`."""
     keys = iter(node.node_storage.keys())
     first = list(islice(keys, WINDOW))
     trim(len(first) // BUCKET)
     if len(first) < WINDOW:
-        return iter(first)
+        return iter((first,))
     packed = []
     while window := list(islice(keys, WINDOW)):
         packed.append(zlib.compress(pickle.dumps(window, protocol=5), level=1))
         trim(WINDOW // BUCKET)
-    return chain(first, chain.from_iterable(pickle.loads(zlib.decompress(window)) for window in packed))
+    return chain((first,), (pickle.loads(zlib.decompress(window)) for window in packed))
 
 
 def _trimmer(root: BaseNode) -> Callable[..., None]:

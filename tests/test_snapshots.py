@@ -9,12 +9,13 @@ import decimal
 import enum
 import importlib
 import io
+import itertools
 import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ import pytest
 from BTrees.fsBTree import fsBTree
 from BTrees.Length import Length
 from BTrees.OOBTree import OOBTree
-from hypothesis import given, strategies as st
-from lotdb import LOTDB, BaseNode, DataNode, PathFileObj, add_blob
+from hypothesis import example, given, settings, strategies as st
+from lotdb import LOTDB, BaseNode, DataNode, DataObject, PathFileObj, add_blob
 from persistent import Persistent
 from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
@@ -42,6 +43,7 @@ from trees import (
     trees,
     unsaved,
 )
+from ZODB.POSException import ConflictError
 
 import lotproc as lp
 
@@ -191,7 +193,7 @@ def test_any_name_is_a_name(names: list[str]) -> None:
     for name in names:
         root.set_attribute(name, f"value of {name}")
     assert snapshot_of(root).attributes == {name: f"value of {name}" for name in names}
-    assert snapshot_of(root, *names, "¬").attributes == {name: f"value of {name}" for name in names} | {"¬": None}
+    assert snapshot_of(root, *names, "¬").attributes == {"¬": None} | {name: f"value of {name}" for name in names}
 
 
 @given(tree=trees)
@@ -518,6 +520,300 @@ def test_an_error_of_the_payload_function_comes_through_and_tells_the_path() -> 
     assert any("ann/clip" in note for note in getattr(caught.value, "__notes__", []))
 
 
+# --- Payloads by name ------------------------------------------------------------------------------------------------
+
+
+def with_audio(root: BaseNode, key: str, samples: np.ndarray[Any, Any], backend: str = "blob") -> DataNode:
+    node = root.get_data_node([key], samplerate_hz=10.0, backend=backend, data_attribute="audio")
+    node.write_data(samples)
+    return node
+
+
+def test_a_data_attribute_that_is_named_becomes_a_handle_and_an_absent_one_none(folder: Path) -> None:
+    database, root = saved(folder, {"b": {}})
+    with closing(database):
+        with_audio(root, "a", np.arange(30.0))
+        database.commit()
+        first, second = lp.snapshot("depth", lp.leaves(root), payload="audio")
+        assert isinstance(first.payload, lp.PayloadHandle)
+        assert (first.payload.shape, first.payload.dtype, first.payload.samplerate_hz) == ((30,), "float64", 10.0)
+        assert first.payload.read().tolist() == list(range(30))
+        assert first.attributes == {"depth": None}
+        assert second.payload is None
+        assert second.attributes == {"depth": 1}
+        assert unsaved(root) == []
+        assert_detached(first)
+        copy = pickle.loads(pickle.dumps(first))
+        assert copy == first
+        assert copy.payload.read().tolist() == list(range(30))
+
+
+def test_any_node_has_payloads_by_name(folder: Path) -> None:
+    database, root = saved(folder, {"a": {}})
+    with closing(database):
+        leaf = root.get_node("a", create=False)
+        add_blob(leaf, data=b"bytes")
+        leaf.set_attribute("raw", leaf.get_attribute("_blob").blob)
+        leaf.set_attribute("empty", None)
+        database.commit()
+        stage = lp.snapshot((), payload="_blob")
+        assert [record.payload.read() for record in pickle.loads(pickle.dumps(stage))([leaf])] == [b"bytes"]
+        assert [record.payload.read() for record in lp.snapshot((), [leaf], payload="raw")] == [b"bytes"]
+        assert [record.payload for record in lp.snapshot((), [leaf], payload="empty")] == [None]
+        assert [record.payload for record in lp.snapshot((), [leaf], payload="absent")] == [None]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.5, "expected a DataObject, a BlobObject or a Blob, got float 1.5"),
+        (PathFileObj(filepath="/data/a.wav"), "expected a DataObject, a BlobObject or a Blob, got .*PathFileObj"),
+        (Counter(), "expected a DataObject, a BlobObject or a Blob, got .*Counter"),
+        (DataObject(backend="blob"), "it is a data object that nothing was written to"),
+    ],
+)
+def test_a_named_payload_that_is_no_payload_is_refused_with_path_and_name(value: Any, text: str) -> None:
+    root = build({"ann": {"clip": {}}})
+    root.get_node_path(["ann", "clip"], create=False).set_attribute("audio", value)
+    with pytest.raises(lp.DetachError, match=f"snapshot: attribute 'audio' of ann/clip can't be the payload: {text}"):
+        list(lp.snapshot((), lp.leaves(root), payload="audio"))
+
+
+@pytest.mark.parametrize("payload", [3, ["audio"], b"audio", ...])
+def test_a_payload_that_is_neither_a_name_nor_a_function_is_refused_at_once(payload: Any) -> None:
+    with pytest.raises(lp.ArgumentTypeError, match="snapshot: payload must be the name of a data attribute or a funct"):
+        lp.snapshot((), payload=payload)
+
+
+# --- Paths are those of the moment -----------------------------------------------------------------------------------
+
+
+def commit(manager: Any) -> None:
+    try:
+        manager.commit()
+    except ConflictError:
+        manager.abort()
+
+
+class Changes:
+    """What may be done to a tree between two records."""
+
+    def __init__(self, root: BaseNode, other: BaseNode | None = None) -> None:
+        self.root, self.other = root, other
+        self.savepoint: Any = None
+        self.number = 0
+
+    def make(self, change: str, node: BaseNode) -> None:
+        self.number += 1
+        if change == "rename":
+            node.key = f"renamed {self.number}"
+        elif change == "move":
+            if node.parent is not None:
+                self.root.add_tree(node)
+        elif change == "put in between":
+            if node.parent is not None:
+                node.parent.gn(f"between {self.number}").add_tree(node)
+        else:
+            getattr(self, change.replace(" ", "_"))(self.root._p_jar.transaction_manager)
+
+    def commit(self, manager: Any) -> None:
+        self.savepoint = None
+        commit(manager)
+
+    def abort(self, manager: Any) -> None:
+        self.savepoint = None
+        manager.abort()
+
+    def set_savepoint(self, manager: Any) -> None:
+        self.savepoint = manager.savepoint()
+
+    def roll_back(self, manager: Any) -> None:
+        if self.savepoint is not None:
+            self.savepoint.rollback()
+
+    def drop_what_is_loaded(self, manager: Any) -> None:
+        self.root._p_jar.cacheMinimize()
+
+    def rename_elsewhere(self, manager: Any) -> None:
+        elsewhere = self.other._p_jar.transaction_manager
+        elsewhere.begin()
+        for child in self.other.all_nodes():
+            child.key = f"renamed elsewhere {self.number} {child.key}"
+        commit(elsewhere)
+
+    def look_again(self, manager: Any) -> None:
+        self.savepoint = None
+        manager.begin()
+
+
+# What is done before each record: changes, and the number of the node that each is made to.
+Steps = list[list[tuple[str, int]]]
+
+IN_MEMORY = ["rename", "move", "put in between"]
+IN_STORAGE = [*IN_MEMORY, "commit", "abort", "set savepoint", "roll back", "drop what is loaded"]
+IN_STORAGE += ["rename elsewhere", "look again"]
+
+
+def steps_of(kinds: list[str]) -> st.SearchStrategy[Steps]:
+    change = st.tuples(st.sampled_from(kinds), st.integers(0, 9))
+    return st.lists(st.one_of(st.just([]), st.lists(change, max_size=3)), min_size=1, max_size=30)
+
+
+def assert_paths_of_the_moment(nodes: list[BaseNode], changes: Changes, steps: Steps) -> None:
+    """Snapshots of nodes that come again and again while their tree changes have the paths of that moment."""
+    expected = []
+
+    def given_out() -> Iterator[BaseNode]:
+        for node in itertools.cycle(nodes):
+            expected.append((tuple(node.gps()), node.key))
+            yield node
+
+    records = lp.snapshot((), given_out())
+    for step in steps:
+        for change, number in step:
+            changes.make(change, nodes[number % len(nodes)])
+        record = next(records)
+        assert (record.path, record.key) == expected[-1]
+
+
+orders = st.sampled_from(["pre", "post", "breadth"])
+# In pre-order: the root, a, b, c, d, e, f, g, h.
+SMALL: Tree = {"a": {"b": {"c": {}, "d": {}}, "e": {"f": {}}}, "g": {"h": {}}}
+
+
+@given(tree=trees, order=orders, steps=steps_of(IN_MEMORY))
+@example(tree=SMALL, order="pre", steps=[[], [], [], [], [("rename", 1)], [("move", 2)]])
+def test_paths_in_memory_are_those_of_the_moment(tree: Tree, order: Any, steps: Steps) -> None:
+    root = build(tree)
+    assert_paths_of_the_moment(list(lp.walk(root, order=order)), Changes(root), steps)
+
+
+@given(tree=trees, order=orders, steps=steps_of(IN_STORAGE))
+@example(tree=SMALL, order="pre", steps=[[], [], [], [], [("rename", 1)], [("abort", 0)]])
+@example(tree=SMALL, order="pre", steps=[[], [], [], [], [("rename", 1), ("commit", 0)]])
+@example(tree=SMALL, order="pre", steps=[[], [], [("rename", 1), ("commit", 0)], []])
+@example(tree=SMALL, order="pre", steps=[[], [], [], [], [("rename", 1), ("set savepoint", 0)]])
+@example(tree=SMALL, order="pre", steps=[[], [("set savepoint", 0), ("rename", 1)], [("roll back", 0)], []])
+@example(tree=SMALL, order="pre", steps=[[], [], [], [], [("rename elsewhere", 0)], [("look again", 0)]])
+@example(tree=SMALL, order="pre", steps=[[], [], [], [], [("rename elsewhere", 0), ("look again", 0)]])
+@example(tree=SMALL, order="post", steps=[[], [], [("rename", 1), ("commit", 0)], []])
+@settings(deadline=None)
+def test_paths_in_a_storage_are_those_of_the_moment(folder: Path, tree: Tree, order: Any, steps: Steps) -> None:
+    database, root = saved(folder, tree)
+    with closing(database):
+        other = database.open_connection(connection_id="other")
+        assert_paths_of_the_moment(list(lp.walk(root, order=order)), Changes(root, other), steps)
+
+
+def test_paths_are_those_of_the_moment_after_a_connection_was_closed_and_opened_again(folder: Path) -> None:
+    database, root = saved(folder, {"a": {"b": {}, "c": {}, "d": {}, "e": {}}})
+    with closing(database):
+        other = database.open_connection(connection_id="other")
+        connection, manager = root._p_jar, root._p_jar.transaction_manager
+        records = lp.snapshot((), list(lp.leaves(root)))
+        assert [next(records).path for _ in range(2)] == [("a", "b"), ("a", "c")]
+        connection.close()
+        other.get_node("a", create=False).key = "renamed"
+        database.commit("other")
+        assert next(records).path == ("a", "d")
+        assert connection.db().open(manager) is connection
+        assert next(records).path == ("renamed", "e")
+
+
+def test_nodes_that_were_loaded_are_snapshot_after_their_database_was_closed(folder: Path) -> None:
+    database, root = saved(folder, SMALL)
+    nodes = list(lp.walk(root))
+    expected = [(tuple(node.gps()), dict(node.attribute_storage)) for node in nodes]
+    database.close()
+    assert [(record.path, record.attributes) for record in lp.snapshot(..., nodes)] == expected
+
+
+@given(tree=trees, data=st.data())
+def test_nodes_may_come_in_any_order_and_from_several_trees(folder: Path, tree: Tree, data: st.DataObject) -> None:
+    database, root = saved(folder, tree)
+    with closing(database):
+        other = database.open_connection(connection_id="other")
+        nodes = [node for top in (root, other, build(tree)) for node in lp.walk(top)]
+        nodes.append(root.gn("not saved").gn("yet"))
+        if data.draw(st.booleans()):
+            database.abort()
+        drawn = data.draw(st.lists(st.sampled_from(nodes), max_size=30))
+        assert [record.path for record in lp.snapshot((), drawn)] == [tuple(node.gps()) for node in drawn]
+
+
+class Named(BaseNode):
+    """Keeps its name to itself."""
+
+    @property
+    def key(self) -> str:
+        return f"the {self._key}"
+
+
+class Adopted(BaseNode):
+    @property
+    def parent(self) -> BaseNode | None:
+        return self._parent and self._parent.parent
+
+
+class Ordinary(BaseNode):
+    pass
+
+
+KINDS = [BaseNode, Named, Adopted, Ordinary, DataNode]
+
+
+@in_both_places
+@given(kinds=st.lists(st.lists(st.sampled_from(KINDS), min_size=1, max_size=4), min_size=1, max_size=6))
+@example(kinds=[[BaseNode, BaseNode, Named, BaseNode]])
+@example(kinds=[[BaseNode], [Named], [BaseNode, BaseNode]])
+def test_subclasses_that_tell_another_key_or_parent_are_believed(
+    place: str, folder: Path, kinds: list[list[type[BaseNode]]]
+) -> None:
+    root, database = BaseNode("root"), None
+    if place == "storage":
+        database, root = saved(folder, {})
+    above = root
+    for siblings in kinds:
+        for number, kind in enumerate(siblings):
+            above.node_storage[f"n{number}"] = child = kind(f"n{number}", above)
+        above = child
+    if database is not None:
+        database.commit()
+    for order in ("pre", "post", "breadth"):
+        nodes = list(lp.walk(root, order=order))
+        records = list(lp.snapshot((), nodes))
+        assert [record.path for record in records] == [tuple(node.gps()) for node in nodes]
+        assert [record.key for record in records] == [node.key for node in nodes]
+    if database is not None:
+        database.close()
+
+
+# --- A record is a record, however it was made -----------------------------------------------------------------------
+
+
+@given(path=st.lists(keys, max_size=3).map(tuple), attributes=st.dictionaries(keys, st.integers()))
+def test_a_record_of_a_snapshot_is_one_that_is_written_out(path: tuple[str, ...], attributes: dict[str, int]) -> None:
+    node = BaseNode("root").gns(path)
+    for name, value in attributes.items():
+        node.set_attribute(name, value)
+    (record,) = lp.snapshot(..., [node], payload=lambda node: 3)
+    same_record = lp.NodeRecord(path, node.key, attributes, 3)
+    assert type(record) is lp.NodeRecord
+    assert record == same_record
+    assert pickle.loads(pickle.dumps(record)) == record
+    assert vars(record) == vars(same_record)
+    by_name = lp.NodeRecord(path, node.key, dict(sorted(attributes.items())), 3)
+    assert repr(record) == repr(by_name)
+    assert replace(record, key="b") == replace(same_record, key="b")
+    with pytest.raises(FrozenInstanceError):
+        record.key = "b"  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        del record.path
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(record)
+    assert hash(replace(record, attributes=())) == hash(replace(same_record, attributes=()))
+
+
 # --- What can't be detached ------------------------------------------------------------------------------------------
 
 
@@ -613,6 +909,18 @@ def test_a_chain_of_ten_thousand_nodes_is_snapshot(deep: BaseNode) -> None:
         assert record.path == tuple(f"n{above}" for above in range(record.attributes["number"] + 1))
         assert_detached(record)
     assert unsaved(deep) == []
+
+
+@pytest.mark.parametrize("order", ["pre", "post", "breadth"])
+def test_the_paths_of_a_whole_chain_load_each_node_about_once(deep: BaseNode, order: Any) -> None:
+    # To read each path from its root would load 50,000,000 times: the cache holds 400 objects.
+    deep._p_jar.cacheMinimize()
+    before = deep._p_jar.getTransferCounts()[0]
+    expected = range(10_001) if order != "post" else range(10_000, -1, -1)
+    for record, depth in zip(lp.snapshot((), lp.walk(deep, order=order)), expected, strict=True):
+        assert len(record.path) == depth
+        assert record.path[-1:] == ((f"n{depth - 1}",) if depth else ())
+    assert deep._p_jar.getTransferCounts()[0] - before < 60_000
 
 
 def test_records_outlive_their_tree(folder: Path) -> None:

@@ -697,6 +697,30 @@ def test_a_branch_deleted_before_it_is_entered_is_left_out(
 
 
 @in_both_places
+@in_every_order
+@pytest.mark.parametrize("skip", [None, "?????????*", lambda node: False], ids=["all", "by key", "by node"])
+@given(tree=trees, data=st.data())
+def test_what_is_deleted_before_a_walk_reaches_it_is_left_out_with_all_below_it(
+    place: str, folder: Path, order: str, skip: Any, tree: Tree, data: st.DataObject
+) -> None:
+    originals = ORDERS[order](tree)
+    stop = data.draw(st.integers(0, len(originals) - 1))
+    last = originals[stop]
+    later = [path for path in originals[stop + 1 :] if order == "breadth" or path > last]
+    assume(later)
+    gone = data.draw(st.sampled_from(later))
+    root, close = open_tree(place, folder, tree)
+    with close:
+        seen = []
+        for number, node in enumerate(lp.walk(root, order=order, skip=skip)):
+            seen.append(tuple(node.gps()))
+            if number == stop:
+                root.get_node_path(gone[:-1], create=False).delete_node(gone[-1])
+        left = [path for path in originals[stop + 1 :] if path[: len(gone)] != gone]
+        assert seen == originals[: stop + 1] + left
+
+
+@in_both_places
 def test_a_mirror_into_a_root_of_three_thousand_children_is_not_visited(place: str, folder: Path) -> None:
     tree: Tree = {f"c{clip:04d}": {} for clip in range(3_000)}
     root, close = open_tree(place, folder, tree)

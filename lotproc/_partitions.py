@@ -1,0 +1,111 @@
+"""Where to part a tree, so that the parts have similar sizes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeAlias
+
+from ._pinned import PinnedStorage
+from ._records import UnusualRecord, bucket_or_parts, children_oid
+
+__all__ = ["starts_of_parts"]
+
+_Path: TypeAlias = "tuple[str, ...]"
+
+#: A piece is small enough when it is this part of a part, or when there are so many pieces for each part.
+SMALL = 2
+PIECES = 16
+#: Levels that are looked at to estimate a size.
+DEPTH = 50
+
+
+@dataclass
+class _Piece:
+    """A run of nodes in the order of the tree: from a path to the next piece's, and about how many leaves it has."""
+
+    start: _Path
+    size: float = 1.0
+    smaller: Callable[[], list[_Piece]] = field(default=list)
+
+
+def starts_of_parts(
+    n: int, storage: PinnedStorage, root: bytes, skip_key: Callable[[str], object] | None
+) -> list[_Path]:
+    """The paths below a root at which up to `n` parts of similar size begin; the first is the root itself.
+
+    The largest piece is parted again and again, until each is small against a part. Sizes are estimated: what
+    has ten children is ten times as large as the child in the middle.
+    """
+    sizes = _Sizes(storage, skip_key)
+    number = count()
+    whole = sizes.of_node((), root)
+    total = whole.size
+    heap = [(-whole.size, next(number), whole)]
+    final: list[_Piece] = []
+    while heap and -heap[0][0] > total / n / SMALL and len(heap) + len(final) < PIECES * n:
+        *_, piece = heapq.heappop(heap)
+        smaller = piece.smaller()
+        if not smaller:
+            final.append(piece)
+            continue
+        total += sum(small.size for small in smaller) - piece.size
+        for small in smaller:
+            heapq.heappush(heap, (-small.size, next(number), small))
+    pieces = sorted([*final, *(piece for *_, piece in heap)], key=lambda piece: piece.start)
+
+    starts: list[_Path] = [()]
+    before = 0.0
+    for piece in pieces:
+        if before + piece.size / 2 >= len(starts) * total / n and piece.start > starts[-1]:
+            starts.append(piece.start)
+        before += piece.size
+    return starts
+
+
+class _Sizes:
+    """Estimates the sizes of subtrees."""
+
+    def __init__(self, storage: PinnedStorage, skip_key: Callable[[str], object] | None) -> None:
+        self._storage = storage
+        self._skips = skip_key or (lambda key: False)
+
+    def of_node(self, path: _Path, oid: bytes, depth: int = 0, start: _Path | None = None) -> _Piece:
+        """The piece that a node with all below it is."""
+        piece = _Piece(path if start is None else start)
+        if depth < DEPTH:
+            try:
+                tree = children_oid(self._load(oid))
+                return self._of_tree(path, piece.start, tree, depth)
+            except UnusualRecord:
+                pass
+        return piece
+
+    def _of_tree(self, path: _Path, start: _Path, oid: bytes, depth: int) -> _Piece:
+        """The piece that a tree of children, or a part of one, is; `path` is that of their parent."""
+        bucket, parts = bucket_or_parts(self._load(oid))
+        if parts:
+            starts = [start, *((*path, key) for key, _ in parts[1:])]
+            middle = self._of_tree(path, start, parts[len(parts) // 2][1], depth)
+            return _Piece(
+                start,
+                len(parts) * middle.size,
+                lambda: [self._of_tree(path, first, oid, depth) for first, (_, oid) in zip(starts, parts, strict=True)],
+            )
+        kept = [(key, oid) for key, oid in zip(*bucket, strict=True) if not self._skips(key)]
+        if not kept:
+            return _Piece(start)
+        key, oid = kept[len(kept) // 2]
+        return _Piece(
+            start,
+            len(kept) * self.of_node((*path, key), oid, depth + 1).size,
+            lambda: [
+                self.of_node((*path, key), oid, depth, start if number == 0 else None)
+                for number, (key, oid) in enumerate(kept)
+            ],
+        )
+
+    def _load(self, oid: bytes) -> bytes:
+        return self._storage.load(oid)[0]

@@ -1,0 +1,269 @@
+"""The records of a storage as they were at one transaction, one by one or many at once."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from threading import Lock
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.interfaces import IPrefetchStorage
+from ZODB.POSException import POSKeyError
+from ZODB.utils import p64, u64
+
+from ._jar import RecordJar, damaged
+from .errors import DamagedDatabaseError
+
+__all__ = ["Oids", "PinnedFile", "PinnedStorage", "Places", "Records", "as_oids", "pinned_at", "rows_at", "view_of"]
+
+#: Object ids: an array of bytes, 8 to a row.
+Oids: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+_Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
+#: Bytes of the header of a record in a FileStorage: id, transaction, place of the record before, place of the
+#: transaction, length of a version's name (always 0), length of the data.
+HEADER = 42
+#: Parts of a FileStorage's index that are held as arrays. Each takes 0.5 MB, for 65,536 ids that follow one another.
+PARTS = 32
+
+
+class Records(NamedTuple):
+    """Many records at once.
+
+    Args:
+        data: Where they lie: bytes, or the map of a file.
+        array: The same as an array of bytes.
+        starts: Where each begins.
+        lengths: How many bytes each has.
+    """
+
+    data: Any
+    array: np.ndarray[Any, np.dtype[np.uint8]]
+    starts: _Numbers
+    lengths: _Numbers
+
+
+def as_oids(oids: list[bytes]) -> Oids:
+    """Object ids as an array, one to a row."""
+    return np.frombuffer(b"".join(oids), np.uint8).reshape(-1, 8)
+
+
+def rows_at(array: np.ndarray[Any, np.dtype[np.uint8]], starts: _Numbers, length: int) -> Any:
+    """As many bytes from each of some places on, a row for each."""
+    windows = np.ndarray((max(len(array) - length + 1, 0), length), np.uint8, array, strides=(1, 1))
+    return windows[starts]
+
+
+def view_of(connection: Any) -> bytes:
+    """The first transaction that a connection does not see: its view ends before it."""
+    storage = connection._normal_storage
+    view: bytes | None = getattr(storage, "_start", None) or getattr(storage, "_before", None)
+    return view or p64(u64(storage.lastTransaction()) + 1)
+
+
+def pinned_at(before: bytes, db: Any, places: Places | None = None) -> PinnedStorage:
+    """The records of a ZODB database as they were before a transaction, in the fastest way that its storage has.
+
+    Args:
+        before: The first transaction that is not seen.
+        db: The ZODB database.
+        places: The places of a FileStorage's records, if they are at hand.
+    """
+    return PinnedFile(before, db, places) if type(db.storage) is FileStorage else PinnedStorage(before, db)
+
+
+class Places:
+    """Where the newest record of each object lies in a FileStorage, as its index has it.
+
+    Args:
+        index: The index; what is added to it later may be missing here.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self._parts: dict[bytes, _Numbers] = {}
+        self._lock = Lock()
+
+    def part(self, beginning: bytes) -> _Numbers:
+        """The places of the 65,536 objects whose ids begin with these six bytes; 0 for those that are not there."""
+        with self._lock:
+            places = self._parts.pop(beginning, None)
+            if places is None:
+                places = self._read(beginning)
+            self._parts[beginning] = places
+            if len(self._parts) > PARTS:
+                del self._parts[next(iter(self._parts))]  # the one whose use is longest ago
+            return places
+
+    def _read(self, beginning: bytes) -> _Numbers:
+        places = np.zeros(65536, np.int64)
+        bucket = self._index.get(beginning)
+        if bucket is not None:
+            packed = bucket.toString()  # all ends of ids, two bytes each, then all places, six bytes each
+            count = len(packed) // 8
+            numbers = np.zeros((count, 8), np.uint8)
+            numbers[:, 2:] = np.frombuffer(packed, np.uint8, 6 * count, 2 * count).reshape(count, 6)
+            places[np.frombuffer(packed, ">u2", count)] = _numbers(numbers, 0)
+        return places
+
+    def one(self, oid: bytes) -> int:
+        """The place of one object."""
+        bucket = self._index.get(oid[:6])
+        return int.from_bytes((bucket and bucket.get(oid[6:])) or b"", "big")
+
+
+class PinnedStorage:
+    """The records of any storage as they were before one transaction.
+
+    Args:
+        before: The first transaction that is not seen.
+        db: The ZODB database.
+    """
+
+    def __init__(self, before: bytes, db: Any) -> None:
+        self.before = before
+        self.storage = db.storage
+        self.jar = RecordJar(self.load, db)
+        #: Whether classes are found by their names alone, which is how the records are decoded that are read at once.
+        self.plain_classes = getattr(db.classFactory, "__func__", None) is DB.classFactory
+        self._prefetches = IPrefetchStorage.providedBy(self.storage)
+
+    def load(self, oid: bytes) -> tuple[bytes, bytes]:
+        """A record and the transaction that stored it."""
+        try:
+            found = self.storage.loadBefore(oid, self.before)
+        except POSKeyError:
+            found = None
+        if found is None:
+            raise gone(oid, self.before)
+        data, tid, _ = found
+        return data, tid
+
+    def load_many(self, oids: Oids) -> Records:
+        """Many records at once, in the order of their ids."""
+        joined = oids.tobytes()
+        each = [joined[start : start + 8] for start in range(0, len(joined), 8)]
+        if self._prefetches:
+            self.storage.prefetch(each, self.before)
+        load, before = self.storage.loadBefore, self.before
+        try:
+            found = [load(oid, before)[0] for oid in each]
+        except (POSKeyError, TypeError):  # one of them is not there; this tells which
+            found = [self.load(oid)[0] for oid in each]
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        data = b"".join(found)
+        return Records(data, np.frombuffer(data, np.uint8), np.cumsum(lengths) - lengths, lengths)
+
+
+class PinnedFile(PinnedStorage):
+    """The records of a FileStorage, read through a memory map of its file and its index.
+
+    It holds the file as it was when this was made, so a pack, which writes another one, changes nothing here.
+    """
+
+    def __init__(self, before: bytes, db: Any, places: Places | None = None) -> None:
+        super().__init__(before, db)
+        with self.storage._lock:  # a pack replaces both
+            self._file = os.dup(self.storage._file.fileno())
+            self._places_of = places or Places(self.storage._index._data)
+        self._map = self._newest_map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        self._array = np.frombuffer(self._map, np.uint8)
+        self._end = np.uint64(u64(before))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def load(self, oid: bytes) -> tuple[bytes, bytes]:
+        place = self._places_of.one(oid)
+        if not place:
+            raise gone(oid, self.before)
+        tid, start, length = self._version(oid, place)
+        return self._map[start : start + length], tid
+
+    def load_many(self, oids: Oids) -> Records:
+        places = self._places(oids)
+        inside = places <= len(self._array) - HEADER
+        heads = rows_at(self._array, np.where(inside, places, 0), HEADER)
+        lengths = _numbers(heads, 34).astype(np.int64)
+        starts = places + HEADER
+        plain = (
+            inside
+            & (places > 0)
+            & (heads[:, :8] == oids).all(axis=1)
+            & (_numbers(heads, 8) < self._end)
+            & (lengths > 0)
+            & (starts <= len(self._array) - lengths)
+        )
+        for row in np.flatnonzero(~plain):  # newer, undone, deleted or damaged
+            oid = oids[row].tobytes()
+            if not places[row]:
+                raise gone(oid, self.before)
+            _, starts[row], lengths[row] = self._version(oid, int(places[row]))
+        return Records(self._map, self._array, starts, lengths)
+
+    def _places(self, oids: Oids) -> _Numbers:
+        """Where the newest record of each object lies; 0 for those that have none."""
+        parts = oids[:, :6]
+        within = oids[:, 6].astype(np.int64) << 8 | oids[:, 7]
+        if (parts == parts[0]).all():
+            alone: _Numbers = self._places_of.part(parts[0].tobytes())[within]
+            return alone
+        places = np.empty(len(oids), np.int64)
+        numbers = _numbers(oids, 0) >> np.uint64(16)
+        for number in np.unique(numbers):
+            rows = numbers == number
+            places[rows] = self._places_of.part(int(number).to_bytes(6, "big"))[within[rows]]
+        return places
+
+    def _version(self, oid: bytes, place: int) -> tuple[bytes, int, int]:
+        """The transaction, start and length of an object's version that is seen; `place` is its newest record's."""
+        head = self._head(oid, place)
+        while (tid := head[8:16]) >= self.before:
+            place = self._older(oid, place, head[16:24])
+            head = self._head(oid, place)
+        while not (length := u64(head[34:42])):  # written by an undo: the data are those of an older record
+            place = self._older(oid, place, self._bytes(place + HEADER, 8))
+            head = self._head(oid, place)
+        start = place + HEADER
+        if start + length > len(self._array):
+            raise damaged(oid, f"has {length:,} bytes at {start:,} of a file of {len(self._array):,} bytes")
+        return tid, start, length
+
+    def _older(self, oid: bytes, place: int, pointer: bytes) -> int:
+        """The place of an older record, to which the one at `place` points."""
+        older: int = u64(pointer)
+        if not older:
+            raise gone(oid, self.before)
+        if older >= place:
+            raise damaged(oid, f"at {place:,} has an older version at {older:,}, which can't be")
+        return older
+
+    def _head(self, oid: bytes, place: int) -> bytes:
+        head = self._bytes(place, HEADER)
+        if len(head) < HEADER:
+            raise damaged(oid, f"should be at {place:,}, which is behind the end of the file")
+        if head[:8] != oid:
+            raise damaged(oid, f"should be at {place:,}, where the file has something else")
+        return head
+
+    def _bytes(self, start: int, length: int) -> bytes:
+        """Bytes of the file, also of what was written after this was made."""
+        if start + length > len(self._newest_map):
+            self._newest_map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        return self._newest_map[start : start + length]
+
+
+def _numbers(rows: np.ndarray[Any, Any], column: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """The eight bytes from a column on as numbers, one for each row."""
+    return np.ascontiguousarray(rows[:, column : column + 8]).view(">u8").ravel().astype(np.uint64)
+
+
+def gone(oid: bytes, before: bytes) -> DamagedDatabaseError:
+    """The error for an object that something refers to and that is not there."""
+    return damaged(
+        oid, f"is not there as of the transaction before {u64(before):#x}; was the database packed, or cut, since?"
+    )
