@@ -13,7 +13,7 @@ from ZODB.utils import u64
 
 from .errors import DamagedDatabaseError
 
-__all__ = ["RecordJar", "damaged"]
+__all__ = ["RecordJar", "damaged", "unreadable"]
 
 #: Objects that a jar keeps when it trims its cache.
 KEPT = 400
@@ -48,7 +48,7 @@ class RecordJar:
             try:
                 found = self._reader.getGhost(data)
             except Exception as error:
-                raise damaged(oid, f"can't be read: {error}") from error
+                raise unreadable(oid, error) from error
             self._cache.new_ghost(oid, found)
         return found
 
@@ -63,7 +63,7 @@ class RecordJar:
         try:
             self._reader.setGhostState(ghost, data)
         except Exception as error:
-            raise damaged(oid, f"can't be read: {error}") from error
+            raise unreadable(oid, error) from error
         ghost._p_serial = tid
         self._cache.update_object_size_estimation(oid, len(data))
         ghost._p_estimated_size = len(data)
@@ -81,3 +81,9 @@ class RecordJar:
 def damaged(oid: bytes, what: str) -> DamagedDatabaseError:
     """The error for a record that says of its object what can't be."""
     return DamagedDatabaseError(f"the record of object {u64(oid):#x} {what}")
+
+
+def unreadable(oid: bytes, error: Exception) -> DamagedDatabaseError:
+    """The error for a record that some other error comes of."""
+    reason = error.__cause__ or error
+    return damaged(oid, f"can't be read: {type(reason).__name__}: {reason}")

@@ -56,10 +56,11 @@ def starts_of_parts(
             heapq.heappush(heap, (-small.size, next(number), small))
     pieces = sorted([*final, *(piece for *_, piece in heap)], key=lambda piece: piece.start)
 
+    part = sum(piece.size for piece in pieces) / n
     starts: list[_Path] = [()]
     before = 0.0
     for piece in pieces:
-        if before + piece.size / 2 >= len(starts) * total / n and piece.start > starts[-1]:
+        if len(starts) < n and before + piece.size / 2 >= len(starts) * part and piece.start > starts[-1]:
             starts.append(piece.start)
         before += piece.size
     return starts

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 from threading import Lock
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
+from ZODB.FileStorage.format import CorruptedError
 from ZODB.interfaces import IPrefetchStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64
 
-from ._jar import RecordJar, damaged
+from ._jar import RecordJar, damaged, unreadable
 from .errors import DamagedDatabaseError
 
 __all__ = ["Oids", "PinnedFile", "PinnedStorage", "Places", "Records", "as_oids", "pinned_at", "rows_at", "view_of"]
@@ -137,6 +139,8 @@ class PinnedStorage:
             found = self.storage.loadBefore(oid, self.before)
         except POSKeyError:
             found = None
+        except (CorruptedError, ArithmeticError, MemoryError, ValueError, struct.error) as error:
+            raise unreadable(oid, error) from error
         if found is None:
             raise gone(oid, self.before)
         data, tid, _ = found
@@ -151,7 +155,7 @@ class PinnedStorage:
         load, before = self.storage.loadBefore, self.before
         try:
             found = [load(oid, before)[0] for oid in each]
-        except (POSKeyError, TypeError):  # one of them is not there; this tells which
+        except Exception:  # this tells which it is, and why
             found = [self.load(oid)[0] for oid in each]
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         data = b"".join(found)

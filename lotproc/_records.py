@@ -369,6 +369,7 @@ def _children_of(items: Any) -> Children:
         and set(map(len, references)) <= {2}
         and set(map(type, oids)) <= {bytes}
         and set(map(len, oids)) <= {8}
+        and list(keys) == sorted(keys)
     )
     if not usual:
         raise UnusualRecord

@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
+from ZODB.broken import Broken
 
-from ._jar import damaged
+from ._jar import damaged, unreadable
 from ._pinned import Oids, PinnedStorage, as_oids
 from ._records import EMPTY_TREE, TREE, Children, NodeReader, beginning_with, children_in, class_and_state
 from .errors import DamagedDatabaseError, LotprocError, as_text
@@ -165,13 +166,20 @@ class Scanner:
             branches.popleft()
             branch.windows = iter(())  # which would hold on to these children
             if children is None:
-                branch.ready = ()
+                branch.ready = self._childless(branch)
             else:
                 together.append((branch, children))
                 count += len(children.keys)
         if together:
             for (branch, _), entries in zip(together, self._decoded(together), strict=True):
                 branch.ready = entries
+
+    def _childless(self, branch: _Branch) -> list[_Entry | None]:
+        """What a branch gives whose record of children is not that of an empty tree, and yet has none to give."""
+        node = self._node(branch.oid)
+        if self._wanted.depth is not None or node.node_storage or not self._gives(node.key, branch.lower):
+            return []  # those that it has are out of bounds
+        return [self._record(node, branch.path)]
 
     def _window_by_window(self, branch: _Branch) -> Iterator[_Entry | None]:
         """What is below a branch that has many children."""
@@ -217,8 +225,8 @@ class Scanner:
             raise
         except Exception:  # not what lotdb makes; the class of the tree may know it
             tree = self._node(branch.oid).node_storage
-        items = list(tree.items())[given:]
-        yield Children([str(key) for key, _ in items], [child._p_oid for _, child in items])
+        items = [(key, child._p_oid) for key in tree if (child := tree.get(key)) is not None][given:]
+        yield Children([str(key) for key, _ in items], [oid for _, oid in items])
 
     def _not_skipped(self, children: Children) -> Children:
         skip_key, skip_node = self._wanted.skip_key, self._wanted.skip_node
@@ -332,8 +340,15 @@ class Scanner:
         known: tuple[Any, ...] | None = None
         places: list[tuple[str, int]] = []
         for row, (path, start, stop, plain) in enumerate(zip(paths, starts, stops, usual.tolist(), strict=True)):
-            items = _plain_items(data, start, stop, needed) if plain else None
             try:
+                items = _plain_items(data, start, stop, needed) if plain else None
+                if items is not None and items[::2] != known:
+                    if not _are_sorted_names(items[::2]):
+                        items = None
+                    else:
+                        known = items[::2]
+                        wanted = known if names is ... else names
+                        places = [(name, 2 * known.index(name) + 1 if name in known else 0) for name in wanted]
                 if items is None:
                     yield self._record(self._node(oids[row].tobytes()), path)
                     continue
@@ -342,10 +357,6 @@ class Scanner:
                     if not all(test(probe) for _, test in tests):
                         yield None
                         continue
-                if items[::2] != known:
-                    known = items[::2]
-                    wanted = known if names is ... else names
-                    places = [(name, 2 * known.index(name) + 1 if name in known else 0) for name in wanted]
                 attributes_of = {}
                 for name, place in places:
                     value = items[place] if place else None
@@ -375,6 +386,12 @@ class Scanner:
         node = self._jar.get(oid)
         if not isinstance(node, BaseNode):
             raise damaged(oid, f"is no lotdb node but a {type(node).__qualname__}")
+        try:
+            parts = node.parent, node.key, node.node_storage, node.attribute_storage
+        except AttributeError as error:
+            raise unreadable(oid, error) from error
+        if any(isinstance(part, Broken) for part in parts):
+            raise damaged(oid, "refers to an object whose class can't be found")
         return node
 
 
@@ -402,6 +419,11 @@ def _plain_items(data: Any, start: int, stop: int, needed: frozenset[str] | None
             if type(value) not in ATOMS and (needed is None or name in needed):
                 return None
     return items
+
+
+def _are_sorted_names(names: tuple[Any, ...]) -> bool:
+    """Whether these can be all keys of a tree of attributes, which is searched by halves."""
+    return set(map(type, names)) <= {str} and list(names) == sorted(names)
 
 
 def _within(children: Children, lower: _Path, upper: _Path) -> Children:

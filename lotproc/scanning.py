@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
+from ZODB._compat import FILESTORAGE_MAGIC
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
@@ -243,12 +244,11 @@ def _pinned(name: str, root: BaseNode, uncommitted: Uncommitted) -> PinnedStorag
             f"{name}: the connection of {root.key!r} has changes that are not committed, and {name} reads what is; "
             f'commit or abort them, or give uncommitted="ignore"'
         )
-    storage = pinned_at(view_of(connection), connection.db())
-    try:
-        storage.load(root._p_oid)
-    except (DamagedDatabaseError, TypeError):
-        raise ArgumentError(f"{name}: {root.key!r} was never committed; commit it first") from None
-    return storage
+    saved = connection._savepoint_storage
+    oid = root._p_oid
+    if oid is None or oid in connection._added or (saved is not None and oid in saved.creating):
+        raise ArgumentError(f"{name}: {root.key!r} was never committed; commit it first")
+    return pinned_at(view_of(connection), connection.db())
 
 
 def _has_changes(connection: Any) -> bool:
@@ -283,19 +283,31 @@ def _opened(partition: Partition) -> tuple[DB, Places]:
         try:
             found = os.stat(partition.file)
         except OSError as error:
-            raise DamagedDatabaseError(f"scan: the database of the partition can't be opened: {error}") from error
+            raise _unopened(partition, error) from error
         identity = (found.st_dev, found.st_ino)
         known = _databases.pop(partition.file, None)
         if known and (known[0] != identity or known[1].storage.lastTransaction() < _last(partition)):
             known[1].close()
             known = None
         if known is None:
-            database = DB(FileStorage(partition.file, read_only=True, blob_dir=partition.blobs))
+            try:
+                with open(partition.file, "rb") as file:
+                    if file.read(len(FILESTORAGE_MAGIC)) != FILESTORAGE_MAGIC:
+                        raise ValueError("this is no FileStorage")
+                database = DB(FileStorage(partition.file, read_only=True, blob_dir=partition.blobs))
+            except Exception as error:
+                raise _unopened(partition, error) from error
             known = identity, database, Places(database.storage._index._data)
         _databases[partition.file] = known
         if len(_databases) > KEPT_OPEN:
             _databases.pop(next(iter(_databases)))[1].close()
         return known[1:]
+
+
+def _unopened(partition: Partition, error: Exception) -> DamagedDatabaseError:
+    return DamagedDatabaseError(
+        f"scan: the database of the partition {partition} can't be opened: {type(error).__name__}: {error}"
+    )
 
 
 def _last(partition: Partition) -> bytes:

@@ -20,7 +20,7 @@ from ZODB.blob import Blob
 
 from ._nodes import CarriedPaths, dumps_detached, no_item, node_path
 from ._stage import stage
-from .errors import ArgumentTypeError, DetachError, add_note, as_text, got
+from .errors import ArgumentTypeError, DamagedDatabaseError, DetachError, add_note, as_text, got
 from .models import NodeRecord, node_record
 from .payloads import PayloadHandle
 
@@ -226,6 +226,8 @@ def detached(stage_name: str, value: Any, what: str, path: tuple[str, ...]) -> A
 
     try:
         return detach(value)
+    except DamagedDatabaseError:
+        raise
     except Exception as error:
         reason = str(error)
     # Raised here, without the error behind it: a recursion has a traceback of a thousand frames, and some libraries
