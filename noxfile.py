@@ -90,3 +90,10 @@ def demo(session: nox.Session) -> None:
     """Run the example program; what follows `--` goes to it."""
     install(session, extras="demo")
     session.run("python", "docs/examples/speech_features.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure against hand-written loops, and write docs/performance.md; what follows `--` goes to the program."""
+    install(session)
+    session.run("python", "-m", "benchmarks.run", *(session.posargs or ["--write", "docs/performance.md"]))

@@ -56,6 +56,10 @@ class RecordJar:
         """Drop the states of objects that were not used lately, as a connection's function of this name does."""
         self._cache.incrgc()
 
+    def close(self) -> None:
+        """Let go of the records. Objects that were not loaded yet can't be after this."""
+        del self._load
+
     def setstate(self, ghost: Any) -> None:
         """Load an object; objects call this themselves."""
         oid = ghost._p_oid

@@ -15,9 +15,11 @@ __all__ = ["starts_of_parts"]
 
 _Path: TypeAlias = "tuple[str, ...]"
 
-#: A piece is small enough when it is this part of a part, or when there are so many pieces for each part.
-SMALL = 2
-PIECES = 16
+#: Pieces are parted until they are this many times smaller than a part, and this many times smaller than the whole.
+SMALL = 1.5
+FEWEST = 32
+#: So many times as many pieces are not exceeded, whatever their sizes.
+MOST = 10
 #: Levels that are looked at to estimate a size.
 DEPTH = 50
 
@@ -45,7 +47,8 @@ def starts_of_parts(
     total = whole.size
     heap = [(-whole.size, next(number), whole)]
     final: list[_Piece] = []
-    while heap and -heap[0][0] > total / n / SMALL and len(heap) + len(final) < PIECES * n:
+    enough = max(SMALL * n, FEWEST)
+    while heap and -heap[0][0] > total / enough and len(heap) + len(final) < MOST * enough:
         *_, piece = heapq.heappop(heap)
         smaller = piece.smaller()
         if not smaller:

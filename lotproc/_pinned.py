@@ -16,7 +16,7 @@ from ZODB.interfaces import IPrefetchStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64
 
-from ._jar import RecordJar, damaged, unreadable
+from ._jar import damaged, unreadable
 from .errors import DamagedDatabaseError
 
 __all__ = ["Oids", "PinnedFile", "PinnedStorage", "Places", "Records", "as_oids", "pinned_at", "rows_at", "view_of"]
@@ -127,8 +127,8 @@ class PinnedStorage:
 
     def __init__(self, before: bytes, db: Any) -> None:
         self.before = before
+        self.db = db
         self.storage = db.storage
-        self.jar = RecordJar(self.load, db)
         #: Whether classes are found by their names alone, which is how the records are decoded that are read at once.
         self.plain_classes = getattr(db.classFactory, "__func__", None) is DB.classFactory
         self._prefetches = IPrefetchStorage.providedBy(self.storage)

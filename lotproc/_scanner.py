@@ -15,7 +15,7 @@ from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 from ZODB.broken import Broken
 
-from ._jar import damaged, unreadable
+from ._jar import RecordJar, damaged, unreadable
 from ._pinned import Oids, PinnedStorage, as_oids
 from ._records import EMPTY_TREE, TREE, Children, NodeReader, beginning_with, children_in, class_and_state
 from .errors import DamagedDatabaseError, LotprocError, as_text
@@ -103,7 +103,7 @@ class Scanner:
 
     def __init__(self, storage: PinnedStorage, wanted: Wanted) -> None:
         self._storage = storage
-        self._jar = storage.jar
+        self._jar = RecordJar(storage.load, storage.db)
         self._wanted = wanted
         self._reader = NodeReader()
         self._window = FIRST_WINDOW
@@ -118,23 +118,23 @@ class Scanner:
         self._bounded = bool(lower or upper)
         waiting: list[Iterator[_Entry | None]] = []
         try:
-            entries: Iterator[_Entry | None] = iter([self._unusual(oid, None, lower, upper)])
-        except Exception as error:
-            raise _at((), error) from error
-        while True:
-            for entry in entries:
-                if type(entry) is NodeRecord:
-                    yield entry
-                elif type(entry) is _Branch:
-                    waiting.append(entries)
-                    entries = iter(self._below(entry))
-                    break
-                elif type(entry) is _Failed:
-                    raise entry.error
-            else:
-                if not waiting:
-                    return
-                entries = waiting.pop()
+            entries = self._top(oid, lower, upper)
+            while True:
+                for entry in entries:
+                    if type(entry) is NodeRecord:
+                        yield entry
+                    elif type(entry) is _Branch:
+                        waiting.append(entries)
+                        entries = iter(self._below(entry))
+                        break
+                    elif type(entry) is _Failed:
+                        raise entry.error
+                else:
+                    if not waiting:
+                        return
+                    entries = waiting.pop()
+        finally:
+            self._jar.close()
 
     def deepest(self, oid: bytes) -> int:
         """The depth of the deepest node below the object with this id."""
@@ -143,6 +143,12 @@ class Scanner:
         return structure._deepest
 
     # --- From a branch to what is below it --------------------------------------------------------------------------
+
+    def _top(self, oid: bytes, lower: _Path, upper: _Path) -> Iterator[_Entry | None]:
+        try:
+            return iter([self._unusual(oid, None, lower, upper)])
+        except Exception as error:
+            raise _at((), error) from error
 
     def _below(self, branch: _Branch) -> Iterable[_Entry | None]:
         if branch.ready is None:
@@ -156,7 +162,12 @@ class Scanner:
         count = 0
         while branches and count < self._window:
             branch = branches[0]
-            children = next(branch.windows, None)
+            try:
+                children = next(branch.windows, None)
+            except Exception as error:
+                branches.popleft()
+                branch.ready = [_Failed(_at(branch.path, error))]
+                continue
             if children is not None and len(children.keys) >= self._window:
                 branch.windows = chain([children], branch.windows)
                 if not together:
@@ -184,8 +195,11 @@ class Scanner:
     def _window_by_window(self, branch: _Branch) -> Iterator[_Entry | None]:
         """What is below a branch that has many children."""
         windows, branch.windows = branch.windows, iter(())
-        for children in windows:
-            yield from self._decoded([(branch, children)])[0]
+        try:
+            for children in windows:
+                yield from self._decoded([(branch, children)])[0]
+        except Exception as error:
+            yield _Failed(_at(branch.path, error))
 
     def _list(self, branch: _Branch) -> bool:
         """Begin to list the children of a branch; tell whether it has any that exist for this scan."""
@@ -225,8 +239,11 @@ class Scanner:
             raise
         except Exception:  # not what lotdb makes; the class of the tree may know it
             tree = self._node(branch.oid).node_storage
-        items = [(key, child._p_oid) for key in tree if (child := tree.get(key)) is not None][given:]
-        yield Children([str(key) for key, _ in items], [oid for _, oid in items])
+        try:
+            items = [(str(key), child._p_oid) for key in tree if (child := tree.get(key)) is not None][given:]
+        except (AttributeError, TypeError) as error:
+            raise unreadable(branch.oid, error) from error
+        yield Children([key for key, _ in items], [oid for _, oid in items])
 
     def _not_skipped(self, children: Children) -> Children:
         skip_key, skip_node = self._wanted.skip_key, self._wanted.skip_node

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,10 @@ from zodbpickle import pickle as zodb_pickle
 
 from ._nodes import connection_of, dumps_detached
 from ._stage import check_count
-from .errors import ArgumentError, NotPicklableError, ReadOnlyTreeError, add_note, as_text, got
+from .errors import ArgumentError, ExistsError, NotPicklableError, ReadOnlyTreeError, add_note, as_text, got
 from .models import Write
 
-__all__ = ["check_storable", "check_writable", "plain_pickle", "undone_on_failure"]
+__all__ = ["already_there", "check_storable", "check_writable", "plain_pickle", "undone_on_failure"]
 
 
 @contextmanager
@@ -67,28 +67,39 @@ def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:
         )
 
 
-def check_storable(name: str, planned: Write, connection: Any) -> None:
-    """Refuse a value that the database can't store while its name is known; the commit would only say that it can't."""
-    for attribute, value in planned.attributes.items():
+def check_storable(name: str, path: tuple[str, ...], attributes: Mapping[str, Any], connection: Any) -> bool:
+    """Refuse a value that the database can't store while its name is known; the commit would only say that it can't.
+
+    Whether the values are plain: none of them is, or holds, a persistent object.
+    """
+    plain = True
+    for attribute, value in attributes.items():
         if type(value) in (type(None), bool, int, float, str, bytes):
             continue
         try:
-            _store_nowhere(value, connection)
+            plain = _store_nowhere(value, connection) and plain
         except Exception as error:
             raise NotPicklableError(
-                f"{name}: attribute {attribute!r} of {as_text(planned.path)} can't be stored: {error}; got {got(value)}"
+                f"{name}: attribute {attribute!r} of {as_text(path)} can't be stored: {error}; got {got(value)}"
             ) from error
+    return plain
 
 
-def _store_nowhere(value: Any, connection: Any) -> None:
-    """Pickle a value as a ZODB connection will: each new persistent object in it on its own."""
+def _store_nowhere(value: Any, connection: Any) -> bool:
+    """Pickle a value as a ZODB connection will: each new persistent object in it on its own.
+
+    Whether there was none.
+    """
+    plain = True
     new: dict[int, Persistent] = {}
 
     def persistent_id(value: Any) -> str | None:
+        nonlocal plain
+        if not isinstance(value, (Persistent, WeakRef)):
+            return None
+        plain = False
         if isinstance(value, WeakRef):
             return "stored"
-        if not isinstance(value, Persistent):
-            return None
         if value._p_jar is None:
             new.setdefault(id(value), value)
         elif value._p_jar is not connection:
@@ -107,6 +118,14 @@ def _store_nowhere(value: Any, connection: Any) -> None:
         for item in found[seen:]:
             dump(item.__getstate__())
         seen = len(found)
+    return plain
+
+
+def already_there(planned: Write) -> ExistsError:
+    """The error for a node that is there, where `if_exists` is "error"."""
+    return ExistsError(
+        f'write: the node {as_text(planned.path)} is already there; if_exists="merge", "replace" or "skip" would go on'
+    )
 
 
 def plain_pickle(value: Any) -> bytes | None:

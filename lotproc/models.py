@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,11 @@ class Partition:
         return f"{as_text(self.start)} to {as_text(self.stop) if self.stop else 'the end'}, in {self.file}"
 
 
-@dataclass(frozen=True)
+#: Stands for attributes that were not given, so that each result has a dict of its own.
+_NONE: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, init=False)
 class ProcessResult:
     """What a processor returns: an output and attributes for the node at `path`.
 
@@ -96,12 +100,19 @@ class ProcessResult:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     relative_path: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        path: Iterable[str],
+        output: Any = None,
+        attributes: Mapping[str, Any] = _NONE,
+        relative_path: Iterable[str] = (),
+    ) -> None:
+        fields = self.__dict__  # for speed, as in `node_record`
         # Lists are what `node.gps()` gives; a str stays as it is, for the policy to refuse.
-        for name in ("path", "relative_path"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+        fields["path"] = tuple(path) if type(path) is list else path
+        fields["output"] = output
+        fields["attributes"] = {} if attributes is _NONE else attributes
+        fields["relative_path"] = tuple(relative_path) if type(relative_path) is list else relative_path
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ __all__ = [
 ]
 
 
+_STR = frozenset({str})
+
+
 @dataclass(frozen=True)
 class InlineWritePolicy:
     """Write below the node that was processed: its path, then `base_path`, then the result's relative path.
@@ -144,14 +147,16 @@ def fresh(*base: str) -> FreshWritePolicy:
 
 
 def _source(result: ProcessResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if not hasattr(result, "relative_path"):
-        raise ArgumentTypeError(f"a write policy takes a ProcessResult, got {got(result)}")
-    return checked_path("path", result.path), checked_path("relative_path", result.relative_path, of=result.path)
+    try:
+        path, relative_path = result.path, result.relative_path
+    except AttributeError:
+        raise ArgumentTypeError(f"a write policy takes a ProcessResult, got {got(result)}") from None
+    return checked_path("path", path), checked_path("relative_path", relative_path, of=path)
 
 
 def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> tuple[str, ...]:
     """The path as a tuple of keys; an empty or non-str key is refused, never dropped."""
-    if type(path) is tuple and all(type(key) is str and key for key in path):
+    if type(path) is tuple and (not path or (_STR.issuperset(map(type, path)) and all(path))):
         return path
     where = f" of the result at {as_text(of)}" if of else ""
     if isinstance(path, str) or not isinstance(path, Iterable):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
 
+from ._arrays import Arrays, as_data_node, check_arrays, payload_names, store_payload
+from ._bulk import Bulk, NotServed
 from ._nodes import connection_of
 from ._stage import check_choice, check_root, stage
-from ._transactions import check_storable, check_writable, plain_pickle, undone_on_failure
-from .errors import ArgumentError, ArgumentTypeError, ExistsError, ResultError, as_text, got
+from ._transactions import already_there, check_storable, check_writable, plain_pickle, undone_on_failure
+from .errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from .models import ProcessResult, Write, WriteReport, written_attributes
 from .write_policies import checked_path
 
@@ -24,6 +26,9 @@ IfExists: TypeAlias = Literal["merge", "replace", "skip", "error"]
 _ABSENT = object()
 #: Results between two savepoints, which check that they can be stored and bound what is held in memory.
 SAVEPOINT_EVERY = 2_000
+#: Results that wait at most to be written as records, and nodes that are remembered at most meanwhile.
+MOST_WAITING = 10_000
+MOST_NODES = 100_000
 
 
 @overload
@@ -65,6 +70,7 @@ def write(
     output_attribute: str | None = "result",
     if_exists: IfExists = "merge",
     commit_every: int | None = None,
+    arrays: Arrays = "inline",
 ) -> WriteReport: ...
 @overload
 def write(
@@ -74,6 +80,7 @@ def write(
     output_attribute: str | None = "result",
     if_exists: IfExists = "merge",
     commit_every: int | None = None,
+    arrays: Arrays = "inline",
 ) -> Callable[[Iterable[Any]], WriteReport]: ...
 @stage("results")
 def write(
@@ -83,6 +90,7 @@ def write(
     output_attribute: str | None = "result",
     if_exists: IfExists = "merge",
     commit_every: int | None = None,
+    arrays: Arrays = "inline",
 ) -> Callable[[Iterable[Any]], WriteReport]:
     """Write results into a tree: this runs the pipeline.
 
@@ -96,6 +104,9 @@ def write(
     A `write` that fails leaves no trace: what it had applied since the last commit is undone, and changes that were
     there before it stay. For a tree in memory all results are planned before the first is applied.
 
+    With `commit_every`, results that make new nodes are written as whole records, several times as fast as through live
+    nodes; the tree shows them from the commit on.
+
     Args:
         policy: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
         target: The node below which the policy's paths start. `inline` always starts at the root of the target's tree,
@@ -106,6 +117,10 @@ def write(
             "replace": drop the others; "skip": leave the node as it is; "error": stop. Children always stay.
         commit_every: Commit as soon as this many results are written and their batch is whole, and at the end.
             `None`: the caller commits.
+        arrays: Where outputs and attributes go that are numpy arrays. "inline": into the node's attributes, as they
+            are. "blob", "zarr": into lotdb payloads, which `DataNode.read_data` reads; new nodes, and `BaseNode`s
+            that are there, become `DataNode`s for that. Arrays without dimensions or of Python objects stay inline.
+            What zarr writes lies outside of transactions: what an undone write leaves there is not referred to.
 
     Returns:
         A `WriteReport`. Not lazy; pulls all results, holding one batch (on a tree in memory all planned writes). For
@@ -124,7 +139,9 @@ def write(
     _check_plan("write", policy, output_attribute)
     check_root("write", target)
     check_choice("write", "if_exists", if_exists, ("merge", "replace", "skip", "error"))
+    check_choice("write", "arrays", arrays, ("inline", "blob", "zarr"))
     check_writable("write", target, commit_every)
+    check_arrays("write", target, arrays)
     if getattr(policy, "starts_at_top", False):
         while target.parent is not None:
             target = target.parent
@@ -133,9 +150,10 @@ def write(
 
     def run(results: Iterable[Any]) -> WriteReport:
         batches = _planned("write", policy, output_attribute, results)
+        to = _Destination(target, if_exists, arrays)
         if connection_of(target) is None:
-            return _write_in_memory(target, list(chain.from_iterable(batches)), if_exists)
-        return _write_persistent(target, batches, if_exists, commit_every)
+            return _write_in_memory(to, list(chain.from_iterable(batches)))
+        return _write_persistent(to, batches, commit_every)
 
     return run
 
@@ -173,7 +191,11 @@ def _planned(name: str, policy: Policy, output_attribute: str | None, results: I
         path = checked_path("the policy's path", policy(result), of=result.path)
         return Write(path, written_attributes(name, result, output_attribute))
 
-    return ([planned(result) for result in _flat(name, index, batch)] for index, batch in enumerate(results))
+    for index, batch in enumerate(results):
+        if type(batch) is ProcessResult:
+            yield [planned(batch)]
+        else:
+            yield [planned(result) for result in _flat(name, index, batch)]
 
 
 def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult]:
@@ -205,63 +227,155 @@ def _can_hold_results(item: Any) -> bool:
     return True
 
 
-def _write_in_memory(root: BaseNode, writes: list[Write], if_exists: IfExists) -> WriteReport:
-    if if_exists == "error":
+@dataclass
+class _Counts:
+    """What was written so far; the fields are those of the report."""
+
+    written: int = 0
+    skipped: int = 0
+    commits: int = 0
+    last_path: tuple[str, ...] | None = None
+
+    def report(self) -> WriteReport:
+        return WriteReport(**vars(self))
+
+
+@dataclass(frozen=True)
+class _Destination:
+    """Where results are written, and how."""
+
+    root: BaseNode
+    if_exists: IfExists
+    arrays: Arrays
+
+
+def _write_in_memory(to: _Destination, writes: list[Write]) -> WriteReport:
+    if to.if_exists == "error":
         coming: set[tuple[str, ...]] = set()
         for planned in writes:
-            if planned.path in coming or _find(root, planned.path) is not None:
-                raise _exists(planned)
+            if planned.path in coming or _find(to.root, planned.path) is not None:
+                raise already_there(planned)
             coming.update(planned.path[:depth] for depth in range(len(planned.path) + 1))
-    return _applied(root, writes, if_exists, WriteReport())
+    counts = _Counts()
+    _apply(writes, to, counts)
+    return counts.report()
 
 
-def _write_persistent(
-    root: BaseNode, batches: Iterable[list[Write]], if_exists: IfExists, commit_every: int | None
-) -> WriteReport:
-    connection = connection_of(root)
-    report = WriteReport()
-    uncommitted = unsaved = 0
-    with undone_on_failure(root) as commit:
+def _write_persistent(to: _Destination, batches: Iterable[list[Write]], commit_every: int | None) -> WriteReport:
+    in_bulk = commit_every is not None and commit_every <= MOST_WAITING
+    counts = _Counts()
+    with undone_on_failure(to.root) as commit:
+        before, span = 0, _Span(to, counts, in_bulk=in_bulk)
         for batch in batches:
-            for planned in batch:
-                check_storable("write", planned, connection)
-            written = report.written
-            report = _applied(root, batch, if_exists, report)
-            uncommitted += report.written - written
-            unsaved += report.written - written
-            if commit_every is not None and uncommitted >= commit_every:
+            span.write(batch)
+            if commit_every is not None and counts.written - before >= commit_every:
+                span.finish()
                 commit()
-                report = replace(report, commits=report.commits + 1)
-                uncommitted = unsaved = 0
-            elif unsaved >= SAVEPOINT_EVERY:
-                connection.transaction_manager.savepoint(optimistic=True)
-                unsaved = 0
-        if commit_every is not None and uncommitted:
+                counts.commits += 1
+                before, span = counts.written, _Span(to, counts, in_bulk=in_bulk)
+        if commit_every is not None and counts.written > before:
+            span.finish()
             commit()
-            report = replace(report, commits=report.commits + 1)
-    return report
+            counts.commits += 1
+    return counts.report()
 
 
-def _applied(root: BaseNode, writes: Iterable[Write], if_exists: IfExists, report: WriteReport) -> WriteReport:
-    written, skipped, last_path = report.written, report.skipped, report.last_path
+class _Span:
+    """The batches from one commit to the next.
+
+    They wait, to be written as records, as long as they only make new nodes; otherwise they are applied to live nodes.
+    """
+
+    def __init__(self, to: _Destination, counts: _Counts, *, in_bulk: bool) -> None:
+        self._to = to
+        self._counts = counts
+        self._connection = connection_of(to.root)
+        self._waiting: list[Write] = []
+        self._bulk = self._opened() if in_bulk else None
+        self._unsaved = 0
+
+    def _opened(self) -> Bulk | None:
+        try:
+            return Bulk(self._to.root, self._to.if_exists)
+        except NotServed:
+            return None
+
+    def write(self, batch: list[Write]) -> None:
+        """Take a batch."""
+        plain = True
+        for planned in batch:  # all of them, before the first is applied
+            values = planned.attributes
+            payloads = payload_names(values, self._to.arrays)
+            if payloads:
+                values = {name: value for name, value in values.items() if name not in payloads}
+            plain = check_storable("write", planned.path, values, self._connection) and not payloads and plain
+        if self._bulk is not None:
+            if self._bulk.size > MOST_NODES and not self._waiting:
+                self._bulk = self._opened()  # it only remembers nodes that were skipped
+            if self._bulk is not None and plain and self._take_up(self._bulk, batch):
+                return
+            self._go_live()
+        before = self._counts.written
+        _apply(batch, self._to, self._counts)
+        self._unsaved += self._counts.written - before
+        if self._unsaved >= SAVEPOINT_EVERY:
+            self._connection.transaction_manager.savepoint(optimistic=True)
+            self._unsaved = 0
+
+    def finish(self) -> None:
+        """Store what waits; what is in live nodes is left to the commit of their transaction."""
+        if self._bulk is not None:
+            try:
+                self._bulk.commit()
+            except NotServed:
+                self._go_live()
+
+    def _take_up(self, bulk: Bulk, batch: list[Write]) -> bool:
+        """Let a batch wait, if it can be written as records and does not make too much wait."""
+        if len(self._waiting) + len(batch) > MOST_WAITING or bulk.size > MOST_NODES:
+            return False
+        try:
+            taken = [planned for planned in batch if bulk.add(planned)]
+        except NotServed:
+            return False
+        self._waiting += taken
+        self._counts.written += len(taken)
+        self._counts.skipped += len(batch) - len(taken)
+        if taken:
+            self._counts.last_path = taken[-1].path
+        return True
+
+    def _go_live(self) -> None:
+        """Apply what waits to live nodes, and all that comes until the next commit."""
+        waiting, self._waiting, self._bulk = self._waiting, [], None
+        _apply(waiting, self._to, _Counts())  # they are counted
+        self._unsaved = len(waiting)
+
+
+def _apply(writes: Iterable[Write], to: _Destination, counts: _Counts) -> None:
+    """Write to live nodes."""
     for planned in writes:
-        node = _find(root, planned.path)
+        node = _find(to.root, planned.path)
         if node is None:
-            node = root.get_node_path(planned.path)
-        elif if_exists == "skip":
-            skipped += 1
+            node = to.root.get_node_path(planned.path)
+        elif to.if_exists == "skip":
+            counts.skipped += 1
             continue
-        elif if_exists == "error":
-            raise _exists(planned)
-        elif if_exists == "replace":
+        elif to.if_exists == "error":
+            raise already_there(planned)
+        elif to.if_exists == "replace":
             for name in set(node.all_attribute_keys()) - planned.attributes.keys():
                 node.delete_attribute(name)
+        payloads = payload_names(planned.attributes, to.arrays)
+        if payloads:
+            node = as_data_node(node, payloads[-1], to.arrays)  # the output is the last
         for name, value in planned.attributes.items():
-            if not _stored_already(node, name, value):
+            if name in payloads:
+                store_payload(node, name, value, to.arrays)
+            elif not _stored_already(node, name, value):
                 node.set_attribute(name, value)
-        written += 1
-        last_path = planned.path
-    return replace(report, written=written, skipped=skipped, last_path=last_path)
+        counts.written += 1
+        counts.last_path = planned.path
 
 
 def _stored_already(node: BaseNode, name: str, value: Any) -> bool:
@@ -280,9 +394,3 @@ def _find(root: BaseNode, path: tuple[str, ...]) -> BaseNode | None:
             return None
         node = node.node_storage.get(key)
     return node
-
-
-def _exists(planned: Write) -> ExistsError:
-    return ExistsError(
-        f'write: the node {as_text(planned.path)} is already there; if_exists="merge", "replace" or "skip" would go on'
-    )

@@ -1,0 +1,79 @@
+"""New records into a storage, many at once where the storage is a plain file."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Any, TypeAlias
+
+from ZODB.FileStorage import FileStorage
+from ZODB.mvccadapter import MVCCAdapterInstance
+from ZODB.utils import p64, u64, z64
+
+__all__ = ["NewRecord", "new_oids", "store_new"]
+
+#: The id of a new object, and its record.
+NewRecord: TypeAlias = "tuple[bytes, bytes]"
+
+#: What a FileStorage writes before the data of a record: id, transaction, place of the record before (none), place of
+#: the transaction, length of a version's name (always 0), length of the data.
+_HEADER = Struct(">8s8sQQHQ")
+_NUMBER = Struct(">Q")
+
+
+def new_oids(instance: Any, count: int) -> list[bytes]:
+    """Ids that no object has, from the storage of a connection."""
+    file = _plain_file(instance)
+    if file is None:
+        return [instance.new_oid() for _ in range(count)]
+    with file._lock:
+        first = u64(file.new_oid())
+        file.set_max_oid(p64(first + count - 1))
+    return [_NUMBER.pack(number) for number in range(first, first + count)]
+
+
+def store_new(instance: Any, records: list[NewRecord], transaction: Any) -> None:
+    """Store records of new objects, within a transaction of the storage that has begun."""
+    file = _plain_file(instance)
+    if file is not None:
+        records = records[_append(file, records, transaction) :]
+    for oid, data in records:
+        instance.store(oid, z64, data, "", transaction)
+
+
+def _plain_file(instance: Any) -> Any:
+    """The FileStorage behind it, if records can be appended to that as they are."""
+    if type(instance) is MVCCAdapterInstance and type(instance._storage) is FileStorage:
+        file = instance._storage
+        if file._quota is None:
+            return file
+    return None
+
+
+def _append(file: Any, records: list[NewRecord], transaction: Any) -> int:
+    """Write records after those that a FileStorage was given to store; gives how many were written.
+
+    The storage stores the first itself. The others are written in its way, if it did with the first what it is known
+    to do.
+    """
+    with file._lock:
+        oid, data = records[0]
+        begin = file._tfile.tell()
+        place = file._pos + file._thl + begin
+        file.store(oid, z64, data, "", transaction)
+        end = file._tfile.tell()
+        file._tfile.seek(begin)
+        written = file._tfile.read(end - begin)
+        expected = _HEADER.pack(oid, file._tid, 0, file._pos, 0, len(data)) + data
+        if written != expected or file._tindex.get(oid) != place:
+            return 1
+        same = expected[8:34]  # in the headers of all new records of a transaction
+        pack, index = _NUMBER.pack, file._tindex
+        parts: list[bytes] = []
+        place += len(expected)
+        for oid, data in records[1:]:
+            index[oid] = place
+            size = len(data)
+            parts += (oid, same, pack(size), data)
+            place += 42 + size
+        file._tfile.write(b"".join(parts))
+    return len(records)

@@ -1,0 +1,335 @@
+"""New nodes written as records: encoded outside of every connection, and stored in one transaction of the storage."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+from BTrees.OOBTree import OOBTree
+from lotdb import BaseNode
+from ZODB.Connection import TransactionMetaData
+from ZODB.serialize import ObjectWriter
+from ZODB.utils import z64
+
+from ._appending import NewRecord, new_oids, store_new
+from ._encoding import (
+    EMPTY_TREE,
+    INLINE,
+    KNOWN,
+    NotServed,
+    Reference,
+    attributes_record,
+    new_node_encoder,
+    read_node,
+    read_record,
+    tree_record,
+    tree_records,
+)
+from ._jar import RecordJar
+from ._pinned import pinned_at, view_of
+from ._transactions import already_there
+from .models import Write
+
+__all__ = ["Bulk", "NotServed"]
+
+#: Nodes read, from which on it pays to open the file once more and read the records from there.
+MANY = 50
+
+_Record: TypeAlias = "tuple[bytes, bytes, bytes]"
+
+
+class _Found:
+    """A node that is there.
+
+    Args:
+        oid: Its id.
+        kind: Its class.
+    """
+
+    __slots__ = ("below", "kind", "new", "oid", "serial", "stored", "tree")
+
+    def __init__(self, oid: bytes, kind: type) -> None:
+        self.oid = oid
+        self.kind = kind
+        self.below: dict[str, _Found | _New] = {}  # children that writes run through
+        self.new: dict[str, _New] = {}  # those of them that are to be made
+        self.tree = b""  # the id of its tree of children; empty as long as it was not read
+        self.serial = z64  # the transaction that stored that tree
+        self.stored: dict[str, Reference] | None = None  # its items; None if it is stored in parts
+
+
+class _New:
+    """A node to be made."""
+
+    __slots__ = ("attributes", "below", "new", "oid", "tree")
+
+    kind = BaseNode
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {}
+        self.below: dict[str, Any] = {}
+        self.new: dict[str, _New] = self.below
+        self.oid = self.tree = b""  # given when it is stored
+
+
+class Bulk:
+    """Planned writes that make new nodes, kept until they are stored together.
+
+    Args:
+        root: The node below which the paths of the writes start.
+        if_exists: What to do where a node is there already, as in `write`.
+
+    Raises:
+        NotServed: The connection has changes that are not committed, or the node is of an unknown class.
+    """
+
+    def __init__(self, root: BaseNode, if_exists: str) -> None:
+        self._connection = root._p_jar
+        if self._connection is None or not _is_clean(self._connection) or type(root) not in KNOWN:
+            raise NotServed
+        self._if_exists = if_exists
+        self._view = view_of(self._connection)
+        self._load = self._connection._normal_storage.load
+        self._loads = 0
+        self._root = _Found(root._p_oid, type(root))
+        self._parts: dict[bytes, Any] = {}  # of trees that are stored in parts
+        self._changed: list[_Found] = []  # nodes that get new children
+        self._made = 0  # nodes to be made
+        self.size = 1  # nodes that are held, there or to be made
+
+    def add(self, planned: Write) -> bool:
+        """Take up a write; whether it will be written, and not skipped.
+
+        Raises:
+            NotServed: It would change a node that is there, or one of a class that is not known.
+            ExistsError: The node is there, with `if_exists="error"`.
+        """
+        place: Any = self._root
+        makes = False
+        for key in planned.path:
+            below = place.below.get(key)
+            if below is None:
+                is_found = type(place) is _Found
+                below = self._look_up(place, key) if is_found else None
+                if below is None:
+                    if is_found and not place.new:
+                        self._changed.append(place)
+                    below = place.new[key] = _New()
+                    self._made += 1
+                    makes = True
+                place.below[key] = below
+                self.size += 1
+            place = below
+        if not makes:
+            if self._if_exists == "skip":
+                return False
+            if self._if_exists == "error":
+                raise already_there(planned)
+            if type(place) is _Found:
+                raise NotServed
+            if self._if_exists == "replace":
+                place.attributes.clear()
+        for name, value in planned.attributes.items():
+            place.attributes[str(name)] = value
+        return True
+
+    def commit(self) -> None:
+        """Store what was taken up, in one transaction.
+
+        Raises:
+            NotServed: Something takes live nodes after all; nothing was stored.
+            ConflictError: Somebody else changed what this changes; nothing was stored.
+        """
+        connection = self._connection
+        if not _is_clean(connection) or view_of(connection) != self._view:
+            raise NotServed
+        storage = connection.db()._mvcc_storage.new_instance()
+        try:
+            new, changed, current = self._encoded(storage)
+            if max(map(len, map(itemgetter(-1), (*new, *changed)))) >= connection.large_record_size:
+                raise NotServed  # ZODB has something to say about these
+            transaction = connection.transaction_manager.get()
+            meta = TransactionMetaData(transaction.user, transaction.description, transaction.extension)
+            try:
+                storage.tpc_begin(meta)
+                store_new(storage, new, meta)
+                for oid, serial, data in changed:
+                    storage.store(oid, serial, data, "", meta)
+                for oid, serial in current.items():
+                    storage.checkCurrentSerialInTransaction(oid, serial, meta)
+                storage.tpc_vote(meta)
+                storage.tpc_finish(meta)
+            except BaseException:
+                storage.tpc_abort(meta)
+                connection.transaction_manager.abort()  # the connection has to see what was in the way
+                raise
+        finally:
+            storage.release()
+
+    # Reading what is there
+
+    def _look_up(self, place: _Found, key: str) -> _Found | None:
+        """The child of a node, if it is there."""
+        if not place.tree:
+            self._read(place)
+        items = place.stored
+        reference = self._in_parts(place.tree, key) if items is None else items.get(key)
+        if reference is None:
+            return None
+        if not _is_known(reference):
+            raise NotServed
+        return _Found(*reference)
+
+    def _read(self, place: _Found) -> None:
+        self._loads += 1
+        if self._loads == MANY:
+            self._load = self._quick_load()
+        node = _decoded(read_node, self._load(place.oid)[0])
+        if node is None or node[0] is not place.kind:
+            raise NotServed
+        data, serial = self._load(node[1])
+        if data == EMPTY_TREE:
+            place.stored = {}
+        else:
+            kind, state = _decoded(read_record, data)
+            if kind is not OOBTree:
+                raise NotServed
+            if state is None or len(state) == 1:
+                place.stored = _items(state)
+            else:
+                self._parts[node[1]] = state
+        place.tree, place.serial = node[1], serial
+
+    def _quick_load(self) -> Callable[[bytes], tuple[bytes, bytes]]:
+        """The same as the connection's `load`, in less than half the time, after a while."""
+        return pinned_at(self._view, self._connection.db()).load
+
+    def _in_parts(self, oid: bytes, key: str) -> Reference | None:
+        """What a tree that is stored in parts has for a key."""
+        while True:
+            part = self._parts.get(oid)
+            if part is None:
+                kind, part = _decoded(read_record, self._load(oid)[0])
+                if kind is not OOBTree:  # a bucket
+                    part = dict(zip(part[0][::2], part[0][1::2], strict=True))
+                elif len(part) == 1:
+                    part = _items(part)
+                self._parts[oid] = part
+            if isinstance(part, dict):
+                return part.get(key)
+            children = part[0]
+            oid = children[2 * bisect_right(children[1::2], key)][0]
+
+    # Encoding
+
+    def _encoded(self, storage: Any) -> tuple[list[NewRecord], list[_Record], dict[bytes, bytes]]:
+        """New and changed records, and objects that must not have changed by then with their transactions."""
+        new: list[NewRecord] = []
+        changed: list[_Record] = []
+        jar = _WritableJar(self._connection._normal_storage.load, self._connection.db(), storage.new_oid)
+        oids = iter(new_oids(storage, 3 * self._made))
+        waiting: list[Any] = list(self._changed)
+        for place in waiting:
+            encode = new_node_encoder(place.kind)
+            for key, child in place.new.items():
+                child.oid, child.tree, attributes = next(oids), next(oids), next(oids)
+                new.append((child.oid, encode(place.oid, key, child.tree, attributes)))
+                if len(child.attributes) <= INLINE:
+                    new.append((attributes, attributes_record(child.attributes)))
+                else:
+                    jar.new_tree(attributes).update(child.attributes)
+                if child.new:
+                    waiting.append(child)
+                else:
+                    new.append((child.tree, EMPTY_TREE))
+            references = {key: (child.oid, BaseNode) for key, child in place.new.items()}
+            if type(place) is _New:
+                new += tree_records(place.tree, references, storage.new_oid)
+            elif _fits(place):
+                changed.append((place.tree, place.serial, tree_record({**place.stored, **references})))
+            else:
+                tree = jar.get(place.tree)
+                for key, child in place.new.items():
+                    tree[key] = jar.ghost(child.oid)
+        changed += jar.records()
+        return new, changed, jar.current
+
+
+def _fits(place: _Found) -> bool:
+    """Whether the tree of children will fit into one record, and holds nodes of known classes alone."""
+    stored = place.stored
+    return stored is not None and len(stored) + len(place.new) <= INLINE and all(map(_is_known, stored.values()))
+
+
+class _WritableJar(RecordJar):
+    """A jar whose objects can be changed: it gives the records of those that were."""
+
+    def __init__(self, load: Callable[[bytes], tuple[bytes, bytes]], db: Any, new_oid: Callable[[], bytes]) -> None:
+        super().__init__(load, db)
+        self.new_oid = new_oid
+        self.current: dict[bytes, bytes] = {}  # objects that have to be unchanged, and their transactions
+        self._changed: list[Any] = []
+
+    def new_tree(self, oid: bytes) -> Any:
+        """A tree that gets this id."""
+        tree = OOBTree()
+        tree._p_oid, tree._p_jar = oid, self
+        self._changed.append(tree)
+        return tree
+
+    def ghost(self, oid: bytes) -> BaseNode:
+        """A node with this id, to refer to."""
+        ghost = BaseNode.__new__(BaseNode)
+        self._cache.new_ghost(oid, ghost)
+        return ghost
+
+    def register(self, changed: Any) -> None:
+        if changed._p_serial != z64:
+            self._changed.append(changed)
+
+    def readCurrent(self, read: Any) -> None:
+        if read._p_serial != z64:
+            self.current[read._p_oid] = read._p_serial
+
+    def get_connection(self, name: str) -> Any:
+        raise NotServed  # a reference to another database
+
+    def records(self) -> Iterator[_Record]:
+        """What has to be stored."""
+        for changed in self._changed:
+            writer = ObjectWriter(changed)
+            for item in writer:
+                self.current.pop(item._p_oid, None)
+                yield item._p_oid, item._p_serial, writer.serialize(item)
+
+
+def _is_clean(connection: Any) -> bool:
+    """Whether a commit of the connection's transaction would do nothing at all."""
+    transactions = connection.transaction_manager
+    if transactions.explicit or connection._storage is not connection._normal_storage:
+        return False
+    transaction = transactions.get()
+    hooks = (*transaction.getBeforeCommitHooks(), *transaction.getAfterCommitHooks())
+    return not (transaction._resources or transaction.isDoomed() or hooks)
+
+
+def _is_known(reference: Reference) -> bool:
+    """Whether it refers to a node of a known class in the same database."""
+    return type(reference) is tuple and reference[1] in KNOWN and type(reference[0]) is bytes
+
+
+def _items(state: Any) -> dict[str, Reference]:
+    """The items of a tree that are in its own record."""
+    if state is None:
+        return {}
+    items = state[0][0][0]
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        return decode(data)
+    except Exception as error:  # a class that is not there, a record of another kind: the live tree knows, or says
+        raise NotServed from error
