@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from typing import Any, TypeAlias
 
+import numpy as np
 from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 from ZODB.Connection import TransactionMetaData
@@ -15,7 +16,6 @@ from ZODB.utils import z64
 
 from ._appending import NewRecord, new_oids, store_new
 from ._encoding import (
-    EMPTY_TREE,
     INLINE,
     KNOWN,
     NotServed,
@@ -28,14 +28,18 @@ from ._encoding import (
     tree_records,
 )
 from ._jar import RecordJar
-from ._pinned import pinned_at, view_of
+from ._pinned import PinnedStorage, as_oids, pinned_at, view_of
+from ._records import EMPTY_TREE, NODE, NodeReader, beginning_with
 from ._transactions import already_there
+from .errors import DamagedDatabaseError
 from .models import Write
 
 __all__ = ["Bulk", "NotServed"]
 
 #: Nodes read, from which on it pays to open the file once more and read the records from there.
 MANY = 50
+#: Parts of a tree that are read together, when one is asked for after the one before it.
+AHEAD = 32
 
 _Record: TypeAlias = "tuple[bytes, bytes, bytes]"
 
@@ -93,6 +97,9 @@ class Bulk:
         self._view = view_of(self._connection)
         self._load = self._connection._normal_storage.load
         self._loads = 0
+        self._pinned: PinnedStorage | None = None  # what reads faster, once it is worth its making
+        self._reader = NodeReader()
+        self._ahead: dict[bytes, tuple[bytes, bytes]] = {}  # childless nodes: their trees, and who stored these
         self._root = _Found(root._p_oid, type(root))
         self._parts: dict[bytes, Any] = {}  # of trees that are stored in parts
         self._changed: list[_Found] = []  # nodes that get new children
@@ -174,8 +181,8 @@ class Bulk:
         """The child of a node, if it is there."""
         if not place.tree:
             self._read(place)
-        items = place.stored
-        reference = self._in_parts(place.tree, key) if items is None else items.get(key)
+        items = self._in_parts(place.tree, key) if place.stored is None else place.stored
+        reference = items.get(key)
         if reference is None:
             return None
         if not _is_known(reference):
@@ -183,9 +190,15 @@ class Bulk:
         return _Found(*reference)
 
     def _read(self, place: _Found) -> None:
+        known = self._ahead.pop(place.oid, None)
+        if known is not None:
+            place.tree, place.serial = known
+            place.stored = {}
+            return
         self._loads += 1
         if self._loads == MANY:
-            self._load = self._quick_load()
+            self._pinned = pinned_at(self._view, self._connection.db())
+            self._load = self._pinned.load
         node = _decoded(read_node, self._load(place.oid)[0])
         if node is None or node[0] is not place.kind:
             raise NotServed
@@ -199,28 +212,46 @@ class Bulk:
             if state is None or len(state) == 1:
                 place.stored = _items(state)
             else:
-                self._parts[node[1]] = state
+                self._parts[node[1]] = _bounds_and_parts(state)
         place.tree, place.serial = node[1], serial
 
-    def _quick_load(self) -> Callable[[bytes], tuple[bytes, bytes]]:
-        """The same as the connection's `load`, in less than half the time, after a while."""
-        return pinned_at(self._view, self._connection.db()).load
-
-    def _in_parts(self, oid: bytes, key: str) -> Reference | None:
-        """What a tree that is stored in parts has for a key."""
+    def _in_parts(self, oid: bytes, key: str) -> dict[str, Reference]:
+        """The items of the part of a tree in which a key would be."""
         while True:
             part = self._parts.get(oid)
             if part is None:
-                kind, part = _decoded(read_record, self._load(oid)[0])
-                if kind is not OOBTree:  # a bucket
-                    part = dict(zip(part[0][::2], part[0][1::2], strict=True))
-                elif len(part) == 1:
-                    part = _items(part)
-                self._parts[oid] = part
-            if isinstance(part, dict):
-                return part.get(key)
-            children = part[0]
-            oid = children[2 * bisect_right(children[1::2], key)][0]
+                part = self._parts[oid] = _decoded(_part, self._load(oid)[0])
+            if type(part) is dict:
+                return part
+            bounds, parts = part
+            number = bisect_right(bounds, key)
+            oid = parts[number][0]
+            if self._pinned is not None and number and oid not in self._parts and parts[number - 1][0] in self._parts:
+                self._read_ahead(parts[number : number + AHEAD], self._pinned)
+
+    def _read_ahead(self, parts: Iterable[Reference], pinned: PinnedStorage) -> None:
+        """Read parts of a tree, and the nodes in them, many at once: it seems that all of them will be asked for."""
+        oids = [oid for oid, _ in parts]
+        children: dict[bytes, str] = {}
+        try:
+            found = pinned.load_many(as_oids(oids))
+            for oid, start, length in zip(oids, found.starts.tolist(), found.lengths.tolist(), strict=True):
+                part = self._parts[oid] = _decoded(_part, found.data[start : start + length])
+                if type(part) is not dict:
+                    return
+                children.update({child[0]: key for key, child in part.items() if _is_known(child, BaseNode)})
+            records = pinned.load_many(as_oids(list(children)))
+            nodes = self._reader.read(records, list(children.values()))
+            usual = np.flatnonzero(nodes.usual & beginning_with(NODE, records))
+            trees = pinned.load_many(nodes.children[usual])
+        except DamagedDatabaseError:
+            return  # what is damaged is told of when it is asked for
+        childless = (trees.lengths == len(EMPTY_TREE)) & beginning_with(EMPTY_TREE, trees)
+        nodes_oids = list(children)
+        for row, tree, tid in zip(
+            usual[childless].tolist(), nodes.children[usual][childless], trees.tids[childless], strict=True
+        ):
+            self._ahead[nodes_oids[row]] = tree.tobytes(), tid.tobytes()
 
     # Encoding
 
@@ -315,9 +346,9 @@ def _is_clean(connection: Any) -> bool:
     return not (transaction._resources or transaction.isDoomed() or hooks)
 
 
-def _is_known(reference: Reference) -> bool:
-    """Whether it refers to a node of a known class in the same database."""
-    return type(reference) is tuple and reference[1] in KNOWN and type(reference[0]) is bytes
+def _is_known(reference: Reference, *kinds: type) -> bool:
+    """Whether it refers to a node of a known class, or of these, in the same database."""
+    return type(reference) is tuple and reference[1] in (kinds or KNOWN) and type(reference[0]) is bytes
 
 
 def _items(state: Any) -> dict[str, Reference]:
@@ -326,6 +357,19 @@ def _items(state: Any) -> dict[str, Reference]:
         return {}
     items = state[0][0][0]
     return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _part(record: bytes) -> Any:
+    """A part of a tree of children: its items, or the keys at which it is parted and its parts."""
+    kind, state = read_record(record)
+    if kind is not OOBTree:  # a bucket
+        return dict(zip(state[0][::2], state[0][1::2], strict=True))
+    return _items(state) if state is None or len(state) == 1 else _bounds_and_parts(state)
+
+
+def _bounds_and_parts(state: Any) -> tuple[tuple[str, ...], tuple[Reference, ...]]:
+    """The keys at which a tree is parted, and its parts."""
+    return state[0][1::2], state[0][::2]
 
 
 def _decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:

@@ -17,8 +17,9 @@ from ZODB.serialize import ObjectWriter
 from ZODB.utils import p64
 from zodbpickle import pickle as zodb_pickle
 
+from ._records import BUCKET, EMPTY_TREE, TREE
+
 __all__ = [
-    "EMPTY_TREE",
     "INLINE",
     "KNOWN",
     "NotServed",
@@ -67,12 +68,6 @@ def _pickled(sample: Any, parent: Any = None) -> bytes:
             new._p_jar = jar
     data: bytes = ObjectWriter(sample).serialize(sample)
     return data
-
-
-#: The record of a tree that holds nothing.
-EMPTY_TREE = _pickled(OOBTree())
-_TREE = EMPTY_TREE.removesuffix(b"\x80\x03N.")
-_BUCKET = _pickled(OOBucket()).removesuffix(b"\x80\x03)\x85q\x01.")
 
 
 class _Shape(NamedTuple):
@@ -133,12 +128,23 @@ def tree_records(
 
 def tree_record(children: dict[str, Reference]) -> bytes:
     """The record of a tree of some children, which are nodes of known classes and not more than `INLINE`."""
+    if len(children) == 1:
+        ((key, (oid, kind)),) = children.items()
+        return b"".join((_ONE_CHILD, _text(key), b"C\x08", oid, _after_one_child(kind)))
     refer = _References()
-    parts = [_TREE, b"\x80\x03("]
+    parts = [TREE, b"\x80\x03("]
     for key in sorted(children):
         parts += (b"X", _text(key), refer(children[key]))
     parts.append(b"t\x85\x85\x85.")
     return b"".join(parts)
+
+
+_ONE_CHILD = TREE + b"\x80\x03(X"
+
+
+@cache
+def _after_one_child(kind: type) -> bytes:
+    return _name(kind) + b"q\x00\x86Qt\x85\x85\x85."
 
 
 def _parts(oid: bytes, children: dict[str, Reference], new_oid: Callable[[], bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -155,7 +161,7 @@ def _parts(oid: bytes, children: dict[str, Reference], new_oid: Callable[[], byt
         refer = _References()
         items, *after = part.__getstate__()
         is_bucket = type(part) is OOBucket
-        encoded = [_BUCKET if is_bucket else _TREE, b"\x80\x03("]
+        encoded = [BUCKET if is_bucket else TREE, b"\x80\x03("]
         for item in items:
             if type(item) is str:
                 encoded += (b"X", _text(item))
@@ -201,12 +207,12 @@ def attributes_record(attributes: Mapping[str, Any]) -> bytes:
     names = sorted(attributes)
     state = (((tuple([part for name in names for part in (name, attributes[name])]),),),)
     if _PLAIN.issuperset(map(type, attributes.values())):
-        return _TREE + pickle.dumps(state, 3)
+        return TREE + pickle.dumps(state, 3)
     buffer = BytesIO()
     pickler = zodb_pickle.Pickler(buffer, 3)
     pickler.persistent_id = _refuse_persistent
     pickler.dump(state)
-    return _TREE + buffer.getvalue()
+    return TREE + buffer.getvalue()
 
 
 def _refuse_persistent(value: object) -> None:

@@ -40,12 +40,14 @@ class Records(NamedTuple):
         array: The same as an array of bytes.
         starts: Where each begins.
         lengths: How many bytes each has.
+        tids: The transactions that stored them, one to a row.
     """
 
     data: Any
     array: np.ndarray[Any, np.dtype[np.uint8]]
     starts: _Numbers
     lengths: _Numbers
+    tids: Oids
 
 
 def as_oids(oids: list[bytes]) -> Oids:
@@ -154,12 +156,14 @@ class PinnedStorage:
             self.storage.prefetch(each, self.before)
         load, before = self.storage.loadBefore, self.before
         try:
-            found = [load(oid, before)[0] for oid in each]
+            found = [load(oid, before)[:2] for oid in each]
         except Exception:  # this tells which it is, and why
-            found = [self.load(oid)[0] for oid in each]
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        data = b"".join(found)
-        return Records(data, np.frombuffer(data, np.uint8), np.cumsum(lengths) - lengths, lengths)
+            found = [self.load(oid) for oid in each]
+        records = [data for data, _ in found]
+        lengths = np.fromiter(map(len, records), np.int64, len(records))
+        data = b"".join(records)
+        starts = np.cumsum(lengths) - lengths
+        return Records(data, np.frombuffer(data, np.uint8), starts, lengths, as_oids([tid for _, tid in found]))
 
 
 class PinnedFile(PinnedStorage):
@@ -185,8 +189,13 @@ class PinnedFile(PinnedStorage):
         place = self._places_of.one(oid)
         if not place:
             raise gone(oid, self.before)
-        tid, start, length = self._version(oid, place)
-        return self._map[start : start + length], tid
+        head: bytes = self._map[place : place + HEADER]
+        tid, start = head[8:16], place + HEADER
+        stop = start + int.from_bytes(head[34:], "big")
+        if len(head) < HEADER or head[:8] != oid or tid >= self.before or not start < stop <= len(self._array):
+            tid, start, length = self._version(oid, place)
+            stop = start + length
+        return self._map[start:stop], tid
 
     def load_many(self, oids: Oids) -> Records:
         places = self._places(oids)
@@ -202,12 +211,14 @@ class PinnedFile(PinnedStorage):
             & (lengths > 0)
             & (starts <= len(self._array) - lengths)
         )
+        tids = heads[:, 8:16]
         for row in np.flatnonzero(~plain):  # newer, undone, deleted or damaged
             oid = oids[row].tobytes()
             if not places[row]:
                 raise gone(oid, self.before)
-            _, starts[row], lengths[row] = self._version(oid, int(places[row]))
-        return Records(self._map, self._array, starts, lengths)
+            tid, starts[row], lengths[row] = self._version(oid, int(places[row]))
+            tids[row] = np.frombuffer(tid, np.uint8)
+        return Records(self._map, self._array, starts, lengths, tids)
 
     def _places(self, oids: Oids) -> _Numbers:
         """Where the newest record of each object lies; 0 for those that have none."""

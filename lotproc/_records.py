@@ -13,22 +13,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from BTrees.OOBTree import OOBTree
+from BTrees.OOBTree import OOBTree, OOBucket
 from lotdb import BaseNode
 from persistent import Persistent
+from ZODB._compat import _protocol
 from ZODB.serialize import ObjectWriter
 
 from ._pinned import Oids, PinnedStorage, Records, as_oids, rows_at
 
 __all__ = [
-    *("EMPTY_TREE", "TREE", "Children", "NodeReader", "Nodes", "UnusualRecord"),
+    *("BUCKET", "EMPTY_TREE", "NODE", "TREE", "Children", "NodeReader", "Nodes", "UnusualRecord"),
     *("beginning_with", "bucket_or_parts", "children_in", "children_oid", "class_and_state"),
 ]
 
-#: The record of an OOBTree that holds nothing, and the part of it that all records of OOBTrees begin with.
-EMPTY_TREE = ObjectWriter().serialize(OOBTree())
-TREE = EMPTY_TREE.removesuffix(pickle.dumps(None, 3))
-BUCKET = TREE.replace(b"OOBTree\nOOBTree", b"OOBTree\nOOBucket")
+#: What the records of nodes, of trees and of buckets begin with: their class.
+NODE, TREE, BUCKET = (pickle.dumps(kind, _protocol) for kind in (BaseNode, OOBTree, OOBucket))
+#: The record of a tree that holds nothing.
+EMPTY_TREE: bytes = ObjectWriter().serialize(OOBTree())
 
 #: Longer records of nodes are unpickled one by one.
 LONGEST = 4096

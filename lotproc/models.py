@@ -115,7 +115,7 @@ class ProcessResult:
         fields["relative_path"] = tuple(relative_path) if type(relative_path) is list else relative_path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Write:
     """One planned write: the attributes to set on the node at `path`, below the target's root.
 
@@ -125,6 +125,11 @@ class Write:
 
     path: tuple[str, ...]
     attributes: Mapping[str, Any]
+
+    def __init__(self, path: tuple[str, ...], attributes: Mapping[str, Any]) -> None:
+        fields = self.__dict__
+        fields["path"] = path
+        fields["attributes"] = attributes
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ from lotproc import (
     write,
     writing,
 )
+from lotproc._pinned import pinned_at
 
 
 class Special(BaseNode):
@@ -478,17 +479,16 @@ def test_no_file_stays_open_after_a_commit() -> None:
         plant(root, [(result.path, BaseNode, {}) for result in inlined(120)], {("wide",): 100})
         db.commit()
         held = []
-        quick_load = _bulk.Bulk._quick_load
 
-        def watched(bulk: _bulk.Bulk) -> Any:
-            load = quick_load(bulk)
-            held.append(weakref.ref(load.__self__))  # type: ignore[attr-defined]
-            return load
+        def watched(before: bytes, db: Any) -> Any:
+            pinned = pinned_at(before, db)
+            held.append(weakref.ref(pinned))
+            return pinned
 
         gc.collect()
         gc.disable()
         try:
-            with mock.patch.object(_bulk.Bulk, "_quick_load", watched):
+            with mock.patch.object(_bulk, "pinned_at", watched):
                 write(inline("_proc"), root, [inlined(60), inlined(60, 60)], commit_every=60)
                 write(mirror("wide"), root, [inlined(60)], commit_every=60)
             assert [pinned() for pinned in held] == [None, None]
