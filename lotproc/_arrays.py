@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
@@ -21,8 +24,10 @@ __all__ = ["Arrays", "as_data_node", "check_arrays", "payload_names", "store_pay
 
 Arrays: TypeAlias = Literal["inline", "blob", "zarr"]
 
-#: Characters of a key that are part of a zarr path.
-LONGEST = 100
+#: What a zarr path holds of a node's path: this many keys, and this many characters of each.
+MOST_KEYS, LONGEST = 8, 100
+#: Bytes that are compared at a time.
+BLOCK = 1 << 20
 
 
 def check_arrays(name: str, root: BaseNode, arrays: Arrays) -> None:
@@ -43,22 +48,48 @@ def check_arrays(name: str, root: BaseNode, arrays: Arrays) -> None:
 
 
 def payload_names(attributes: Mapping[str, Any], arrays: Arrays) -> list[str]:
-    """The attributes that are stored as payloads: arrays that have a time axis, and no Python objects in them."""
+    """The attributes that are stored as payloads: arrays that have a time axis, and come back as they were."""
     if arrays == "inline":
         return []
     return [
         name
         for name, value in attributes.items()
-        if isinstance(value, np.ndarray) and value.ndim > 0 and not value.dtype.hasobject
+        if type(value) in (np.ndarray, np.memmap) and value.ndim > 0 and _comes_back(value.dtype, arrays)
     ]
 
 
+@lru_cache(maxsize=1024)
+def _comes_back(dtype: np.dtype[Any], arrays: Arrays) -> bool:
+    """Whether arrays of this dtype are read as they were written: there are some that npy files or zarr don't know."""
+    if dtype.hasobject:
+        return False
+    try:
+        written = np.ones(1, dtype)
+        if arrays == "blob":
+            file = BytesIO()
+            np.save(file, written, allow_pickle=False)
+            file.seek(0)
+            read = np.load(file)
+        else:
+            zarr = needed("zarr", "zarr", 'arrays="zarr"')
+            store: dict[str, Any] = {}
+            with _exact_zarr():
+                zarr.open(store=store, mode="w", shape=written.shape, dtype=dtype)[:] = written
+            read = zarr.open(store=store, mode="r")[:]
+    except Exception:  # whatever they make of it
+        return False
+    return bool(read.dtype == dtype) and read.tobytes() == written.tobytes()
+
+
 def as_data_node(node: BaseNode, data_attribute: str, arrays: Arrays) -> BaseNode:
-    """The same node as a `DataNode`, if it can be one: not the root, and of no class of its own."""
+    """The same node as a `DataNode`, if it can be one: of no class of its own, and below its parent."""
     parent = node.parent
-    if type(node) is not BaseNode or parent is None:
+    if type(node) is not BaseNode or parent is None or parent.node_storage.get(node.key) is not node:
         return node
     made = DataNode.from_tree(node, samplerate_hz=None, data_backend=arrays, data_attribute=data_attribute)
+    for name, value in vars(node).items():
+        if name not in vars(made):
+            setattr(made, name, value)
     parent.node_storage[node.key] = made
     return made
 
@@ -67,31 +98,56 @@ def store_payload(node: BaseNode, name: str, array: np.ndarray[Any, Any], arrays
     """Store an array as the payload `name` of a node, unless it is there already."""
     if _is_stored(node.get_attribute(name), array, arrays):
         return
+    is_own = isinstance(node, DataNode) and name == node.data_attribute
+    options = {"samplerate_hz": node.samplerate_hz if is_own else None, "data_attribute": name, "backend": arrays}
     if arrays == "blob":
-        DataWriter.write_array(node, array, data_attribute=name, backend="blob")
+        DataWriter.write_array(node, array, **options)
         return
     # A path that nothing was written to before: what zarr overwrites, no transaction brings back.
-    keys = [quote(key, safe="")[:LONGEST] for key in (*node_path(node), name)]
+    keys = [quote(key, safe="", errors="surrogatepass")[:LONGEST] for key in (*node_path(node), name)[-MOST_KEYS:]]
     dataset = "/".join([*(f"+{key}" for key in keys), uuid4().hex])
-    DataWriter.write_array(
-        node,
-        array,
-        data_attribute=name,
-        backend="zarr",
-        zarr_store_path=PathFileObj(filepath=str(_zarr_store(node))),
-        dataset_path=PathFileObj(filepath=dataset),
-    )
+    with _exact_zarr():
+        DataWriter.write_array(
+            node,
+            array,
+            zarr_store_path=PathFileObj(filepath=str(_zarr_store(node))),
+            dataset_path=PathFileObj(filepath=dataset),
+            **options,
+        )
+
+
+def _exact_zarr() -> Any:
+    """A context in which zarr writes every byte.
+
+    Its format 3 does not keep the byte order of a dtype, and gives structured arrays back wrong where that is not the
+    machine's. Chunks that equal zero are left out, those of -0.0 too, unless they are asked for. zarr 2 is exact.
+    """
+    config = getattr(needed("zarr", "zarr", 'arrays="zarr"'), "config", None)
+    return nullcontext() if config is None else config.set({"default_zarr_format": 2, "array.write_empty_chunks": True})
 
 
 def _is_stored(stored: Any, array: np.ndarray[Any, Any], arrays: Arrays) -> bool:
     """Whether a payload is this array, to the byte."""
-    return (
-        isinstance(stored, DataObject)
-        and stored.backend == arrays
-        and stored.get_metadata("payload_kind") == "array"
-        and stored.shape == array.shape
-        and stored.dtype == str(array.dtype)
-        and stored.read().tobytes() == array.tobytes()
+    if (
+        not isinstance(stored, DataObject)
+        or stored.backend != arrays
+        or stored.get_metadata("payload_kind") != "array"
+        or stored.shape != array.shape
+        or stored.dtype != str(array.dtype)
+    ):
+        return False
+    try:
+        read = stored.read()
+    except Exception:  # it is gone or damaged: then it is written anew
+        return False
+    return bool(read.dtype == array.dtype) and read.shape == array.shape and _same_bytes(read, array)
+
+
+def _same_bytes(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
+    step = max(1, BLOCK * len(left) // max(1, left.nbytes))
+    return all(
+        left[start : start + step].tobytes() == right[start : start + step].tobytes()
+        for start in range(0, len(left), step)
     )
 
 

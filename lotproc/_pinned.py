@@ -224,7 +224,7 @@ class PinnedFile(PinnedStorage):
         """Where the newest record of each object lies; 0 for those that have none."""
         parts = oids[:, :6]
         within = oids[:, 6].astype(np.int64) << 8 | oids[:, 7]
-        if (parts == parts[0]).all():
+        if len(oids) and (parts == parts[0]).all():
             alone: _Numbers = self._places_of.part(parts[0].tobytes())[within]
             return alone
         places = np.empty(len(oids), np.int64)

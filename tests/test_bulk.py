@@ -323,6 +323,33 @@ def test_wide_nodes(there: int, order: str) -> None:
     assert everything("records", [], wide, (), do) == everything("live", [], wide, (), do)
 
 
+@given(
+    kinds=st.lists(st.sampled_from([BaseNode, BaseNode, DataNode, Special]), min_size=1, max_size=7),
+    inner=st.integers(1, 9),
+    left_out=st.integers(2, 9),
+)
+@settings(max_examples=10)
+def test_results_below_nodes_that_are_read_ahead(kinds: list[type], inner: int, left_out: int) -> None:
+    numbers = range(300)
+    tree = [(("wide", f"n{number:03}"), kinds[number % len(kinds)], {"number": number}) for number in numbers]
+    tree += [(("wide", f"n{number:03}", "below"), BaseNode, {}) for number in numbers if number % inner == 0]
+    found = [ProcessResult(("wide", f"n{number:03}"), number) for number in numbers if number % left_out]
+    ahead = []
+
+    def do(root: BaseNode) -> Any:
+        read_ahead = _bulk.Bulk._read_ahead
+
+        def watched(bulk: _bulk.Bulk, *args: Any) -> None:
+            read_ahead(bulk, *args)
+            ahead.append(len(bulk._ahead))
+
+        with mock.patch.object(_bulk.Bulk, "_read_ahead", watched):
+            return write(inline("_proc", "summary"), root, [[result] for result in found], commit_every=200)
+
+    assert everything("records", tree, {}, (), do) == everything("live", tree, {}, (), do)
+    assert any(ahead) or BaseNode not in kinds or inner == 1 or Special in kinds
+
+
 @pytest.mark.parametrize("count", [29, 30, 31, 60, 61, 5000])
 def test_nodes_with_many_attributes(count: int) -> None:
     def do(root: BaseNode) -> Any:
