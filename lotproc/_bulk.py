@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -44,6 +44,11 @@ AHEAD = 32
 _Record: TypeAlias = "tuple[bytes, bytes, bytes]"
 
 
+_STR = frozenset({str})
+#: What most nodes have of most things, so that they need no dict of their own; nothing is ever put into it.
+_NOTHING: dict[str, Any] = {}
+
+
 class _Found:
     """A node that is there.
 
@@ -57,8 +62,8 @@ class _Found:
     def __init__(self, oid: bytes, kind: type) -> None:
         self.oid = oid
         self.kind = kind
-        self.below: dict[str, _Found | _New] = {}  # children that writes run through
-        self.new: dict[str, _New] = {}  # those of them that are to be made
+        self.below: dict[str, _Found | _New] = _NOTHING  # children that writes run through
+        self.new: dict[str, _New] = _NOTHING  # those of them that are to be made
         self.tree = b""  # the id of its tree of children; empty as long as it was not read
         self.serial = z64  # the transaction that stored that tree
         self.stored: dict[str, Reference] | None = None  # its items; None if it is stored in parts
@@ -72,9 +77,9 @@ class _New:
     kind = BaseNode
 
     def __init__(self) -> None:
-        self.attributes: dict[str, Any] = {}
-        self.below: dict[str, Any] = {}
-        self.new: dict[str, _New] = self.below
+        self.attributes: Mapping[str, Any] = _NOTHING
+        self.below: dict[str, Any] = _NOTHING
+        self.new: dict[str, _New] = _NOTHING
         self.oid = self.tree = b""  # given when it is stored
 
 
@@ -120,9 +125,13 @@ class Bulk:
             if below is None:
                 is_found = type(place) is _Found
                 below = self._look_up(place, key) if is_found else None
+                if place.below is _NOTHING:
+                    place.below = {}
                 if below is None:
-                    if is_found and not place.new:
-                        self._changed.append(place)
+                    if place.new is _NOTHING:
+                        place.new = {} if is_found else place.below
+                        if is_found:
+                            self._changed.append(place)
                     below = place.new[key] = _New()
                     self._made += 1
                     makes = True
@@ -136,10 +145,13 @@ class Bulk:
                 raise already_there(planned)
             if type(place) is _Found:
                 raise NotServed
-            if self._if_exists == "replace":
-                place.attributes.clear()
-        for name, value in planned.attributes.items():
-            place.attributes[str(name)] = value
+        attributes = planned.attributes
+        if not _STR.issuperset(map(type, attributes)):
+            attributes = {str(name): value for name, value in attributes.items()}
+        if not place.attributes or self._if_exists == "replace":
+            place.attributes = attributes
+        else:
+            place.attributes = {**place.attributes, **attributes}
         return True
 
     def commit(self) -> None:

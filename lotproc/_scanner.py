@@ -164,6 +164,8 @@ class Scanner:
             branch = branches[0]
             try:
                 children = next(branch.windows, None)
+                if children is None:
+                    branch.ready = self._childless(branch)
             except Exception as error:
                 branches.popleft()
                 branch.ready = [_Failed(_at(branch.path, error))]
@@ -176,9 +178,7 @@ class Scanner:
                 break
             branches.popleft()
             branch.windows = iter(())  # which would hold on to these children
-            if children is None:
-                branch.ready = self._childless(branch)
-            else:
+            if children is not None:
                 together.append((branch, children))
                 count += len(children.keys)
         if together:
