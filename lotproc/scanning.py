@@ -25,7 +25,7 @@ from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, Unco
 from .filters import attribute_test
 from .models import NodeRecord, Partition
 from .snapshots import Names, Payload, check_payload, checked_names
-from .traversal import Skip, _skipped as skip_tests
+from .traversal import Skip, skip_tests
 
 __all__ = ["partitions", "scan"]
 

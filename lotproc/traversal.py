@@ -66,7 +66,7 @@ def leaves(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
         ArgumentTypeError: `root` is no node, or `skip` neither a glob nor a function.
         PatternError: `skip` is a glob that can't be read.
     """
-    skipped = _skipped("leaves", skip)
+    skipped = skip_tests("leaves", skip)
     return lambda root: _leaves(root, skipped)
 
 
@@ -108,7 +108,7 @@ def level(n: int | Literal["deepest"], *, skip: Skip = None) -> Callable[[BaseNo
             raise ArgumentError(f"level: n must be a number of at least 0, or 'deepest'; got {n!r}")
     else:
         check_count("level", "n", n, minimum=0)
-    skipped = _skipped("level", skip)
+    skipped = skip_tests("level", skip)
 
     def run(root: BaseNode) -> Iterator[BaseNode]:
         depth = _depth_of(root, skipped) if isinstance(n, str) else n
@@ -144,7 +144,7 @@ def children(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
         ArgumentTypeError: `root` is no node, or `skip` neither a glob nor a function.
         PatternError: `skip` is a glob that can't be read.
     """
-    skipped = _skipped("children", skip)
+    skipped = skip_tests("children", skip)
     return lambda root: _pre_order(root, skipped, 1, 1)
 
 
@@ -191,7 +191,7 @@ def walk(
     check_count("walk", "min_depth", min_depth, minimum=0)
     if max_depth is not None:
         check_count("walk", "max_depth", max_depth, minimum=0)
-    skipped = _skipped("walk", skip)
+    skipped = skip_tests("walk", skip)
 
     in_order = _ORDERS[order]
     return lambda root: in_order(root, skipped, min_depth, max_depth)
@@ -408,7 +408,7 @@ def _trimmer(root: BaseNode) -> Callable[..., None]:
     return trim
 
 
-def _skipped(name: str, skip: Skip) -> _Skip:
+def skip_tests(name: str, skip: Skip) -> _Skip:
     """`skip` as a test of keys, which needs no node, and a test of nodes."""
     if skip is None:
         return None, None

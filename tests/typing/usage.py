@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 from lotdb import BaseNode
 from typing_extensions import assert_type
 
@@ -16,6 +17,8 @@ from lotproc import (
     InlineWritePolicy,
     MirrorWritePolicy,
     NodeRecord,
+    Partition,
+    PayloadHandle,
     ProcessResult,
     Write,
     WriteReport,
@@ -33,8 +36,10 @@ from lotproc import (
     match_path,
     mirror,
     parallel_map,
+    partitions,
     plan,
     progress,
+    scan,
     show,
     snapshot,
     to_parquet,
@@ -90,8 +95,29 @@ def buffering(records: Iterable[NodeRecord]) -> None:
 def snapshots(nodes: Iterable[BaseNode]) -> None:
     assert_type(snapshot("duration", nodes), Records)
     assert_type(snapshot(["duration", "rate"], nodes, payload=lambda node: node.key), Records)
+    assert_type(snapshot("duration", nodes, payload="data"), Records)
+    assert_type(snapshot(..., payload="data"), Callable[[Iterable[BaseNode]], Records])
     assert_type(snapshot(...), Callable[[Iterable[BaseNode]], Records])
     assert_type(chunked(2, match_key("^clip_", snapshot("duration")(nodes))), Iterator[list[NodeRecord]])
+
+
+def scans(root: BaseNode, part: Partition, nodes: Iterable[BaseNode]) -> None:
+    assert_type(scan("duration", root), Records)
+    assert_type(scan(["duration"], part, where="^clip_", skip="_*", level="deepest", payload="data"), Records)
+    assert_type(scan(..., root, where={"duration": 1.2}, uncommitted="ignore"), Records)
+    assert_type(scan("duration", where=["^clip_", {"duration": bool}], level=2)(root), Records)
+    assert_type(scan("duration")(part), Records)
+    assert_type(partitions(64, root), list[Partition])
+    assert_type(partitions(64, skip="_*", uncommitted="ignore")(root), list[Partition])
+    assert_type(list(parallel_map(scan("duration"), partitions(64, root))), list[Records])
+
+
+def payloads(handle: PayloadHandle) -> None:
+    assert_type(handle.blocks(16_000), Iterator[np.ndarray[Any, Any]])
+    assert_type(handle.blocks(1.0, unit="seconds"), Iterator[np.ndarray[Any, Any]])
+    assert_type(handle.read_seconds(0.5, 2), np.ndarray[Any, Any])
+    assert_type(handle.shape, tuple[int, ...] | None)
+    assert_type(handle.samplerate_hz, float | None)
 
 
 def summarize(record: NodeRecord) -> ProcessResult:
@@ -110,6 +136,8 @@ def writing(root: BaseNode, batches: Iterable[list[ProcessResult]]) -> None:
     assert_type(plan(mirror(), output_attribute=None)(batches), Iterator[Write])
     assert_type(write(inline("_proc"), root, batches), WriteReport)
     assert_type(write(mirror("features"), root, if_exists="skip", commit_every=8)(batches), WriteReport)
+    assert_type(write(inline("_proc"), root, batches, arrays="blob"), WriteReport)
+    assert_type(write(mirror(), root, arrays="zarr")(batches), WriteReport)
 
 
 def values(record: NodeRecord) -> None:
@@ -121,12 +149,16 @@ def values(record: NodeRecord) -> None:
     assert_type(inline("_proc")(ProcessResult(record.path)), tuple[str, ...])
 
 
-def mistakes(root: BaseNode, records: Iterable[NodeRecord]) -> None:
+def mistakes(root: BaseNode, records: Iterable[NodeRecord], handle: PayloadHandle) -> None:
     # Each of these must be an error; mypy's warning about unused ignores says so if it is none.
     walk(root, order="random")  # type: ignore[call-overload]
     level("highest", root)  # type: ignore[call-overload]
     chunked("128", records)  # type: ignore[call-overload]
     match_key("^clip_", records, True)  # type: ignore[call-overload]
+    write(mirror(), root, [], arrays="npy")  # type: ignore[call-overload]
+    scan("duration", root, uncommitted="read")  # type: ignore[call-overload]
+    partitions("64", root)  # type: ignore[call-overload]
+    handle.blocks(1, unit="minutes")  # type: ignore[arg-type]
 
 
 def lambdas(records: list[NodeRecord]) -> None:
