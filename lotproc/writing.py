@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, TypeAlias, overload
 
+import numpy as np
 from lotdb import BaseNode
 
 from ._arrays import Arrays, as_data_node, check_arrays, payload_names, store_payload
@@ -119,8 +120,9 @@ def write(
             `None`: the caller commits.
         arrays: Where outputs and attributes go that are numpy arrays. "inline": into the node's attributes, as they
             are. "blob", "zarr": into lotdb payloads, which `DataNode.read_data` reads; new nodes, and `BaseNode`s
-            that are there, become `DataNode`s for that. Arrays without dimensions or of Python objects stay inline.
-            What zarr writes lies outside of transactions: what an undone write leaves there is not referred to.
+            that are there, become `DataNode`s for that, all but `target` itself. What a payload can't give back as it
+            was stays inline: arrays without dimensions, of Python objects, of a subclass. What zarr writes lies
+            outside of transactions: what an undone write leaves there is not referred to.
 
     Returns:
         A `WriteReport`. Not lazy; pulls all results, holding one batch (on a tree in memory all planned writes). For
@@ -367,7 +369,7 @@ def _apply(writes: Iterable[Write], to: _Destination, counts: _Counts) -> None:
             for name in set(node.all_attribute_keys()) - planned.attributes.keys():
                 node.delete_attribute(name)
         payloads = payload_names(planned.attributes, to.arrays)
-        if payloads:
+        if payloads and node is not to.root:
             node = as_data_node(node, payloads[-1], to.arrays)  # the output is the last
         for name, value in planned.attributes.items():
             if name in payloads:
@@ -383,6 +385,8 @@ def _stored_already(node: BaseNode, name: str, value: Any) -> bool:
     stored = node.get_attribute(name, _ABSENT)
     if type(stored) is not type(value):
         return False
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:  # which is how the database gives it back
+        value = value.astype(value.dtype.newbyteorder("="))
     pickled = plain_pickle(value)
     return pickled is not None and pickled == plain_pickle(stored)
 

@@ -857,12 +857,13 @@ def test_an_inline_pipeline_run_twice_leaves_the_same_tree(persistent: bool, if_
 def test_a_run_that_changes_nothing_stores_nothing() -> None:
     results = [
         ProcessResult(("a",), {"n": [1, 2.5, None, "x"]}, {"b": b"b", "t": (1,), "array": np.arange(3)}),
-        ProcessResult(("b",), float("nan"), {"zero": 0.0}),
+        ProcessResult(("b",), float("nan"), {"zero": 0.0, "big-endian": np.arange(3, dtype=">i4")}),
     ]
     with database() as db:
         root = db.open_connection()
         write(mirror(), root, results)
         db.commit()
+        db.minimize_cache()
         assert write(mirror(), root, results).written == 2
         assert root._p_jar._registered_objects == []
         changed = [ProcessResult(("b",), float("nan"), {"zero": -0.0})]
