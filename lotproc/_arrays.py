@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import lru_cache
@@ -20,7 +21,7 @@ from ._extras import needed
 from ._nodes import connection_of, node_path
 from .errors import ArgumentError
 
-__all__ = ["Arrays", "as_data_node", "check_arrays", "payload_names", "store_payload"]
+__all__ = ["Arrays", "as_data_node", "check_arrays", "payload_names", "sample_rate", "store_payload"]
 
 Arrays: TypeAlias = Literal["inline", "blob", "zarr"]
 
@@ -38,7 +39,7 @@ def check_arrays(name: str, root: BaseNode, arrays: Arrays) -> None:
         if _zarr_store(root) is None:
             raise ArgumentError(
                 f'{name}: arrays="zarr" puts arrays beside the file of a database, and {root.key!r} has none; use '
-                f'arrays="blob"'
+                f'arrays="inline", or arrays="blob" where there is a directory for blobs'
             )
     if arrays == "blob" and connection is not None and not IBlobStorage.providedBy(connection.db().storage):
         raise ArgumentError(
@@ -81,12 +82,18 @@ def _comes_back(dtype: np.dtype[Any], arrays: Arrays) -> bool:
     return bool(read.dtype == dtype) and read.tobytes() == written.tobytes()
 
 
-def as_data_node(node: BaseNode, data_attribute: str, arrays: Arrays) -> BaseNode:
+def sample_rate(attributes: Mapping[str, Any]) -> float | None:
+    """The sample rate that a result gives for its arrays."""
+    rate = attributes.get("samplerate_hz")
+    return float(rate) if isinstance(rate, (int, float, np.number)) and 0 < rate < math.inf else None
+
+
+def as_data_node(node: BaseNode, data_attribute: str, arrays: Arrays, samplerate_hz: float | None) -> BaseNode:
     """The same node as a `DataNode`, if it can be one: of no class of its own, and below its parent."""
     parent = node.parent
     if type(node) is not BaseNode or parent is None or parent.node_storage.get(node.key) is not node:
         return node
-    made = DataNode.from_tree(node, samplerate_hz=None, data_backend=arrays, data_attribute=data_attribute)
+    made = DataNode.from_tree(node, samplerate_hz, data_backend=arrays, data_attribute=data_attribute)
     for name, value in vars(node).items():
         if name not in vars(made):
             setattr(made, name, value)
@@ -94,12 +101,16 @@ def as_data_node(node: BaseNode, data_attribute: str, arrays: Arrays) -> BaseNod
     return made
 
 
-def store_payload(node: BaseNode, name: str, array: np.ndarray[Any, Any], arrays: Arrays) -> None:
-    """Store an array as the payload `name` of a node, unless it is there already."""
-    if _is_stored(node.get_attribute(name), array, arrays):
+def store_payload(
+    node: BaseNode, name: str, array: np.ndarray[Any, Any], arrays: Arrays, samplerate_hz: float | None
+) -> None:
+    """Store an array as the payload `name` of a node, unless it is there already; by default at the node's rate."""
+    if samplerate_hz is None and isinstance(node, DataNode):
+        samplerate_hz = node.samplerate_hz
+    stored = node.get_attribute(name)
+    if _is_stored(stored, array, arrays) and stored.samplerate_hz == samplerate_hz:
         return
-    is_own = isinstance(node, DataNode) and name == node.data_attribute
-    options = {"samplerate_hz": node.samplerate_hz if is_own else None, "data_attribute": name, "backend": arrays}
+    options = {"samplerate_hz": samplerate_hz, "data_attribute": name, "backend": arrays}
     if arrays == "blob":
         DataWriter.write_array(node, array, **options)
         return

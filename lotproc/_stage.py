@@ -23,14 +23,15 @@ import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import takewhile
 from numbers import Integral
+from pathlib import PurePath
 from typing import Any
 
 from lotdb import BaseNode
 
 from .errors import ArgumentError, ArgumentTypeError, brief, got
-from .models import NodeRecord
+from .models import NodeRecord, Partition
 
-__all__ = ["Stage", "check_choice", "check_count", "check_root", "stage"]
+__all__ = ["Stage", "check_choice", "check_count", "check_root", "root_hint", "stage"]
 
 
 class Stage:
@@ -172,6 +173,8 @@ def _check_items(name: str, data: str, items: object) -> None:
         raise ArgumentTypeError(f"{name}: {data} must be an iterable; the stage {items!r} still waits for its own data")
     if not isinstance(items, Iterable):
         hint = "; put chunked(n) in front" if isinstance(items, NodeRecord) else ""
+        if isinstance(items, Partition):
+            hint = "; scan it first: compose_left(scan(...), ...)"
         raise ArgumentTypeError(f"{name}: {data} must be an iterable, got {got(items)}{hint}")
     if isinstance(items, (str, bytes)) and data in ("nodes", "records", "files"):
         hint = f'; several names go in a list, as in {name}(["a", "b"])' if data == "nodes" else ""
@@ -194,16 +197,27 @@ def _close(items: Iterable[Any]) -> None:
 def check_root(name: str, root: object) -> None:
     """Refuse a root that is no node of a tree."""
     if not isinstance(root, BaseNode):
-        hint = "; open it first: root = db.open_connection()" if hasattr(root, "open_connection") else ""
+        hint = ""
+        if hasattr(root, "open_connection") or isinstance(root, (str, PurePath)):
+            hint = "; open it first: root = LOTDB(...).open_connection()"
+        elif isinstance(root, Partition):
+            hint = "; only scan() takes partitions"
+        elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Partition):
+            hint = "; give partitions one by one, as parallel_map(compose_left(scan(...), ...)) does"
         raise ArgumentTypeError(f"{name}: expected a lotdb node as the root of a tree, got {got(root)}{hint}")
 
 
 def check_count(name: str, argument: str, value: object, minimum: int = 1) -> None:
     """Refuse what is no whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ArgumentTypeError(f"{name}: {argument} must be a whole number, got {got(value)}")
+        raise ArgumentTypeError(f"{name}: {argument} must be a whole number, got {got(value)}{root_hint(name, value)}")
     if value < minimum:
         raise ArgumentError(f"{name}: {argument} must be at least {minimum}, got {value}")
+
+
+def root_hint(name: str, value: object) -> str:
+    """What to do if an argument is a root that came too early."""
+    return f"; the root comes last: {name}(..., root)" if isinstance(value, BaseNode) else ""
 
 
 def check_choice(name: str, argument: str, value: object, choices: tuple[str, ...]) -> None:

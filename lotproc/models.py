@@ -74,7 +74,8 @@ class Partition:
     stop: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{as_text(self.start)} to {as_text(self.stop) if self.stop else 'the end'}, in {self.file}"
+        stop = f"before {as_text(self.stop)}" if self.stop else "the end"
+        return f"from {as_text(self.start)} to {stop}, in {self.file}"
 
 
 #: Stands for attributes that were not given, so that each result has a dict of its own.

@@ -21,11 +21,11 @@ from ._patterns import regex
 from ._pinned import PinnedStorage, Places, pinned_at, view_of
 from ._scanner import Scanner, Wanted
 from ._stage import check_choice, check_count, stage
-from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, UncommittedError, got
+from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, LotprocError, UncommittedError, got
 from .filters import attribute_test
 from .models import NodeRecord, Partition
 from .snapshots import Names, Payload, check_payload, checked_names
-from .traversal import Skip, skip_tests
+from .traversal import Skip, check_level, skip_tests
 
 __all__ = ["partitions", "scan"]
 
@@ -103,7 +103,8 @@ def scan(
         tree. "deepest" goes through the whole tree once before its first record. It may be used in any thread.
 
     Raises:
-        ArgumentError: `root` is in memory or was never committed, or `level` is negative.
+        ArgumentError: `root` is in memory, was never committed, or its connection is closed; the file of a partition is
+            not there; or `level` is negative.
         ArgumentTypeError: `root` is no node or partition, or an option has the wrong type.
         PatternError: `where` or `skip` holds a pattern that can't be read.
         UncommittedError: The connection has changes that are not committed.
@@ -114,10 +115,8 @@ def scan(
     taken = checked_names("scan", names)
     check_payload("scan", payload)
     check_choice("scan", "uncommitted", uncommitted, ("error", "ignore"))
-    if isinstance(level, str):
-        check_choice("scan", "level", level, ("deepest",))
-    elif level is not None:
-        check_count("scan", "level", level, minimum=0)
+    if level is not None:
+        check_level("scan", "level", level)
     key, tests = _tests(where)
     skip_key, skip_node = skip_tests("scan", skip)
     wanted = Wanted(taken, payload, key, tests, skip_key, skip_node)
@@ -156,8 +155,13 @@ def _tests(where: Where) -> tuple[Callable[[str], object] | None, tuple[tuple[st
     for condition in conditions:
         if isinstance(condition, Mapping):
             tests += [(name, attribute_test("scan", name, test)) for name, test in condition.items()]
-        else:
+        elif isinstance(condition, (str, re.Pattern)):
             patterns.append(regex("scan", condition).search)
+        else:
+            raise ArgumentTypeError(
+                f"scan: where takes regular expressions for keys, and mappings like {{'seconds': 1.5}} from attributes "
+                f"to tests; got {got(condition)} among them"
+            )
     if len(patterns) < 2:
         return patterns[0] if patterns else None, tuple(tests)
     return (lambda key: all(found(key) for found in patterns)), tuple(tests)
@@ -234,6 +238,8 @@ def partitions(
 def _pinned(name: str, root: BaseNode, uncommitted: Uncommitted) -> PinnedStorage:
     """The storage of a tree, at the transaction that its connection sees."""
     connection = connection_of(root)
+    if connection is not None and connection.opened is None:
+        raise ArgumentError(f"{name}: the connection of {root.key!r} is closed; open it again, and take its root")
     if connection is None:
         raise ArgumentError(
             f"{name}: {root.key!r} is the root of a tree in memory; {name} reads the records of a database. Use "
@@ -304,9 +310,14 @@ def _opened(partition: Partition) -> tuple[DB, Places]:
         return known[1:]
 
 
-def _unopened(partition: Partition, error: Exception) -> DamagedDatabaseError:
+def _unopened(partition: Partition, error: Exception) -> LotprocError:
+    if isinstance(error, FileNotFoundError):
+        return ArgumentError(
+            f"scan: {partition.file}, the database of a partition, is not there; was it moved, or can't this machine "
+            f"see it? Call partitions() again"
+        )
     return DamagedDatabaseError(
-        f"scan: the database of the partition {partition} can't be opened: {type(error).__name__}: {error}"
+        f"scan: {partition.file}, the database of a partition, can't be opened: {type(error).__name__}: {error}"
     )
 
 

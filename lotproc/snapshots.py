@@ -19,7 +19,7 @@ from persistent.mapping import PersistentMapping
 from ZODB.blob import Blob
 
 from ._nodes import CarriedPaths, dumps_detached, no_item, node_path
-from ._stage import stage
+from ._stage import root_hint, stage
 from .errors import ArgumentTypeError, DamagedDatabaseError, DetachError, add_note, as_text, got
 from .models import NodeRecord, node_record
 from .payloads import PayloadHandle
@@ -143,7 +143,10 @@ def checked_names(stage_name: str, names: Names) -> tuple[str, ...] | EllipsisTy
     if isinstance(names, str):
         return (names,)
     if not isinstance(names, Iterable):
-        raise ArgumentTypeError(f"{stage_name}: names must be a str, several, or ... for all; got {got(names)}")
+        raise ArgumentTypeError(
+            f"{stage_name}: names must be a str, several, or ... for all; got {got(names)}"
+            f"{root_hint(stage_name, names)}"
+        )
     names = tuple(names)
     for name in names:
         if not isinstance(name, str):
@@ -188,6 +191,12 @@ def handle_of(stage_name: str, value: Any, name: str, path: tuple[str, ...]) -> 
         f"{stage_name}: attribute {name!r} of {as_text(path)} can't be the payload: {reason}; name another attribute, "
         f"or take what you need with a function as payload="
     )
+
+
+def _described(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"a {value.dtype} array {value.shape} among the attributes"
+    return got(value)
 
 
 def detached(stage_name: str, value: Any, what: str, path: tuple[str, ...]) -> Any:

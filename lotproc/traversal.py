@@ -103,11 +103,7 @@ def level(n: int | Literal["deepest"], *, skip: Skip = None) -> Callable[[BaseNo
         ArgumentTypeError: `root` is no node, `n` no number, or `skip` neither a glob nor a function.
         PatternError: `skip` is a glob that can't be read.
     """
-    if isinstance(n, str):
-        if n != "deepest":
-            raise ArgumentError(f"level: n must be a number of at least 0, or 'deepest'; got {n!r}")
-    else:
-        check_count("level", "n", n, minimum=0)
+    check_level("level", "n", n)
     skipped = skip_tests("level", skip)
 
     def run(root: BaseNode) -> Iterator[BaseNode]:
@@ -406,6 +402,15 @@ def _trimmer(root: BaseNode) -> Callable[..., None]:
             connection.cacheGC()
 
     return trim
+
+
+def check_level(name: str, argument: str, level: int | str) -> None:
+    """Refuse what is no depth of nodes."""
+    if isinstance(level, str):
+        if level != "deepest":
+            raise ArgumentError(f"{name}: {argument} must be a number of at least 0, or 'deepest'; got {level!r}")
+    else:
+        check_count(name, argument, level, minimum=0)
 
 
 def skip_tests(name: str, skip: Skip) -> _Skip:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, overload
 import numpy as np
 from lotdb import BaseNode
 
-from ._arrays import Arrays, as_data_node, check_arrays, payload_names, store_payload
+from ._arrays import Arrays, as_data_node, check_arrays, payload_names, sample_rate, store_payload
 from ._bulk import Bulk, NotServed
 from ._nodes import connection_of
 from ._stage import check_choice, check_root, stage
@@ -120,9 +120,10 @@ def write(
             `None`: the caller commits.
         arrays: Where outputs and attributes go that are numpy arrays. "inline": into the node's attributes, as they
             are. "blob", "zarr": into lotdb payloads, which `DataNode.read_data` reads; new nodes, and `BaseNode`s
-            that are there, become `DataNode`s for that, all but `target` itself. What a payload can't give back as it
-            was stays inline: arrays without dimensions, of Python objects, of a subclass. What zarr writes lies
-            outside of transactions: what an undone write leaves there is not referred to.
+            that are there, become `DataNode`s for that, all but `target` itself. A result's attribute
+            `samplerate_hz`, if it has one, is their sample rate. What a payload can't give back as it was stays
+            inline: arrays inside of lists and dicts, without dimensions, of Python objects, of a subclass. What zarr
+            writes lies outside of transactions: what an undone write leaves there is not referred to.
 
     Returns:
         A `WriteReport`. Not lazy; pulls all results, holding one batch (on a tree in memory all planned writes). For
@@ -369,11 +370,12 @@ def _apply(writes: Iterable[Write], to: _Destination, counts: _Counts) -> None:
             for name in set(node.all_attribute_keys()) - planned.attributes.keys():
                 node.delete_attribute(name)
         payloads = payload_names(planned.attributes, to.arrays)
+        rate = sample_rate(planned.attributes)
         if payloads and node is not to.root:
-            node = as_data_node(node, payloads[-1], to.arrays)  # the output is the last
+            node = as_data_node(node, payloads[-1], to.arrays, rate)  # the output is the last
         for name, value in planned.attributes.items():
             if name in payloads:
-                store_payload(node, name, value, to.arrays)
+                store_payload(node, name, value, to.arrays, rate)
             elif not _stored_already(node, name, value):
                 node.set_attribute(name, value)
         counts.written += 1

@@ -259,7 +259,28 @@ def test_a_data_node_keeps_its_own_data_and_how_it_stores_them(arrays: Any) -> N
             assert (node.data_attribute, node.data_backend, node.samplerate_hz) == ("own", "blob", 8.0)
             assert same(node.read_data(), np.arange(16.0))
             assert node.read_data(data_attribute="result").tolist() == [0, 1, 2]
-            assert node.get_attribute("result").samplerate_hz is None
+            assert node.get_attribute("result").samplerate_hz == 8.0
+
+
+@both
+@pytest.mark.parametrize("key", ["new", "BaseNode", "DataNode"])
+def test_a_result_may_give_the_sample_rate_of_its_arrays(arrays: Any, key: str) -> None:
+    with started() as (_, root):
+        for rate in (100, 50.0):
+            result = ProcessResult((key,), np.arange(300), {"samplerate_hz": rate})
+            write(inline(), root, [result], arrays=arrays)
+            node = root.get_node(key)
+            assert node.read_seconds(1, 2, data_attribute="result").tolist() == list(range(int(rate), int(2 * rate)))
+        assert node.samplerate_hz == {"new": 100.0, "BaseNode": 100.0, "DataNode": 8.0}[key]
+
+
+@both
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "100", None])
+def test_what_is_no_sample_rate_is_an_attribute_like_any_other(arrays: Any, rate: Any) -> None:
+    with started() as (_, root):
+        write(inline(), root, [ProcessResult(("new",), np.arange(3), {"samplerate_hz": rate})], arrays=arrays)
+        assert root.get_node("new").samplerate_hz is None
+        assert root.get_node("new").get_attribute("result").samplerate_hz is None
 
 
 @both

@@ -1359,3 +1359,29 @@ def test_the_stage_pickles_and_can_be_used_again(clips_folder: Path, tmp_path: P
         for _ in range(2):
             assert paths_of(stage(root)) == [(f"s{number:02}", "c015") for number in range(10)]
         assert repr(lp.scan("number", skip="_*")) == "scan('number', skip='_*')"
+
+
+def test_a_connection_that_was_closed_is_refused(tmp_path: Path) -> None:
+    with closing(LOTDB(path=str(tmp_path), name="tree", new=True)) as database:
+        root = database.open_connection()
+        database.close_connection()
+        for stage in (lp.scan("x"), lp.partitions(2)):
+            with pytest.raises(lp.ArgumentError, match="the connection of 'tree' is closed; open it again"):
+                stage(root)
+
+
+def test_what_is_no_root_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with closing(LOTDB(path=str(tmp_path), name="tree", new=True)) as database:
+        parts = lp.partitions(2, database.open_connection())
+    for wrong, hint in [
+        (parts, r"one by one, as parallel_map\(compose_left\(scan"),
+        (str(tmp_path), "open it first"),
+        (tmp_path, "open it first"),
+        (None, "got None"),
+    ]:
+        with pytest.raises(lp.ArgumentTypeError, match=f"scan: expected a lotdb node.*{hint}"):
+            lp.scan("x", wrong)  # type: ignore[call-overload]
+    with pytest.raises(lp.ArgumentTypeError, match=r"only scan\(\) takes partitions"):
+        lp.leaves(parts[0])  # type: ignore[call-overload]
+    with pytest.raises(lp.ArgumentTypeError, match=r"scan it first: compose_left\(scan"):
+        lp.each(len, parts[0])  # type: ignore[call-overload]
