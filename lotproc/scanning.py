@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 from typing import Any, Literal, TypeAlias, overload
@@ -273,7 +274,8 @@ def _save_index(storage: FileStorage) -> None:
                     return
         except (OSError, pickle.UnpicklingError, EOFError):
             pass
-        storage._save_index()
+        with suppress(OSError):  # without it, opening takes longer
+            storage._save_index()
 
 
 #: The databases that partitions were read from in this process, by file: which file that was, and what it is read with.
