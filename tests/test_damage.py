@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -27,6 +28,14 @@ import lotproc as lp
 #: More records and more levels than any of these trees has.
 MANY = 500
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def files_left_open_are_closed() -> Iterator[None]:
+    """A FileStorage that can't read its file leaves it open; let no later test be blamed for that."""
+    yield
+    gc.collect()
+
 
 #: What these bytes do in a pickle: reserve memory for a memo of gigabytes, and crash older Pythons.
 LEFT_OUT = (ord("r"), 0x96)
