@@ -25,7 +25,7 @@ import pytest
 import ZODB
 from BTrees.check import check
 from BTrees.OOBTree import OOBTree
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, example, given, settings, strategies as st
 from lotdb import LOTDB, BaseNode
 from lotdb.tree import DataNode
 from persistent.mapping import PersistentMapping
@@ -328,7 +328,8 @@ def test_wide_nodes(there: int, order: str) -> None:
     inner=st.integers(1, 9),
     left_out=st.integers(2, 9),
 )
-@settings(max_examples=10)
+@example(kinds=[BaseNode], inner=9, left_out=9)
+@settings(max_examples=8)
 def test_results_below_nodes_that_are_read_ahead(kinds: list[type], inner: int, left_out: int) -> None:
     numbers = range(300)
     tree = [(("wide", f"n{number:03}"), kinds[number % len(kinds)], {"number": number}) for number in numbers]
@@ -347,7 +348,8 @@ def test_results_below_nodes_that_are_read_ahead(kinds: list[type], inner: int, 
             return write(inline("_proc", "summary"), root, [[result] for result in found], commit_every=200)
 
     assert everything("records", tree, {}, (), do) == everything("live", tree, {}, (), do)
-    assert any(ahead) or BaseNode not in kinds or inner == 1 or Special in kinds
+    if kinds == [BaseNode] and inner > 1:
+        assert any(ahead)
 
 
 @pytest.mark.parametrize("count", [29, 30, 31, 60, 61, 5000])
