@@ -28,6 +28,8 @@ from ZODB.MappingStorage import MappingStorage
 import lotproc as lp
 from lotproc import ArgumentError, ExistsError, MissingExtraError, ProcessResult, inline, mirror, write
 
+pytest.importorskip("zarr")
+
 both = pytest.mark.parametrize("arrays", ["blob", "zarr"])
 
 #: Byte orders, structures, strings, times; all of them are known to npy files and to zarr.

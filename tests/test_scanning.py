@@ -491,6 +491,7 @@ def test_attributes_that_were_deleted_again(anywhere: BaseNode) -> None:
 
 @pytest.fixture(scope="module", params=[FileStorage, AnyStorage])
 def with_payloads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseNode]:
+    pytest.importorskip("zarr")
     folder = tmp_path_factory.mktemp("payloads")
     with opened(request.param(str(folder / "data.fs"), blob_dir=str(folder / "blobs"))) as root:
         for number in range(40):
