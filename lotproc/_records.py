@@ -47,10 +47,15 @@ class Reference(tuple[Any, ...]):
     __slots__ = ()
 
 
+class _Unpickler(pickle.Unpickler):
+    """Gives a `Reference` for each object that a record refers to."""
+
+    persistent_load = Reference  # of the class, since Python 3.13 takes none of an instance
+
+
 def class_and_state(record: bytes) -> tuple[Any, Any]:
     """The two parts of a record, with `Reference`s for the objects that it refers to."""
-    unpickler = pickle.Unpickler(io.BytesIO(record))
-    unpickler.persistent_load = Reference  # type: ignore[method-assign]
+    unpickler = _Unpickler(io.BytesIO(record))
     return unpickler.load(), unpickler.load()
 
 
@@ -319,8 +324,7 @@ def children_in(record: bytes, storage: PinnedStorage) -> Iterator[Children]:
 
 def _children_of_buckets(states: list[bytes]) -> Children:
     """The children in the states of buckets that follow one another."""
-    unpickler = pickle.Unpickler(io.BytesIO(b"".join([BUCKET, *states])))
-    unpickler.persistent_load = Reference  # type: ignore[method-assign]
+    unpickler = _Unpickler(io.BytesIO(b"".join([BUCKET, *states])))
     try:
         unpickler.load()  # their class, to which the states refer
         buckets = [unpickler.load() for _ in states]
