@@ -17,13 +17,11 @@ from .scanning import partitions as partitions
 from .scanning import scan as scan
 
 # Detach, batch, process
-from .models import FileFailure as FileFailure
+from .models import Failure as Failure
 from .models import IndexedFile as IndexedFile
-from .models import IngestReport as IngestReport
 from .models import NodeRecord as NodeRecord
 from .models import ProcessResult as ProcessResult
 from .models import Write as Write
-from .models import WriteReport as WriteReport
 from .snapshots import snapshot as snapshot
 from .payloads import PayloadHandle as PayloadHandle
 from .buffering import chunked as chunked
@@ -41,12 +39,15 @@ from .write_policies import inline as inline
 from .write_policies import mirror as mirror
 from .writing import plan as plan
 from .writing import write as write
+from .reports import WriteReport as WriteReport
 from .targets import InlineTarget as InlineTarget
 from .targets import MirrorTarget as MirrorTarget
 from .targets import NewDatabaseTarget as NewDatabaseTarget
 from .targets import WriteTarget as WriteTarget
 
 # Files in, tables out, and a look
+from .reports import FileFailure as FileFailure
+from .reports import IngestReport as IngestReport
 from .ingest import index_files as index_files
 from .ingest import ingest_files as ingest_files
 from .ingest import load_files_directory as load_files_directory

@@ -17,7 +17,8 @@ from ._patterns import PathPattern
 from ._stage import check_choice, check_root, stage
 from ._transactions import check_writable, undone_on_failure
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, as_text, got
-from .models import FileFailure, IndexedFile, IngestReport
+from .models import IndexedFile
+from .reports import FileFailure, IngestReport
 
 __all__ = [
     "index_files",

@@ -1,4 +1,4 @@
-"""The values that flow through a pipeline: files, records, results, writes, and the reports at its end."""
+"""The values that flow through a pipeline: files, records, results, failures, writes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 
 from .errors import ArgumentError, ResultError, as_text, got
 
-__all__ = [
-    *("FileFailure", "IndexedFile", "IngestReport", "NodeRecord", "Partition", "ProcessResult", "Write", "WriteReport"),
-]
+__all__ = ["Failure", "IndexedFile", "NodeRecord", "Partition", "ProcessResult", "Write"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,14 @@ class NodeRecord:
         key: The node's own key.
         attributes: The attributes that were asked for, by name; absent ones are `None`.
         payload: What `snapshot(..., payload=...)` took from the node: a `PayloadHandle`, or what a function returned.
+        inputs: What `pending(..., inputs=True)` knows the attributes by; it goes with the results to `write`.
     """
 
     path: tuple[str, ...]
     key: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
     payload: Any = None
+    inputs: str | None = field(default=None, repr=False, compare=False)
 
 
 def node_record(path: tuple[str, ...], key: str, attributes: Mapping[str, Any], payload: Any) -> NodeRecord:
@@ -94,12 +94,16 @@ class ProcessResult:
         output: Any value that can be pickled; stored as the attribute that `write` calls `output_attribute`.
         attributes: More attributes for the written node, by name.
         relative_path: Keys to append to the path that the write policy makes.
+
+    Attributes:
+        inputs: That of the record, which `parallel_map` hands on.
     """
 
     path: tuple[str, ...]
     output: Any = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     relative_path: tuple[str, ...] = ()
+    inputs: str | None = field(default=None, repr=False, compare=False)
 
     def __init__(
         self,
@@ -114,6 +118,47 @@ class ProcessResult:
         fields["output"] = output
         fields["attributes"] = {} if attributes is _NONE else attributes
         fields["relative_path"] = tuple(relative_path) if type(relative_path) is list else relative_path
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Stands in the stream of results for a record that could not be processed.
+
+    `parallel_map(..., on_error="collect")` makes them, and `write` counts them.
+
+    >>> failure = Failure(("ann", "clip_1"), "ValueError", "the file is empty", attempts=3)
+    >>> print(failure)
+    ann/clip_1: ValueError: the file is empty (3 attempts)
+
+    Args:
+        path: The record's path; `None` for what has no path.
+        error: The type of the error, by name.
+        message: What it said.
+        traceback: Where it happened, formatted.
+        attempts: How often the record was tried, by itself.
+        item: What failed, in brief, where it has no path.
+    """
+
+    path: tuple[str, ...] | None
+    error: str
+    message: str
+    traceback: str = field(default="", repr=False)
+    attempts: int = 1
+    item: str = ""
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What a table of failures shows beside the path."""
+        return {"error": self.error, "message": self.message, "attempts": self.attempts}
+
+    @property
+    def where(self) -> str:
+        """The path as people read it, or what failed."""
+        return self.item if self.path is None else as_text(self.path)
+
+    def __str__(self) -> str:
+        tried = f" ({self.attempts} attempts)" if self.attempts > 1 else ""
+        return f"{self.where}: {self.error}: {self.message}{tried}"
 
 
 @dataclass(frozen=True, init=False)
@@ -134,34 +179,6 @@ class Write:
 
 
 @dataclass(frozen=True)
-class WriteReport:
-    """What a `write` did.
-
-    >>> print(WriteReport(written=120, commits=2))
-    120 results written, 2 commits
-
-    Args:
-        written: Results applied to the target.
-        skipped: Results left out because their node was there (`if_exists="skip"`).
-        commits: Transactions committed; 0 where the caller commits.
-        last_path: The path that was written last.
-    """
-
-    written: int = 0
-    skipped: int = 0
-    commits: int = 0
-    last_path: tuple[str, ...] | None = None
-
-    def __str__(self) -> str:
-        parts = [
-            _counted(self.written, "result") + " written",
-            *([f"{self.skipped:,} skipped"] if self.skipped else []),
-            _commits(self.commits),
-        ]
-        return ", ".join(parts)
-
-
-@dataclass(frozen=True)
 class IndexedFile:
     """A file, and the path of its node.
 
@@ -172,50 +189,6 @@ class IndexedFile:
 
     path: tuple[str, ...]
     file: Path
-
-
-@dataclass(frozen=True)
-class FileFailure:
-    """A file that was left out, and why; `path` is where its node would be."""
-
-    file: Path
-    path: tuple[str, ...]
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class IngestReport:
-    """What `ingest_files` did.
-
-    >>> from pathlib import Path
-    >>> from lotproc import FileFailure, IngestReport
-    >>> print(IngestReport(ingested=2, commits=1, failures=(FileFailure(Path("a.wav"), ("a",), "it is empty"),)))
-    2 files ingested, 1 failed, 1 commit
-      a.wav: it is empty
-
-    Args:
-        ingested: Files attached.
-        skipped: Files left out because their node had the attribute already.
-        commits: Transactions committed; 0 where the caller commits.
-        failures: Files that can't be read, or whose node belongs to another file of the same run.
-    """
-
-    ingested: int = 0
-    skipped: int = 0
-    commits: int = 0
-    failures: tuple[FileFailure, ...] = ()
-
-    def __str__(self) -> str:
-        parts = [
-            _counted(self.ingested, "file") + " ingested",
-            *([f"{self.skipped:,} skipped"] if self.skipped else []),
-            *([f"{len(self.failures):,} failed"] if self.failures else []),
-            _commits(self.commits),
-        ]
-        return "\n  ".join([", ".join(parts), *map(str, self.failures)])
 
 
 def written_attributes(name: str, result: ProcessResult, output_attribute: str | None) -> dict[str, Any]:
@@ -239,11 +212,3 @@ def written_attributes(name: str, result: ProcessResult, output_attribute: str |
             )
         attributes[output_attribute] = result.output
     return attributes
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _commits(number: int) -> str:
-    return _counted(number, "commit") if number else "not committed"

@@ -16,7 +16,8 @@ from ._nodes import connection_of
 from ._stage import check_choice, check_root, stage
 from ._transactions import already_there, check_storable, check_writable, plain_pickle, undone_on_failure
 from .errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
-from .models import ProcessResult, Write, WriteReport, written_attributes
+from .models import ProcessResult, Write, written_attributes
+from .reports import WriteReport
 from .write_policies import checked_path
 
 __all__ = ["plan", "write"]
