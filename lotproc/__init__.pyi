@@ -18,7 +18,6 @@ from .scanning import scan as scan
 
 # Detach, batch, process
 from .models import Failure as Failure
-from .models import IndexedFile as IndexedFile
 from .models import NodeRecord as NodeRecord
 from .models import ProcessResult as ProcessResult
 from .models import Write as Write
@@ -39,15 +38,16 @@ from .write_policies import inline as inline
 from .write_policies import mirror as mirror
 from .writing import plan as plan
 from .writing import write as write
-from .reports import WriteReport as WriteReport
+from .models import WriteReport as WriteReport
 from .targets import InlineTarget as InlineTarget
 from .targets import MirrorTarget as MirrorTarget
 from .targets import NewDatabaseTarget as NewDatabaseTarget
 from .targets import WriteTarget as WriteTarget
 
 # Files in, tables out, and a look
-from .reports import FileFailure as FileFailure
-from .reports import IngestReport as IngestReport
+from .file_models import FileFailure as FileFailure
+from .file_models import IndexedFile as IndexedFile
+from .file_models import IngestReport as IngestReport
 from .ingest import index_files as index_files
 from .ingest import ingest_files as ingest_files
 from .ingest import load_files_directory as load_files_directory
@@ -88,9 +88,12 @@ from .errors import LiveNodeError as LiveNodeError
 from .errors import LotprocError as LotprocError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import NotPicklableError as NotPicklableError
+from .errors import NotReadyError as NotReadyError
 from .errors import PatternError as PatternError
 from .errors import PayloadError as PayloadError
 from .errors import ProcessorError as ProcessorError
 from .errors import ReadOnlyTreeError as ReadOnlyTreeError
 from .errors import ResultError as ResultError
 from .errors import UncommittedError as UncommittedError
+from .errors import WorkerDiedError as WorkerDiedError
+from .errors import WorkerTimeoutError as WorkerTimeoutError

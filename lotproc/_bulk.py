@@ -34,7 +34,7 @@ from ._transactions import already_there
 from .errors import DamagedDatabaseError
 from .models import Write
 
-__all__ = ["Bulk", "NotServed"]
+__all__ = ["Bulk", "NotServed", "is_clean"]
 
 #: Nodes read, from which on it pays to open the file once more and read the records from there.
 MANY = 50
@@ -96,7 +96,7 @@ class Bulk:
 
     def __init__(self, root: BaseNode, if_exists: str) -> None:
         self._connection = root._p_jar
-        if self._connection is None or not _is_clean(self._connection) or type(root) not in KNOWN:
+        if self._connection is None or not is_clean(self._connection) or type(root) not in KNOWN:
             raise NotServed
         self._if_exists = if_exists
         self._view = view_of(self._connection)
@@ -162,7 +162,7 @@ class Bulk:
             ConflictError: Somebody else changed what this changes; nothing was stored.
         """
         connection = self._connection
-        if not _is_clean(connection) or view_of(connection) != self._view:
+        if not is_clean(connection) or view_of(connection) != self._view:
             raise NotServed
         storage = connection.db()._mvcc_storage.new_instance()
         try:
@@ -348,7 +348,7 @@ class _WritableJar(RecordJar):
                 yield item._p_oid, item._p_serial, writer.serialize(item)
 
 
-def _is_clean(connection: Any) -> bool:
+def is_clean(connection: Any) -> bool:
     """Whether a commit of the connection's transaction would do nothing at all."""
     transactions = connection.transaction_manager
     if transactions.explicit or connection._storage is not connection._normal_storage:

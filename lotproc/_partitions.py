@@ -1,17 +1,25 @@
-"""Where to part a tree, so that the parts have similar sizes."""
+"""Where to part a tree, so that the parts have similar sizes, and how a part is opened."""
 
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from threading import Lock
 from typing import TypeAlias
 
-from ._pinned import PinnedStorage
-from ._records import UnusualRecord, bucket_or_parts, children_oid
+from ZODB._compat import FILESTORAGE_MAGIC
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
 
-__all__ = ["starts_of_parts"]
+from ._pinned import PinnedStorage, Places, pinned_at
+from ._records import UnusualRecord, bucket_or_parts, children_oid
+from .errors import ArgumentError, DamagedDatabaseError, LotprocError
+from .models import Partition
+
+__all__ = ["opened_partition", "starts_of_parts"]
 
 _Path: TypeAlias = "tuple[str, ...]"
 
@@ -113,3 +121,58 @@ class _Sizes:
 
     def _load(self, oid: bytes) -> bytes:
         return self._storage.load(oid)[0]
+
+
+#: The databases that partitions were read from in this process, by file: which file that was, and what it is read with.
+_databases: dict[str, tuple[tuple[int, int], DB, Places]] = {}
+_databases_lock = Lock()
+#: Databases that stay open.
+KEPT_OPEN = 4
+
+
+def opened_partition(partition: Partition) -> PinnedStorage:
+    """The storage of a partition, open for reading, at its transaction."""
+    return pinned_at(partition.before, *_opened(partition))
+
+
+def _opened(partition: Partition) -> tuple[DB, Places]:
+    """The database of a partition, open for reading; the same as last time if the file is."""
+    with _databases_lock:
+        try:
+            found = os.stat(partition.file)
+        except OSError as error:
+            raise _unopened(partition, error) from error
+        identity = (found.st_dev, found.st_ino)
+        known = _databases.pop(partition.file, None)
+        if known and (known[0] != identity or known[1].storage.lastTransaction() < _last(partition)):
+            known[1].close()
+            known = None
+        if known is None:
+            try:
+                with open(partition.file, "rb") as file:
+                    if file.read(len(FILESTORAGE_MAGIC)) != FILESTORAGE_MAGIC:
+                        raise ValueError("this is no FileStorage")
+                database = DB(FileStorage(partition.file, read_only=True, blob_dir=partition.blobs))
+            except Exception as error:
+                raise _unopened(partition, error) from error
+            known = identity, database, Places(database.storage._index._data)
+        _databases[partition.file] = known
+        if len(_databases) > KEPT_OPEN:
+            _databases.pop(next(iter(_databases)))[1].close()
+        return known[1:]
+
+
+def _unopened(partition: Partition, error: Exception) -> LotprocError:
+    if isinstance(error, FileNotFoundError):
+        return ArgumentError(
+            f"scan: {partition.file}, the database of a partition, is not there; was it moved, or can't this machine "
+            f"see it? Call partitions() again"
+        )
+    return DamagedDatabaseError(
+        f"scan: {partition.file}, the database of a partition, can't be opened: {type(error).__name__}: {error}"
+    )
+
+
+def _last(partition: Partition) -> bytes:
+    """The last transaction that a partition may see."""
+    return (int.from_bytes(partition.before, "big") - 1).to_bytes(8, "big")

@@ -136,6 +136,10 @@ class Scanner:
         finally:
             self._jar.close()
 
+    def path_of(self, oid: bytes) -> tuple[str, ...]:
+        """The path of the node with this id, from the root of the whole tree."""
+        return _path_of(self._node(oid))
+
     def deepest(self, oid: bytes) -> int:
         """The depth of the deepest node below the object with this id."""
         structure = Scanner(self._storage, replace(self._wanted, key=lambda key: False, depth=None))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,40 +18,84 @@ from ._stage import check_count
 from .errors import ArgumentError, ExistsError, NotPicklableError, ReadOnlyTreeError, add_note, as_text, got
 from .models import Write
 
-__all__ = ["already_there", "check_storable", "check_writable", "plain_pickle", "undone_on_failure"]
+__all__ = [
+    *("Changes", "already_there", "check_storable", "check_writable", "plain_pickle"),
+    *("undone_on_failure", "uninterrupted"),
+]
+
+
+class Changes:
+    """What is changed in a tree between two commits; on a tree in memory nothing is committed or undone.
+
+    Args:
+        transactions: The transaction manager of the tree's connection, if it has one.
+    """
+
+    def __init__(self, transactions: Any) -> None:
+        self._transactions = transactions
+        self._begin()
+
+    def _begin(self) -> None:
+        self._before: Any = None if self._transactions is None else self._transactions.savepoint(optimistic=True)
+
+    def commit(self) -> None:
+        """Commit them, and whatever else the transaction holds."""
+        if self._transactions is not None:
+            self._transactions.commit()
+            self._begin()
+
+    def start_over(self) -> None:
+        """Drop them, and whatever else the transaction holds, and see what others have committed."""
+        if self._transactions is not None:
+            self._transactions.abort()
+            self._begin()
+
+    def undo(self) -> None:
+        """Take back what was changed since this was made, or since the last commit."""
+        if self._transactions is None:
+            return
+        try:
+            self._before.rollback()
+        except Exception:  # the transaction itself failed, and holds nothing that could be kept
+            self._transactions.abort()
 
 
 @contextmanager
-def undone_on_failure(root: BaseNode) -> Iterator[Callable[[], None]]:
-    """Undo what was changed inside, or since the last call of the commit function that this gives, when it fails.
+def undone_on_failure(root: BaseNode) -> Iterator[Changes]:
+    """Undo what was changed inside, or since the last commit of the changes that this gives, when it fails.
 
     Changes that were there before stay. On a tree in memory nothing is undone.
     """
     connection = connection_of(root)
-    if connection is None:
-        yield lambda: None
-        return
-    transactions = connection.transaction_manager
+    transactions: Any = None if connection is None else connection.transaction_manager
     try:
-        before = transactions.savepoint(optimistic=True)
+        changes = Changes(transactions)
     except Exception as error:
         transactions.abort()  # the transaction is lost already; the connection works again
         add_note(error, "lotproc: changes that nobody had committed before the call can't be stored; they are dropped")
         raise
-
-    def commit() -> None:
-        nonlocal before
-        transactions.commit()
-        before = transactions.savepoint(optimistic=True)
-
     try:
-        yield commit
+        yield changes
     except BaseException:
-        try:
-            before.rollback()
-        except Exception:  # the transaction itself failed, and holds nothing that could be kept
-            transactions.abort()
+        changes.undo()
         raise
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until what is done inside is done: a commit is not to be stopped halfway."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    interrupts: list[tuple[Any, ...]] = []
+    signal.signal(signal.SIGINT, lambda *arguments: interrupts.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if interrupts:
+            handler(*interrupts[0])
 
 
 def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:

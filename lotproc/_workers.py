@@ -1,91 +1,195 @@
 """Where processors run: threads, worker processes, or an executor that somebody hands in.
 
-Each of `threads`, `processes` and `handed_in` opens to a function that submits a batch and gives a `Future` of what the
-processor returned, with the iterators in it drained.
+Each of `threads`, `processes` and `handed_in` opens to a `Place`.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any, TypeAlias
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import monotonic
+from typing import Any, NamedTuple, TypeAlias
 
+from ._crew import Crew, Hand, Lost
 from ._nodes import dumps_detached
-from .errors import LiveNodeError, NotPicklableError, ProcessorError, add_note, got
+from ._serving import packed_result
+from ._tasks import Task, travelling
+from .errors import LiveNodeError, NotPicklableError, NotReadyError, got
 
-__all__ = ["Submit", "called", "cpu_count", "handed_in", "pickled_processor", "processes", "threads"]
+__all__ = ["Initializer", "Lost", "Place", "check_picklable", "cpu_count", "handed_in", "processes", "threads"]
 
-Submit: TypeAlias = "Callable[[Any], Future[Any]]"
+#: Seconds that threads get to end after an interrupt; nothing can stop them.
+INTERRUPT_SECONDS = 1.0
 
-#: Seconds that idle worker processes stay for the next call; starting them costs about 0.2 s.
-IDLE_SECONDS = 60
-
-#: Pools that no call uses, by the process that made them (a forked child has none) and their number of workers.
-_idle: dict[tuple[int, int], list[Any]] = {}
-
-
-@contextmanager
-def threads(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
-    """Threads of our own, gone at the end; batches that run by then are waited for."""
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="lotproc")
-    try:
-        yield lambda batch: executor.submit(called, fn, batch)
-    finally:
-        executor.shutdown(cancel_futures=True)
+Initializer: TypeAlias = "Callable[[], object] | None"
 
 
-@contextmanager
-def processes(workers: int, fn: Callable[[Any], Any]) -> Iterator[Submit]:
-    """Worker processes that stay for the next call; no two calls use the same ones at the same time."""
-    idle = _idle.setdefault((os.getpid(), workers), [])
-    pickled = pickled_processor(fn)
-    try:
-        pool = idle.pop()
-    except IndexError:
-        pool = _new_pool(workers)
-    running: list[Future[Any]] = []
-    submitted = False
+class Place(NamedTuple):
+    """Where batches are processed.
 
-    def submit(batch: Any) -> Future[Any]:
-        nonlocal pool, running, submitted
-        packed = _packed(batch)
-        try:
-            future: Future[Any] = pool.submit(_call_pickled, pickled, packed)
-        except BrokenExecutor:
-            if submitted:
-                raise
-            pool = _new_pool(workers)  # its workers were killed while they were idle
-            future = pool.submit(_call_pickled, pickled, packed)
-        submitted = True
-        running = [*(other for other in running if not other.done()), future]
+    Args:
+        submit: Takes a batch, and gives a `Future` of what the task makes of it, or of a `Lost`.
+        load: Makes of what the future has what the task made.
+    """
+
+    submit: Callable[[Any], Future[Any]]
+    load: Callable[[Any], Any]
+
+
+class _Threads:
+    """Threads that take jobs from one queue. They do not keep the program from ending, as those of executors do.
+
+    Args:
+        most: How many there are at most; each is started when there is more to do than the others can take.
+        hand: Makes what a thread does with its jobs: a function of a job, with a `close` for the end of the thread.
+    """
+
+    def __init__(self, most: int, hand: Callable[[], Any]) -> None:
+        self._most = most
+        self._hand = hand
+        self._jobs: SimpleQueue[tuple[Future[Any], Any] | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        self._lock = Lock()
+        self._free = 0
+
+    def submit(self, job: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._lock:
+            self._free -= 1
+            if self._free < 0 and len(self._threads) < self._most:
+                self._free += 1
+                self._threads.append(Thread(target=self._work, name=f"lotproc_{len(self._threads)}", daemon=True))
+                self._threads[-1].start()
+        self._jobs.put((future, job))
         return future
 
-    reusable = True
+    def close(self, seconds: float | None = None) -> None:
+        """Start nothing more, and wait for what was started; so many seconds at most."""
+        with suppress(Empty):
+            while (item := self._jobs.get_nowait()) is not None:
+                item[0].cancel()
+        for _ in self._threads:
+            self._jobs.put(None)
+        end = None if seconds is None else monotonic() + seconds
+        for thread in self._threads:
+            thread.join(None if end is None else max(0.0, end - monotonic()))
+
+    def _work(self) -> None:
+        hand = self._hand()
+        try:
+            while (item := self._jobs.get()) is not None:
+                future, job = item
+                if future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(hand(job))
+                    except BaseException as error:
+                        future.set_exception(error)
+                del item, future, job
+                with self._lock:
+                    self._free += 1
+        finally:
+            hand.close()
+
+
+class _InThread:
+    """What a thread does with batches: the task itself."""
+
+    def __init__(self, task: Task, initializer: Initializer) -> None:
+        self._task = task
+        self._error: Exception | None = None
+        try:
+            begin(initializer)
+        except NotReadyError as error:
+            self._error = error
+
+    def __call__(self, batch: Any) -> Any:
+        return self._task(batch) if self._error is None else Lost(self._error, is_fatal=True)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def begin(initializer: Initializer) -> None:
+    """Call the function that comes before the first batch."""
+    if initializer is not None:
+        try:
+            initializer()
+        except Exception as error:
+            raise NotReadyError(
+                f"parallel_map: the initializer {got(initializer)} failed: {type(error).__qualname__}: {error}"
+            ) from error
+
+
+@contextmanager
+def threads(workers: int, task: Task, initializer: Initializer) -> Iterator[Place]:
+    """Threads of our own, gone at the end; batches that run by then are waited for, but not long after an interrupt."""
+    pool = _Threads(workers, lambda: _InThread(task, initializer))
+    seconds: float | None = None
     try:
-        yield submit
-    except BrokenExecutor:
-        reusable = False
-        raise
-    except KeyboardInterrupt:
-        reusable = False
-        pool.shutdown(kill_workers=True)  # else the interpreter waits at its end for what runs there
+        yield Place(pool.submit, _as_it_is)
+    except BaseException as error:
+        seconds = INTERRUPT_SECONDS if _is_interrupt(error) else None
         raise
     finally:
-        if reusable and all(future.done() for future in running):
-            idle.append(pool)
-        else:
-            pool.shutdown(wait=False)
+        pool.close(seconds)
 
 
-def _new_pool(workers: int) -> Any:
-    import loky
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether this comes of Ctrl-C, maybe by way of a generator that was closed for it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
 
-    return loky.ProcessPoolExecutor(workers, timeout=IDLE_SECONDS)
+
+def _as_it_is(result: Any) -> Any:
+    return result
+
+
+@contextmanager
+def processes(
+    workers: int, task: Task, initializer: Initializer, timeout: float | None, most_batches: int | None
+) -> Iterator[Place]:
+    """Worker processes that stay for the next call, unless they are still at work at the end: those are killed."""
+    keeps = initializer is None and most_batches is None
+    crew = Crew(_packed_task(task, initializer), timeout=timeout, most_batches=most_batches, keeps=keeps)
+    pool = _Threads(workers, lambda: Hand(crew))
+    try:
+        yield Place(lambda batch: pool.submit(_packed(batch)), pickle.loads)
+    finally:
+        crew.close()
+        pool.close()
+
+
+@contextmanager
+def handed_in(executor: Executor, task: Task) -> Iterator[Place]:
+    """An executor of somebody else's, which is left running."""
+    if isinstance(executor, ProcessPoolExecutor):
+        packed_task = _packed_task(task)
+        yield Place(lambda batch: executor.submit(_call_packed, packed_task, _packed(batch)), pickle.loads)
+    else:
+        yield Place(lambda batch: executor.submit(task, batch), _as_it_is)
+
+
+def _call_packed(packed_task: bytes, packed: bytes) -> bytes:
+    try:
+        return packed_result(_unpacked(packed_task), packed)
+    except Exception as error:
+        told = travelling(error)
+    raise told  # out here, without the error behind it, which may be one that can't be pickled
+
+
+@lru_cache(maxsize=8)
+def _unpacked(packed_task: bytes) -> Task:
+    """The task, loaded once a worker and not once a batch."""
+    task, _ = pickle.loads(packed_task)
+    return task  # type: ignore[no-any-return]
 
 
 def _packed(batch: Any) -> bytes:
@@ -100,97 +204,37 @@ def _packed(batch: Any) -> bytes:
         raise NotPicklableError(f"parallel_map: {got(batch)} can't be sent to a process: {error}") from error
 
 
-@contextmanager
-def handed_in(executor: Executor, fn: Callable[[Any], Any]) -> Iterator[Submit]:
-    """An executor of somebody else's, which is left running."""
-    if isinstance(executor, ProcessPoolExecutor):
-        pickled = pickled_processor(fn)
-        yield lambda batch: executor.submit(_call_pickled, pickled, _packed(batch))
-    else:
-        yield lambda batch: executor.submit(called, fn, batch)
+def check_picklable(task: Task, initializer: Initializer) -> None:
+    """Refuse what can't be sent to a process."""
+    _packed_task(task)
+    if initializer is not None:
+        _sendable("initializer", initializer, initializer)
 
 
-def called(fn: Callable[[Any], Any], batch: Any) -> Any:
-    """What a processor makes of a batch, drained."""
-    try:
-        return drained(fn(batch))
-    except AttributeError as error:
-        if error.obj is batch:
-            add_note(error, "lotproc: a processor gets a list of records; each(fn) makes one of a function of a record")
-        raise
+def _packed_task(task: Task, initializer: Initializer = None) -> bytes:
+    """The task and what comes before it as bytes, by value where it can't be imported."""
+    return _sendable("processor", task.fn, (task, initializer))
 
 
-def _call_pickled(pickled: bytes, packed: bytes) -> Any:
-    try:
-        return called(_unpickled(pickled), pickle.loads(packed))
-    except Exception as error:
-        if _travels(error):
-            raise
-        told = ProcessorError(f"{type(error).__qualname__}: {error}")
-        for note in [*getattr(error, "__notes__", []), "".join(traceback.format_exception(error))]:
-            add_note(told, note)
-    raise told  # out here, without the error behind it, which can't be pickled
-
-
-def _travels(error: Exception) -> bool:
-    """Whether an error comes out of a pickle as what it was; many that take several arguments do not."""
-    try:
-        return type(pickle.loads(pickle.dumps(error))) is type(error)
-    except Exception:
-        return False
-
-
-@lru_cache(maxsize=8)
-def _unpickled(pickled: bytes) -> Callable[[Any], Any]:
-    """The processor, loaded once a worker and not once a batch."""
-    import cloudpickle
-
-    return cloudpickle.loads(pickled)  # type: ignore[no-any-return]
-
-
-def pickled_processor(fn: Callable[..., Any]) -> bytes:
-    """The processor as bytes, by value where it can't be imported."""
+def _sendable(what: str, fn: object, value: object) -> bytes:
     import cloudpickle
 
     try:
-        return dumps_detached(fn, pickler=cloudpickle.Pickler)
+        return dumps_detached(value, pickler=cloudpickle.Pickler)
     except LiveNodeError as error:
         raise LiveNodeError(
-            f"parallel_map: the processor {got(fn)} can't leave its process: {error}; pass what it needs as records or "
+            f"parallel_map: the {what} {got(fn)} can't leave its process: {error}; pass what it needs as records or "
             f"plain values"
         ) from None
     except Exception as error:
         raise NotPicklableError(
-            f"parallel_map: the processor {got(fn)} can't be sent to a process: {error}; create what it holds inside "
+            f"parallel_map: the {what} {got(fn)} can't be sent to a process: {error}; create what it holds inside "
             f'it, or use mode="thread"'
         ) from error
 
 
-def drained(result: Any) -> Any:
-    """A result in which iterators, which can't travel, became lists, however deep they are nested."""
-    whole: list[Any] = []
-    levels = [(iter((result,)), whole, False)]  # what is still to come, and the list for it, to become a tuple or not
-    while levels:
-        items, into, is_tuple = levels[-1]
-        item = next(items, levels)
-        if item is levels:
-            levels.pop()
-            if is_tuple:
-                levels[-1][1][-1] = tuple(into)
-        elif isinstance(item, Iterator) or (type(item) in (list, tuple) and _nests(item)):
-            new: list[Any] = []
-            into.append(new)
-            levels.append((iter(item), new, type(item) is tuple))
-        else:
-            into.append(item)
-    return whole[0]
-
-
-def _nests(items: Iterable[Any]) -> bool:
-    return any(issubclass(kind, (Iterator, list, tuple)) for kind in set(map(type, items)))
-
-
 def cpu_count() -> int:
+    """How many workers can work at the same time."""
     import loky
 
     return int(loky.cpu_count())

@@ -8,6 +8,7 @@ All of them survive pickling, so they arrive whole from worker processes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import BrokenExecutor
 from reprlib import Repr
 
 from lotdb import BaseNode
@@ -22,12 +23,15 @@ __all__ = [
     "LotprocError",
     "MissingExtraError",
     "NotPicklableError",
+    "NotReadyError",
     "PatternError",
     "PayloadError",
     "ProcessorError",
     "ReadOnlyTreeError",
     "ResultError",
     "UncommittedError",
+    "WorkerDiedError",
+    "WorkerTimeoutError",
 ]
 
 
@@ -65,6 +69,18 @@ class NotPicklableError(LotprocError, TypeError):
 
 class ProcessorError(LotprocError, RuntimeError):
     """Stands for an error of a processor that can't come out of a worker process as what it is."""
+
+
+class WorkerDiedError(LotprocError, BrokenExecutor):
+    """A worker process ended while it was at work: it was killed, ran out of memory, or crashed."""
+
+
+class WorkerTimeoutError(LotprocError, TimeoutError):
+    """A worker process was at work for longer than it may be, and was stopped."""
+
+
+class NotReadyError(LotprocError, RuntimeError):
+    """A worker can't begin: its initializer fails, or the processor can't be loaded there."""
 
 
 class ExistsError(LotprocError, ValueError):

@@ -17,8 +17,7 @@ from ._patterns import PathPattern
 from ._stage import check_choice, check_root, stage
 from ._transactions import check_writable, undone_on_failure
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, as_text, got
-from .models import IndexedFile
-from .reports import FileFailure, IngestReport
+from .file_models import FileFailure, IndexedFile, IngestReport
 
 __all__ = [
     "index_files",
@@ -247,7 +246,7 @@ def ingest_files(
         sources: dict[tuple[str, ...], Path] = {}
         failures = []
         ingested = skipped = commits = 0
-        with undone_on_failure(root) as commit, _undone_in_memory(root) as put:
+        with undone_on_failure(root) as changes, _undone_in_memory(root) as put:
             for item in files:
                 path, file = _checked(item)
                 try:
@@ -261,10 +260,10 @@ def ingest_files(
                 ingested += attached
                 skipped += not attached
                 if attached and commit_every is not None and ingested % commit_every == 0:
-                    commit()
+                    changes.commit()
                     commits += 1
             if commit_every is not None and ingested % commit_every:
-                commit()
+                changes.commit()
                 commits += 1
         return IngestReport(ingested, skipped, commits, tuple(failures))
 

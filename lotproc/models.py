@@ -1,15 +1,14 @@
-"""The values that flow through a pipeline: files, records, results, failures, writes."""
+"""The values that flow through a pipeline: records, results, failures, writes, and the report at its end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .errors import ArgumentError, ResultError, as_text, got
 
-__all__ = ["Failure", "IndexedFile", "NodeRecord", "Partition", "ProcessResult", "Write"]
+__all__ = ["Failure", "NodeRecord", "Partition", "ProcessResult", "Write", "WriteReport"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ def node_record(path: tuple[str, ...], key: str, attributes: Mapping[str, Any], 
     fields["key"] = key
     fields["attributes"] = attributes
     fields["payload"] = payload
+    fields["inputs"] = None
     return record
 
 
@@ -94,9 +94,7 @@ class ProcessResult:
         output: Any value that can be pickled; stored as the attribute that `write` calls `output_attribute`.
         attributes: More attributes for the written node, by name.
         relative_path: Keys to append to the path that the write policy makes.
-
-    Attributes:
-        inputs: That of the record, which `parallel_map` hands on.
+        inputs: Those of the record; `parallel_map` hands them on.
     """
 
     path: tuple[str, ...]
@@ -111,6 +109,7 @@ class ProcessResult:
         output: Any = None,
         attributes: Mapping[str, Any] = _NONE,
         relative_path: Iterable[str] = (),
+        inputs: str | None = None,
     ) -> None:
         fields = self.__dict__  # for speed, as in `node_record`
         # Lists are what `node.gps()` gives; a str stays as it is, for the policy to refuse.
@@ -118,6 +117,7 @@ class ProcessResult:
         fields["output"] = output
         fields["attributes"] = {} if attributes is _NONE else attributes
         fields["relative_path"] = tuple(relative_path) if type(relative_path) is list else relative_path
+        fields["inputs"] = inputs
 
 
 @dataclass(frozen=True)
@@ -179,16 +179,44 @@ class Write:
 
 
 @dataclass(frozen=True)
-class IndexedFile:
-    """A file, and the path of its node.
+class WriteReport:
+    """What a `write` did.
+
+    >>> print(WriteReport(written=120, commits=2))
+    120 results written, 2 commits
 
     Args:
-        path: Keys from below the root: the folders, and the file's name without its suffix.
-        file: The file itself, absolute.
+        written: Results applied to the target.
+        skipped: Results left out because their node was there (`if_exists="skip"`).
+        commits: Transactions committed; 0 where the caller commits.
+        last_path: The path that was written last.
+        failed: Records that came as a `Failure` in place of a result.
+        failures: The first 1,000 of these; a ledger has them all.
+        errors: How many of all of them there were of each type of error.
+        seconds: How long it took, from the first result that was asked for.
+        waiting: Seconds of these in which `parallel_map` waited for its workers, or worked in line.
+        writing: Seconds of these for planning, applying and committing results. The rest went into reading.
     """
 
-    path: tuple[str, ...]
-    file: Path
+    written: int = 0
+    skipped: int = 0
+    commits: int = 0
+    last_path: tuple[str, ...] | None = None
+    failed: int = 0
+    failures: tuple[Failure, ...] = ()
+    errors: Mapping[str, int] = field(default_factory=dict, hash=False)
+    seconds: float = field(default=0.0, compare=False)
+    waiting: float = field(default=0.0, compare=False)
+    writing: float = field(default=0.0, compare=False)
+
+    def __str__(self) -> str:
+        parts = [
+            counted(self.written, "result") + " written",
+            *([f"{self.skipped:,} skipped"] if self.skipped else []),
+            *([f"{self.failed:,} failed"] if self.failed else []),
+            commits_text(self.commits),
+        ]
+        return ", ".join(parts)
 
 
 def written_attributes(name: str, result: ProcessResult, output_attribute: str | None) -> dict[str, Any]:
@@ -212,3 +240,17 @@ def written_attributes(name: str, result: ProcessResult, output_attribute: str |
             )
         attributes[output_attribute] = result.output
     return attributes
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1200, "file")
+    '1,200 files'
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def commits_text(number: int) -> str:
+    """How many commits there were, in words."""
+    return counted(number, "commit") if number else "not committed"

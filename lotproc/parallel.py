@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
 
-from ._nodes import node_path, path_of
+from ._batches import Units, span, units_of, where
+from ._clock import waiting
+from ._nodes import node_path
 from ._stage import check_choice, check_count, stage
-from ._workers import Submit, called, cpu_count, handed_in, pickled_processor, processes, threads
-from .errors import ArgumentTypeError, LiveNodeError, add_note, as_text, got
-from .models import NodeRecord, Partition, ProcessResult
+from ._tasks import Rescued, Task, failure_of, spliced
+from ._workers import Initializer, Lost, Place, begin, check_picklable, cpu_count, handed_in, processes, threads
+from .errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    LiveNodeError,
+    WorkerDiedError,
+    add_note,
+    as_text,
+    got,
+)
+from .models import Failure, NodeRecord, ProcessResult
 
 __all__ = ["each", "parallel_map"]
 
@@ -22,9 +34,14 @@ B = TypeVar("B")
 R = TypeVar("R")
 T = TypeVar("T")
 Mode: TypeAlias = Literal["sync", "thread", "process"]
+OnError: TypeAlias = "Literal['raise', 'skip', 'collect'] | Callable[[Failure], Any]"
+RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
 #: Types that are no nodes and hold none.
 _PLAIN = {type(None), bool, int, float, str, bytes}
+
+#: Workers that have to die of a record until it is blamed: once it may have been there by chance.
+DEATHS = 2
 
 
 @overload
@@ -37,6 +54,12 @@ def parallel_map(
     executor: Executor | None = None,
     buffersize: int | None = None,
     ordered: bool = True,
+    on_error: OnError = "raise",
+    retries: int = 0,
+    retry_on: RetryOn = Exception,
+    timeout: float | None = None,
+    initializer: Initializer = None,
+    max_tasks_per_child: int | None = None,
 ) -> Iterator[R]: ...
 @overload
 def parallel_map(
@@ -47,6 +70,12 @@ def parallel_map(
     executor: Executor | None = None,
     buffersize: int | None = None,
     ordered: bool = True,
+    on_error: OnError = "raise",
+    retries: int = 0,
+    retry_on: RetryOn = Exception,
+    timeout: float | None = None,
+    initializer: Initializer = None,
+    max_tasks_per_child: int | None = None,
 ) -> Callable[[Iterable[B]], Iterator[R]]: ...
 @overload
 def parallel_map(  # a lambda, whose argument has no type of its own
@@ -57,6 +86,12 @@ def parallel_map(  # a lambda, whose argument has no type of its own
     executor: Executor | None = None,
     buffersize: int | None = None,
     ordered: bool = True,
+    on_error: OnError = "raise",
+    retries: int = 0,
+    retry_on: RetryOn = Exception,
+    timeout: float | None = None,
+    initializer: Initializer = None,
+    max_tasks_per_child: int | None = None,
 ) -> Callable[[Iterable[Any]], Iterator[R]]: ...
 @stage("batches")
 def parallel_map(
@@ -67,17 +102,40 @@ def parallel_map(
     executor: Executor | None = None,
     buffersize: int | None = None,
     ordered: bool = True,
-) -> Callable[[Iterable[B]], Iterator[R]]:
+    on_error: OnError = "raise",
+    retries: int = 0,
+    retry_on: RetryOn = Exception,
+    timeout: float | None = None,
+    initializer: Initializer = None,
+    max_tasks_per_child: int | None = None,
+) -> Callable[[Iterable[B]], Iterator[Any]]:
     """Call a processor on each batch, many at a time.
 
     >>> from lotproc import parallel_map
     >>> list(parallel_map(sum, [[1, 2], [3, 4]], mode="thread"))
     [3, 7]
 
+    With `on_error="collect"` a record that can't be processed costs that record alone: its batch is run again, record
+    by record, and a `Failure` stands in its place.
+
+    >>> from lotproc import NodeRecord, ProcessResult, each
+    >>> def per_second(record):
+    ...     return ProcessResult(record.path, output=1 / record.attributes["seconds"])
+    >>> batch = [NodeRecord((key,), key, {"seconds": s}) for key, s in (("a", 2.0), ("b", 0.0), ("c", 4.0))]
+    >>> for result in next(parallel_map(each(per_second), [batch], mode="thread", on_error="collect")):
+    ...     print(result)
+    ProcessResult(path=('a',), output=0.5, attributes={}, relative_path=())
+    b: ZeroDivisionError: float division by zero
+    ProcessResult(path=('c',), output=0.25, attributes={}, relative_path=())
+
+    A worker process that dies costs the record that it died on, and no other: another takes its place, and the batch
+    that it had is run again in halves, down to that record. A single record has to kill two workers to be blamed, so
+    one that merely was there when a worker was killed is not.
+
     Args:
-        fn: A function of a batch. On processes, lambdas and functions of a notebook work too; it is sent along with
-            every batch, so what is large is best loaded inside it. Iterators that it returns are drained where it
-            ran, so it may be a generator function.
+        fn: A function of a batch. On processes, lambdas and functions of a notebook work too; it is sent once to each
+            worker. Iterators that it returns are drained where it ran, so it may be a generator function. Where
+            batches are run again it is called more than once with a record.
         batches: Batches of records, or anything else that can be sent where the work is done.
         mode: "sync": in line, one after the other; "thread": for work that waits or leaves the interpreter;
             "process": for work in Python, on worker processes that are kept for the next call.
@@ -87,42 +145,68 @@ def parallel_map(
         buffersize: The most batches that are in flight: pulled, and their results not asked for yet. By default twice
             the workers. In line there is always one.
         ordered: Give the results in the order of the batches; else as they are finished.
+        on_error: What becomes of a record that `fn` raises an error for, that kills its worker, or that takes too
+            long. "raise": the error comes out; "skip": the record is left out; "collect": a `Failure` takes its place;
+            a function, called here with the `Failure`: what it returns takes its place, unless that is `None`.
+        retries: How often a record that failed is tried again, by itself, before it counts as failed.
+        retry_on: The errors after which it is tried again; a class or a tuple of classes. A worker that died is a
+            `WorkerDiedError`, one that took too long a `WorkerTimeoutError`.
+        timeout: Seconds that a worker process may take for a batch, or for a part of one that is run again; then it is
+            killed. Give it what a whole batch takes, and more.
+        initializer: A function without arguments to call once in each worker (in line: once) before its first batch.
+            With it, worker processes are not kept for the next call.
+        max_tasks_per_child: How many batches a worker process gets before a fresh one takes its place, for code that
+            leaks memory.
 
     Returns:
         An iterator of what `fn` returned, one for each batch. Lazy; nothing starts before the first result is asked
-        for, and at most `buffersize` batches are held. Closing it cancels what has not started. The results of the
-        batches before a failing one come first, then its exception.
+        for, and at most `buffersize` batches are held. Closing it cancels what has not started, waits for threads,
+        and kills worker processes that are still at work; Ctrl-C waits for nothing. The results of the batches before
+        a failing one come first, then its exception. For a batch that was run again in parts it is a list of what the
+        parts gave, with lists among that taken apart.
 
     Raises:
-        ArgumentError: An option is out of range.
+        ArgumentError: An option is out of range, or does not go with the mode.
         ArgumentTypeError: `fn` is not callable, or an option has the wrong type.
         NotPicklableError: `fn` or a batch can't be sent to a process.
         LiveNodeError: A batch holds a live node, or on processes `fn` does; use `snapshot` first.
+        NotReadyError: The initializer fails, or the processor can't be loaded in a worker; whatever `on_error` is.
+        WorkerDiedError, WorkerTimeoutError: A worker died, or took too long; names the record.
         ProcessorError: In place of an error of `fn` that can't come out of its process.
         Exception: Whatever `fn` raises, with a note that names the batch and its paths.
     """
     if not callable(fn):
         raise ArgumentTypeError(f"parallel_map: fn must be a function of a batch, got {got(fn)}")
     check_choice("parallel_map", "mode", mode, ("sync", "thread", "process"))
-    for name, value in (("max_workers", max_workers), ("buffersize", buffersize)):
+    for name, value in (
+        ("max_workers", max_workers),
+        ("buffersize", buffersize),
+        ("max_tasks_per_child", max_tasks_per_child),
+    ):
         if value is not None:
             check_count("parallel_map", name, value)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise ArgumentTypeError(f"parallel_map: executor must have a submit method, got {got(executor)}")
+    if not callable(on_error):
+        check_choice("parallel_map", "on_error", on_error, ("raise", "skip", "collect"))
+    check_count("parallel_map", "retries", retries, minimum=0)
+    _check_workers(mode, executor, timeout, initializer, max_tasks_per_child)
+    task = Task(fn, on_error != "raise", retries, _error_classes(retry_on), executor is None and mode == "sync")
     if isinstance(executor, ProcessPoolExecutor) or (executor is None and mode == "process"):
-        pickled_processor(fn)  # refused here, before any work; pickled again at the start, when all it needs is defined
+        check_picklable(task, initializer)  # before any work; pickled again at the start, when all it needs is defined
 
-    def run(batches: Iterable[B]) -> Iterator[R]:
+    def run(batches: Iterable[B]) -> Iterator[Any]:
+        handling = _Handling(task, on_error)
         if executor is None and mode == "sync":
-            return _in_line(fn, _detached_only(batches))
+            return _in_line(handling, _detached_only(batches), initializer)
         workers = max_workers or cpu_count()
         if executor is not None:
-            opened = handed_in(executor, fn)
+            opened = handed_in(executor, task)
         elif mode == "thread":
-            opened = threads(workers, fn)
+            opened = threads(workers, task, initializer)
         else:
-            opened = processes(workers, fn)
-        return _submitted(opened, _detached_only(batches), buffersize or 2 * workers, ordered)
+            opened = processes(workers, task, initializer, timeout, max_tasks_per_child)
+        return _submitted(handling, opened, _detached_only(batches), buffersize or 2 * workers, ordered)
 
     return run
 
@@ -160,67 +244,287 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
     def run(batch: Iterable[T]) -> list[R]:
         results = []
         for position, record in enumerate(batch):
-            with _noted(f"at {_where(record)}, record {position} of its batch"):
+            with _noted(f"at {where(record)}, record {position} of its batch"):
                 results.append(fn(record))
         return results
 
     return run
 
 
-def _in_line(fn: Callable[[B], R], batches: Iterator[B]) -> Iterator[R]:
+def _check_workers(
+    mode: str, executor: Executor | None, timeout: object, initializer: object, max_tasks_per_child: object
+) -> None:
+    """Refuse what the workers can't do."""
+    if timeout is not None:
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise ArgumentTypeError(f"parallel_map: timeout must be a number of seconds, got {got(timeout)}")
+        if not timeout > 0:
+            raise ArgumentError(f"parallel_map: timeout must be more than 0 seconds, got {timeout}")
+    if initializer is not None and not callable(initializer):
+        raise ArgumentTypeError(
+            f"parallel_map: initializer must be a function without arguments, got {got(initializer)}"
+        )
+    place = "an executor" if executor is not None else f"mode={mode!r}"
+    if executor is not None and initializer is not None:
+        raise ArgumentError(
+            "parallel_map: initializer does not go with an executor, which has its own workers; give it to the executor"
+        )
+    for name, value, why in (
+        ("timeout", timeout, "only a process can be stopped from outside"),
+        ("max_tasks_per_child", max_tasks_per_child, "only worker processes are replaced"),
+    ):
+        if value is not None and (executor is not None or mode != "process"):
+            raise ArgumentError(f'parallel_map: {name}={value} needs mode="process", not {place}: {why}')
+
+
+def _error_classes(retry_on: object) -> tuple[type[BaseException], ...]:
+    classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    for kind in classes:
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            raise ArgumentTypeError(
+                f"parallel_map: retry_on must be a class of errors or a tuple of such classes, got {got(kind)}"
+            )
+    return classes
+
+
+class _Handling:
+    """What a call does with what a task makes of batches.
+
+    Args:
+        task: The task.
+        on_error: As `parallel_map` takes it.
+    """
+
+    def __init__(self, task: Task, on_error: OnError) -> None:
+        self.task = task
+        self._on_error = on_error
+
+    def given(self, batch: object, outcome: Any) -> Iterator[Any]:
+        """What a batch gives: one item, or none where it is no batch of records and was left out."""
+        if type(outcome) is not Rescued:
+            yield outcome
+            return
+        results = [handled for item in outcome if (handled := self._handled(item)) is not None]
+        if units_of(batch).divisible:
+            yield results
+        else:
+            yield from results
+
+    def _handled(self, item: Any) -> Any:
+        if self._on_error == "collect" or not isinstance(item, Failure):
+            return item
+        return self._on_error(item) if callable(self._on_error) else None
+
+
+def _in_line(handling: _Handling, batches: Iterator[Any], initializer: Initializer) -> Iterator[Any]:
+    begin(initializer)
     for index, batch in enumerate(batches):
-        with _noted(f"in batch {index}{_span(batch)}"):
-            result = called(fn, batch)
-        yield result
+        with _noted(f"in batch {index}{span(batch)}"), waiting():
+            outcome = handling.task(batch)
+        yield from handling.given(batch, outcome)
+        del outcome
 
 
 def _submitted(
-    opened: AbstractContextManager[Submit], batches: Iterator[B], buffersize: int, ordered: bool
+    handling: _Handling,
+    opened: AbstractContextManager[Place],
+    batches: Iterator[Any],
+    buffersize: int,
+    ordered: bool,
 ) -> Iterator[Any]:
     """Keep `buffersize` batches in flight, and yield their results."""
-    in_flight: dict[Future[Any], str] = {}  # in the order of the batches, each with where it comes from
-    finished: SimpleQueue[Future[Any]] = SimpleQueue()
-    failure: BaseException | None = None
-
-    def submit_each(submit: Submit) -> Iterator[tuple[Future[Any], str]]:
-        for index, batch in enumerate(batches):
-            note = f"in batch {index}{_span(batch)}"
-            with _noted(note):
-                future = submit(batch)
-            yield future, note
-
-    with opened as submit:
-        coming = submit_each(submit)
+    numbered = enumerate(batches)
+    failure: Exception | None = None
+    with opened as place:
+        flight = _Flight(handling.task, place, ordered)
         try:
             while True:
-                while failure is None and len(in_flight) < buffersize:
+                while failure is None and len(flight) < buffersize and not flight.fails:
                     try:
-                        future, note = next(coming)
+                        index, batch = next(numbered)
                     except StopIteration:
                         break
                     except Exception as error:  # what was submitted before it is still to be had
                         failure = error
                     else:
-                        in_flight[future] = note
-                        if not ordered:
-                            future.add_done_callback(finished.put)
-                if not in_flight:
+                        flight.add(index, batch)
+                        del batch
+                if not flight:
                     break
-                future = next(iter(in_flight)) if ordered else finished.get()
+                slot = flight.next()
                 try:
-                    with _noted(in_flight[future]):
-                        result = future.result()
+                    outcome = slot.outcome()
                 except BrokenExecutor as error:  # all that were in flight fail, whichever it was
-                    add_note(error, f"lotproc: or in one of the {len(in_flight) - 1} other batches in flight")
+                    if not isinstance(error, WorkerDiedError):
+                        add_note(error, f"lotproc: or in one of the {len(flight)} other batches in flight")
                     raise
-                del in_flight[future], future
-                yield result
-                del result
+                yield from handling.given(slot.batch, outcome)
+                del slot, outcome
             if failure is not None:
                 raise failure
         finally:
-            for future in in_flight:
-                future.cancel()
+            flight.cancel()
+
+
+class _Part:
+    """A run of the records of a batch that is processed at once.
+
+    Args:
+        batch: These records, as a batch.
+        deaths: How many workers died of it, or of what it is a part of.
+    """
+
+    def __init__(self, batch: Any, deaths: int = 0) -> None:
+        self.batch = batch
+        self.deaths = deaths
+        self.attempts = 0
+        self.retries = 0
+        self.outcome: Any = None
+
+
+class _Slot:
+    """A batch in flight, with the parts that it is run in, in order; at first there is one."""
+
+    def __init__(self, batch: Any, note: str) -> None:
+        self.batch = batch
+        self.note = note
+        self.parts = [_Part(batch)]
+        self.running = 1
+        self.error: BaseException | None = None
+        #: Whether it could not be submitted; what was submitted before it comes first.
+        self.is_refused = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.error is not None or not self.running
+
+    def outcome(self) -> Any:
+        """What the task made of the batch."""
+        if self.error is not None:
+            with _noted(self.note):
+                raise self.error
+        if len(self.parts) == 1:
+            return self.parts[0].outcome
+        return Rescued(result for part in self.parts for result in spliced(part.outcome))
+
+    def halve(self, part: _Part, units: Units) -> list[_Part]:
+        """Put two halves in the place of a part."""
+        middle = len(units) // 2
+        halves = [_Part(units.batch(*span), part.deaths) for span in ((0, middle), (middle, len(units)))]
+        index = self.parts.index(part)
+        self.parts[index : index + 1] = halves
+        self.running += 1
+        return halves
+
+
+class _Flight:
+    """The batches in flight.
+
+    Args:
+        task: What is done with them, as far as it is done here: with what a worker is lost with.
+        place: Where they are processed.
+        ordered: They are given in their order; else as they are finished.
+    """
+
+    def __init__(self, task: Task, place: Place, ordered: bool) -> None:
+        self._task = task
+        self._place = place
+        self._ordered = ordered
+        self._slots: deque[_Slot] = deque()
+        self._submitted: dict[Future[Any], tuple[_Slot, _Part]] = {}
+        self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
+        #: Whether one of them is sure to end the run.
+        self.fails = False
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def add(self, index: int, batch: Any) -> None:
+        """Take a batch."""
+        slot = _Slot(batch, f"in batch {index}{span(batch)}")
+        self._slots.append(slot)
+        self._submit(slot, slot.parts[0])
+
+    def next(self) -> _Slot:
+        """Wait for a batch that is done, and let go of it."""
+        while True:
+            for slot in self._slots:
+                is_first = slot is self._slots[0]
+                if slot.is_done and (is_first or not (self._ordered or slot.is_refused)):
+                    self._slots.remove(slot)
+                    return slot
+            with waiting():
+                future = self._finished.get()
+            self._settle(future, *self._submitted.pop(future))
+
+    def cancel(self) -> None:
+        """Let nothing more begin."""
+        for future in self._submitted:
+            future.cancel()
+
+    def _submit(self, slot: _Slot, part: _Part) -> None:
+        try:
+            future = self._place.submit(part.batch)
+        except Exception as error:
+            slot.is_refused = True
+            if isinstance(error, (LiveNodeError, BrokenExecutor)):
+                self._fail(slot, error)
+            else:
+                self._failed(slot, part, error)
+        else:
+            self._submitted[future] = slot, part
+            future.add_done_callback(self._finished.put)
+
+    def _settle(self, future: Future[Any], slot: _Slot, part: _Part) -> None:
+        """Do what follows from a part having been processed."""
+        if slot.error is not None:
+            return
+        try:
+            outcome = future.result()
+            if not isinstance(outcome, Lost):
+                part.outcome = self._place.load(outcome)
+                slot.running -= 1
+                return
+        except (BrokenExecutor, CancelledError) as error:
+            self._fail(slot, error)
+        except Exception as error:
+            self._failed(slot, part, error)
+        except BaseException as error:
+            self._fail(slot, error)
+        else:
+            if outcome.is_fatal:
+                self._fail(slot, outcome.error)
+            else:
+                self._failed(slot, part, outcome.error, is_lost=True)
+
+    def _fail(self, slot: _Slot, error: BaseException) -> None:
+        slot.error = error
+        self.fails = True
+
+    def _failed(self, slot: _Slot, part: _Part, error: Exception, *, is_lost: bool = False) -> None:
+        """Run a part again, in halves if it has any; or else give it up."""
+        if not is_lost and not self._task.collects:
+            self._fail(slot, error)
+            return
+        units = units_of(part.batch)
+        has_died = is_lost and isinstance(error, WorkerDiedError)
+        part.deaths += has_died
+        if len(units) > 1:
+            for half in slot.halve(part, units):
+                self._submit(slot, half)
+            return
+        part.attempts += 1
+        if has_died and part.deaths < DEATHS:
+            self._submit(slot, part)
+        elif part.retries < self._task.retries and isinstance(error, self._task.retry_on):
+            part.retries += 1
+            self._submit(slot, part)
+        elif self._task.collects:
+            part.outcome = Rescued([failure_of(error, units, 0, part.attempts)])
+            slot.running -= 1
+        else:
+            path, what = units.named(0)
+            self._fail(slot, type(error)(f"parallel_map: {what if path is None else as_text(path)}: {error}"))
 
 
 def _detached_only(batches: Iterable[B]) -> Iterator[B]:
@@ -263,20 +567,3 @@ def _noted(note: str) -> Iterator[None]:
     except Exception as error:
         add_note(error, f"lotproc: {note}")
         raise
-
-
-def _span(batch: object) -> str:
-    """The paths that a batch runs over, for an error."""
-    if isinstance(batch, Partition):
-        return f", {batch}"
-    if not isinstance(batch, (list, tuple)) or not batch:
-        return ""
-    first, last = _where(batch[0]), _where(batch[-1])
-    return f", {first}" if len(batch) == 1 else f", {first} to {last}"
-
-
-def _where(record: object) -> str:
-    try:
-        return as_text(path_of("each", record))
-    except ArgumentTypeError:
-        return got(record)

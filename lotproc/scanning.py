@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from threading import Lock
 from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
-from ZODB._compat import FILESTORAGE_MAGIC
-from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
 from ._nodes import connection_of
-from ._partitions import starts_of_parts
+from ._partitions import _opened as _opened, opened_partition, starts_of_parts
 from ._patterns import regex
-from ._pinned import PinnedStorage, Places, pinned_at, view_of
+from ._pinned import PinnedStorage, pinned_at, view_of
 from ._scanner import Scanner, Wanted
 from ._stage import check_choice, check_count, stage
-from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, LotprocError, UncommittedError, got
+from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .filters import attribute_test
 from .models import NodeRecord, Partition
 from .snapshots import Names, Payload, check_payload, checked_names
@@ -124,7 +120,7 @@ def scan(
 
     def run(root: BaseNode | Partition) -> Iterator[NodeRecord]:
         if isinstance(root, Partition):
-            storage, oid, start, stop = pinned_at(root.before, *_opened(root)), root.root, root.start, root.stop
+            storage, oid, start, stop = opened_partition(root), root.root, root.start, root.stop
         else:
             storage, oid, start, stop = _pinned("scan", root, uncommitted), root._p_oid, (), ()
         if isinstance(level, str):
@@ -276,53 +272,3 @@ def _save_index(storage: FileStorage) -> None:
             pass
         with suppress(OSError):  # without it, opening takes longer
             storage._save_index()
-
-
-#: The databases that partitions were read from in this process, by file: which file that was, and what it is read with.
-_databases: dict[str, tuple[tuple[int, int], DB, Places]] = {}
-_databases_lock = Lock()
-#: Databases that stay open.
-KEPT_OPEN = 4
-
-
-def _opened(partition: Partition) -> tuple[DB, Places]:
-    """The database of a partition, open for reading; the same as last time if the file is."""
-    with _databases_lock:
-        try:
-            found = os.stat(partition.file)
-        except OSError as error:
-            raise _unopened(partition, error) from error
-        identity = (found.st_dev, found.st_ino)
-        known = _databases.pop(partition.file, None)
-        if known and (known[0] != identity or known[1].storage.lastTransaction() < _last(partition)):
-            known[1].close()
-            known = None
-        if known is None:
-            try:
-                with open(partition.file, "rb") as file:
-                    if file.read(len(FILESTORAGE_MAGIC)) != FILESTORAGE_MAGIC:
-                        raise ValueError("this is no FileStorage")
-                database = DB(FileStorage(partition.file, read_only=True, blob_dir=partition.blobs))
-            except Exception as error:
-                raise _unopened(partition, error) from error
-            known = identity, database, Places(database.storage._index._data)
-        _databases[partition.file] = known
-        if len(_databases) > KEPT_OPEN:
-            _databases.pop(next(iter(_databases)))[1].close()
-        return known[1:]
-
-
-def _unopened(partition: Partition, error: Exception) -> LotprocError:
-    if isinstance(error, FileNotFoundError):
-        return ArgumentError(
-            f"scan: {partition.file}, the database of a partition, is not there; was it moved, or can't this machine "
-            f"see it? Call partitions() again"
-        )
-    return DamagedDatabaseError(
-        f"scan: {partition.file}, the database of a partition, can't be opened: {type(error).__name__}: {error}"
-    )
-
-
-def _last(partition: Partition) -> bytes:
-    """The last transaction that a partition may see."""
-    return (int.from_bytes(partition.before, "big") - 1).to_bytes(8, "big")

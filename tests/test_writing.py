@@ -32,6 +32,7 @@ from lotproc import (
     ResultError,
     Write,
     WriteReport,
+    _applying,
     chunked,
     each,
     fresh,
@@ -43,7 +44,7 @@ from lotproc import (
     snapshot,
     write,
 )
-from lotproc.writing import SAVEPOINT_EVERY
+from lotproc._applying import SAVEPOINT_EVERY
 
 keys = st.sampled_from(["a", "b", "_proc"])
 paths = st.lists(keys, max_size=3).map(tuple)
@@ -672,7 +673,11 @@ def test_a_branch_that_is_not_saved_yet_is_a_target_too() -> None:
         assert committed(db) == {(): {}, ("branch",): {"x": 1}, ("branch", "a"): {"result": 1}}
 
 
-def test_a_commit_that_conflicts_keeps_the_batches_before_it_and_nothing_of_its_own() -> None:
+@pytest.mark.parametrize("tries", [1, 2])
+def test_a_commit_that_conflicts_is_tried_again_or_leaves_what_was_committed_before_it(
+    tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_applying, "MOST_TRIES", tries)
     with database() as db:
         root = db.open_connection()
         plant(root, {("a",): {"x": 1}, ("b",): {"x": 1}})
@@ -687,8 +692,21 @@ def test_a_commit_that_conflicts_keeps_the_batches_before_it_and_nothing_of_its_
             db.close_connection("other")
             yield [ProcessResult(("c",), 2), ProcessResult(("b",), 3, {"x": 4})]
 
-        with pytest.raises(ConflictError):
+        if tries > 1:
+            assert write(inline(), root, source(), commit_every=1) == WriteReport(3, 0, 2, ("b",))
+            assert contents(root) == committed(db)
+            assert committed(db) == {
+                **before,
+                **{("a",): {"x": 1, "result": 1}, ("b",): {"x": 4, "result": 3}, ("c",): {"result": 2}},
+            }
+            return
+        with pytest.raises(ConflictError) as raised:
             write(inline(), root, source(), commit_every=1)
+        assert raised.value.report == WriteReport(1, 0, 1, ("a",))
+        assert raised.value.__notes__ == [
+            "lotproc: it was tried 1 time",
+            "lotproc: before this, 1 result in 1 commit went into the database, and stay; the rest was undone",
+        ]
         assert contents(root) == committed(db) == {**before, ("a",): {"x": 1, "result": 1}, ("b",): {"x": 2}}
         assert root._p_jar._registered_objects == []
         write(inline(), root, [ProcessResult(("b",), 3, {"x": 4})], commit_every=1)

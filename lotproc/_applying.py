@@ -1,0 +1,369 @@
+"""Planned writes into a tree: to live nodes or as records, batch by batch, from one commit to the next."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from time import perf_counter, sleep
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from lotdb import BaseNode
+from transaction.interfaces import TransientError
+
+from ._arrays import Arrays, as_data_node, payload_names, sample_rate, store_payload
+from ._bulk import Bulk, NotServed, is_clean
+from ._ledger import Ledger
+from ._nodes import connection_of
+from ._stamps import INPUTS, VERSION
+from ._transactions import Changes, already_there, check_storable, plain_pickle, undone_on_failure, uninterrupted
+from .errors import add_note
+from .models import Failure, Write, WriteReport, counted
+
+__all__ = ["Destination", "IfExists", "Planned", "Tally", "apply_in_memory", "apply_to_database"]
+
+IfExists: TypeAlias = Literal["merge", "replace", "skip", "error"]
+Path: TypeAlias = "tuple[str, ...]"
+
+_ABSENT = object()
+#: What a written node may have that says which result it holds.
+STAMPS = (VERSION, INPUTS)
+#: Results between two savepoints, which check that they can be stored and bound what is held in memory.
+SAVEPOINT_EVERY = 2_000
+#: Results that wait at most to be written as records, or are kept at most to be applied again; and nodes that are
+#: remembered at most meanwhile.
+MOST_WAITING = 10_000
+MOST_NODES = 100_000
+#: How often a commit is tried that others are in the way of, and seconds to wait after the first time, up to the most.
+MOST_TRIES = 30
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
+NOT_AGAIN = (
+    "lotproc: results that others are in the way of are applied again only where the connection had nothing to commit "
+    f"before, and no more than {MOST_WAITING:,} of them go into one commit"
+)
+#: Failures that a report keeps.
+MOST_FAILURES = 1_000
+#: Bytes of failures that wait for the commit, to be written with it.
+MOST_KEPT = 1 << 20
+
+
+class Planned(NamedTuple):
+    """What is to be done about a batch.
+
+    Args:
+        writes: Its writes.
+        failures: Its failures.
+        sources: The paths of the records that the writes come from, where these are to be remembered.
+    """
+
+    writes: list[Write]
+    failures: list[Failure]
+    sources: list[Path]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where results are written, and how."""
+
+    root: BaseNode
+    if_exists: IfExists
+    arrays: Arrays
+
+
+class _Mark(NamedTuple):
+    written: int
+    skipped: int
+    last_path: Path | None
+
+
+@dataclass
+class Tally:
+    """What was done so far; the fields are those of the report."""
+
+    written: int = 0
+    skipped: int = 0
+    commits: int = 0
+    last_path: Path | None = None
+    failed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    writing: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._committed = self.mark()
+
+    def fail(self, failures: list[Failure]) -> None:
+        self.failed += len(failures)
+        self.failures += failures[: MOST_FAILURES - len(self.failures)]
+        self.errors.update(failure.error for failure in failures)
+
+    def mark(self) -> _Mark:
+        """What changes as results are applied."""
+        return _Mark(self.written, self.skipped, self.last_path)
+
+    def back_to(self, mark: _Mark) -> None:
+        """Forget what was applied since."""
+        self.written, self.skipped, self.last_path = mark
+
+    def commit(self) -> None:
+        """What was applied stays."""
+        self.commits += 1
+        self._committed = self.mark()
+
+    def back_to_commit(self) -> None:
+        """Forget what did not stay."""
+        self.back_to(self._committed)
+
+    def report(self, seconds: float, waiting: float) -> WriteReport:
+        return WriteReport(
+            *(self.written, self.skipped, self.commits, self.last_path),
+            *(self.failed, tuple(self.failures), dict(self.errors)),
+            *(seconds, waiting, self.writing),
+        )
+
+
+def apply_in_memory(to: Destination, batches: Iterable[Planned], tally: Tally, ledger: Ledger | None) -> None:
+    """Apply everything, or nothing; the last thing that may fail is the pulling of the batches."""
+    writes: list[Write] = []
+    for batch in batches:
+        _note(batch, tally, ledger)
+        writes += batch.writes
+    if to.if_exists == "error":
+        coming: set[Path] = set()
+        for planned in writes:
+            if planned.path in coming or _find(to.root, planned.path) is not None:
+                raise already_there(planned)
+            coming.update(planned.path[:depth] for depth in range(len(planned.path) + 1))
+    start = perf_counter()
+    _apply(writes, to, tally)
+    tally.writing += perf_counter() - start
+
+
+def apply_to_database(
+    to: Destination, batches: Iterable[Planned], commit_every: int | None, tally: Tally, ledger: Ledger | None
+) -> None:
+    """Apply batch by batch, and commit where that is asked for; a failure takes the tally back to the last commit."""
+    try:
+        with undone_on_failure(to.root) as changes:
+            span = _Span(to, tally, commit_every, ledger)
+            for batch in batches:
+                _note(batch, tally, ledger)
+                start = perf_counter()
+                span.write(batch.writes)
+                if commit_every is not None and span.new >= commit_every:
+                    span.commit(changes)
+                    span = _Span(to, tally, commit_every, ledger)
+                tally.writing += perf_counter() - start
+            if commit_every is not None and span.new:
+                start = perf_counter()
+                span.commit(changes)
+                tally.writing += perf_counter() - start
+    except BaseException as error:
+        tally.back_to_commit()
+        if ledger is not None:
+            ledger.drop_recovered()
+        if tally.commits:
+            done = f"{counted(tally.written, 'result')} in {counted(tally.commits, 'commit')}"
+            add_note(error, f"lotproc: before this, {done} went into the database, and stay; the rest was undone")
+        raise
+
+
+def _note(batch: Planned, tally: Tally, ledger: Ledger | None) -> None:
+    """Count the failures of a batch, and keep what is known of it."""
+    if batch.failures:
+        tally.fail(batch.failures)
+    if ledger is not None:
+        for failure in batch.failures:
+            ledger.failed(failure)
+        for path in batch.sources:
+            ledger.wrote(path)
+        if ledger.kept > MOST_KEPT:
+            ledger.flush()
+
+
+class _Span:
+    """The batches from one commit to the next.
+
+    They wait, to be written as records, as long as they only make new nodes; otherwise they are applied to live nodes.
+    """
+
+    def __init__(self, to: Destination, tally: Tally, commit_every: int | None, ledger: Ledger | None) -> None:
+        self._to = to
+        self._tally = tally
+        self._in_bulk = commit_every is not None and commit_every <= MOST_WAITING
+        self._ledger = ledger
+        self._connection = connection_of(to.root)
+        self._mark = tally.mark()
+        self._failed, self._start = tally.failed, perf_counter()
+        #: All batches, to apply them again after a conflict; `None` where there is more to the transaction.
+        self._batches: list[list[Write]] | None = None
+        if commit_every is not None and is_clean(self._connection):
+            self._batches = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waiting: list[Write] = []
+        self._unsaved = 0
+        self._bulk = self._opened() if self._in_bulk else None
+
+    def _opened(self) -> Bulk | None:
+        try:
+            return Bulk(self._to.root, self._to.if_exists)
+        except NotServed:
+            return None
+
+    @property
+    def new(self) -> int:
+        """The results that a commit would store."""
+        return self._tally.written - self._mark.written
+
+    def write(self, batch: list[Write]) -> None:
+        """Take a batch."""
+        if self._batches is not None:
+            self._batches.append(batch)
+            if self.new + len(batch) > MOST_WAITING:
+                self._batches = None  # too much to hold
+        self._write(batch)
+
+    def _write(self, batch: list[Write]) -> None:
+        plain = True
+        for planned in batch:  # all of them, before the first is applied
+            values = planned.attributes
+            payloads = payload_names(values, self._to.arrays)
+            if payloads:
+                values = {name: value for name, value in values.items() if name not in payloads}
+            plain = check_storable("write", planned.path, values, self._connection) and not payloads and plain
+        if self._bulk is not None:
+            if self._bulk.size > MOST_NODES and not self._waiting:
+                self._bulk = self._opened()  # it only remembers nodes that were skipped
+            if self._bulk is not None and plain and self._take_up(self._bulk, batch):
+                return
+            self._go_live()
+        before = self._tally.written
+        _apply(batch, self._to, self._tally)
+        self._unsaved += self._tally.written - before
+        if self._unsaved >= SAVEPOINT_EVERY:
+            self._connection.transaction_manager.savepoint(optimistic=True)
+            self._unsaved = 0
+
+    def commit(self, changes: Changes) -> None:
+        """Commit what was taken; where others are in the way, apply it to what they have made, and try again."""
+        pause = FIRST_PAUSE
+        for number in range(1, MOST_TRIES + 1):
+            try:
+                self._store(changes)
+                return
+            except TransientError as error:
+                if self._batches is None:
+                    add_note(error, NOT_AGAIN)
+                    raise
+                if number == MOST_TRIES:
+                    add_note(error, f"lotproc: it was tried {counted(MOST_TRIES, 'time')}")
+                    raise
+            sleep(random.uniform(0, pause))
+            pause = min(2 * pause, LONGEST_PAUSE)
+            changes.start_over()
+            self._tally.back_to(self._mark)
+            self._begin()
+            for batch in self._batches:
+                self._write(batch)
+
+    def _store(self, changes: Changes) -> None:
+        if self._bulk is not None:
+            with uninterrupted():
+                try:
+                    self._bulk.commit()
+                    self._end(changes)
+                    return
+                except NotServed:
+                    pass
+            self._go_live()
+        with uninterrupted():
+            self._end(changes)
+
+    def _end(self, changes: Changes) -> None:
+        """Commit what is in live nodes, and tell."""
+        new = self.new
+        skipped = self._tally.skipped - self._mark.skipped
+        changes.commit()
+        self._tally.commit()
+        if self._ledger is not None:
+            self._ledger.commit(
+                written=new,
+                skipped=skipped,
+                failed=self._tally.failed - self._failed,
+                seconds=perf_counter() - self._start,
+                last_path=self._tally.last_path,
+            )
+
+    def _take_up(self, bulk: Bulk, batch: list[Write]) -> bool:
+        """Let a batch wait, if it can be written as records and does not make too much wait."""
+        if len(self._waiting) + len(batch) > MOST_WAITING or bulk.size > MOST_NODES:
+            return False
+        try:
+            taken = [planned for planned in batch if bulk.add(planned)]
+        except NotServed:
+            return False
+        self._waiting += taken
+        self._tally.written += len(taken)
+        self._tally.skipped += len(batch) - len(taken)
+        if taken:
+            self._tally.last_path = taken[-1].path
+        return True
+
+    def _go_live(self) -> None:
+        """Apply what waits to live nodes, and all that comes until the next commit."""
+        waiting, self._waiting, self._bulk = self._waiting, [], None
+        _apply(waiting, self._to, Tally())  # they are counted
+        self._unsaved = len(waiting)
+
+
+def _apply(writes: Iterable[Write], to: Destination, tally: Tally) -> None:
+    """Write to live nodes."""
+    for planned in writes:
+        node = _find(to.root, planned.path)
+        if node is None:
+            node = to.root.get_node_path(planned.path)
+        elif to.if_exists == "skip":
+            tally.skipped += 1
+            continue
+        elif to.if_exists == "error":
+            raise already_there(planned)
+        else:  # stamps that are left would say that this result is another one
+            stale = node.all_attribute_keys() if to.if_exists == "replace" else STAMPS
+            for name in set(stale) - planned.attributes.keys():
+                if name in node.attribute_storage:
+                    node.delete_attribute(name)
+        payloads = payload_names(planned.attributes, to.arrays)
+        rate = sample_rate(planned.attributes)
+        if payloads and node is not to.root:
+            node = as_data_node(node, payloads[-1], to.arrays, rate)  # the output is the last
+        for name, value in planned.attributes.items():
+            if name in payloads:
+                store_payload(node, name, value, to.arrays, rate)
+            elif not _stored_already(node, name, value):
+                node.set_attribute(name, value)
+        tally.written += 1
+        tally.last_path = planned.path
+
+
+def _stored_already(node: BaseNode, name: str, value: Any) -> bool:
+    """Whether an attribute has this value, to the byte: a run that changes nothing must not make the database grow."""
+    stored = node.get_attribute(name, _ABSENT)
+    if type(stored) is not type(value):
+        return False
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:  # which is how the database gives it back
+        value = value.astype(value.dtype.newbyteorder("="))
+    pickled = plain_pickle(value)
+    return pickled is not None and pickled == plain_pickle(stored)
+
+
+def _find(root: BaseNode, path: tuple[str, ...]) -> BaseNode | None:
+    node: BaseNode | None = root
+    for key in path:
+        if node is None:
+            return None
+        node = node.node_storage.get(key)
+    return node

@@ -1,0 +1,101 @@
+"""What runs in a worker process: it processes one batch after the other, until its parent lets it go or is gone.
+
+A message of the parent is a letter and, behind it, a pickle. The worker answers each with such a message.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from ._tasks import Task, travelling
+
+__all__ = ["BATCH", "DONE", "FAILED", "IDLE_SECONDS", "PREPARE", "REST", "packed_result", "serve"]
+
+#: What a parent says: here is what to do with batches; here is a batch; wait, there may be more from another call.
+PREPARE, BATCH, REST = b"P", b"B", b"R"
+#: What a worker answers: here is the result; here is the error.
+DONE, FAILED = b"D", b"F"
+
+#: Seconds that a worker without work stays for the next call; starting one costs about 0.3 s.
+IDLE_SECONDS = 60
+
+
+def serve(connection: Any) -> None:
+    """Work for the process at the other end of a connection."""
+    # The parent ends its workers itself. A handler, since what is ignored would be ignored by their children too.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    inbox: SimpleQueue[bytes | None] = SimpleQueue()
+    is_busy = False
+
+    def receive() -> None:
+        try:
+            while True:
+                inbox.put(connection.recv_bytes())
+        except (EOFError, OSError):  # the parent is gone, or wants us to go
+            inbox.put(None)
+            if is_busy:
+                os._exit(1)
+
+    Thread(target=receive, name="lotproc inbox", daemon=True).start()
+    task: Any = None
+    timeout: float | None = None
+    while True:
+        is_busy = False
+        try:
+            message = inbox.get(timeout=timeout)
+        except Empty:
+            return
+        if message is None:
+            return
+        is_busy = True
+        kind, packed = message[:1], message[1:]
+        del message
+        timeout = IDLE_SECONDS if kind == REST else None
+        if kind == REST:
+            task = None
+            continue
+        try:
+            if kind == PREPARE:
+                task, answer = _prepared(packed), b""
+            else:
+                answer = packed_result(task, packed)
+            kind = DONE
+        except BaseException as error:
+            kind, answer = FAILED, _packed_error(error)
+        del packed
+        try:
+            connection.send_bytes(kind + answer)
+        except OSError:  # the parent is gone
+            return
+        del answer
+
+
+def _prepared(packed: bytes) -> Task:
+    task, initializer = pickle.loads(packed)
+    if initializer is not None:
+        initializer()
+    return task  # type: ignore[no-any-return]
+
+
+def packed_result(task: Task, packed: bytes) -> bytes:
+    """What a task makes of a packed batch, packed."""
+    import cloudpickle
+
+    result: bytes = task(pickle.loads(packed), partial(cloudpickle.dumps, protocol=pickle.HIGHEST_PROTOCOL))
+    return result
+
+
+def _packed_error(error: BaseException) -> bytes:
+    """An error with where it happened, which a pickle leaves out."""
+    import cloudpickle
+
+    if not isinstance(error, Exception):
+        error = RuntimeError(f"{type(error).__qualname__}: {error}")
+    error = travelling(error)
+    return cloudpickle.dumps(error, protocol=pickle.HIGHEST_PROTOCOL)  # type: ignore[no-any-return]

@@ -1,0 +1,157 @@
+"""What is done with a batch where it is processed: the processor is called; where it fails, on each record alone."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ._batches import Units, units_of
+from .errors import NotReadyError, ProcessorError, add_note
+from .models import Failure, NodeRecord, ProcessResult, counted
+
+__all__ = ["Rescued", "Task", "called", "drained", "failure_of", "spliced", "travelling"]
+
+#: Characters of a traceback that a failure keeps, from its end.
+MAX_TRACEBACK = 20_000
+
+
+class Rescued(list[Any]):
+    """What became of a batch that failed: its results, and a `Failure` for each record that has none."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The processor, and what happens to what it can't process.
+
+    Args:
+        fn: The processor.
+        collects: A record that fails becomes a `Failure`; else its error is raised.
+        retries: How often a record that failed is tried again.
+        retry_on: The errors after which it is.
+        in_line: It runs in the caller's thread, where `SystemExit` is for the program and not for the record.
+    """
+
+    fn: Callable[[Any], Any]
+    collects: bool = False
+    retries: int = 0
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    in_line: bool = False
+
+    def __call__(self, batch: Any, check: Callable[[Any], Any] = lambda result: result) -> Any:
+        """Process a batch; `check` is called with each result, and fails where it can't be used."""
+        try:
+            return check(self._called(batch))
+        except Exception as error:
+            if not self.collects and not (self.retries and isinstance(error, self.retry_on)):
+                raise
+            failed = error
+        units = units_of(batch)
+        if len(units) == 1:
+            alone = self._alone(units, 0, check, failed)
+            return check(Rescued([alone]) if isinstance(alone, Failure) else alone)
+        results = Rescued()
+        for index in range(len(units)):
+            results += spliced(self._alone(units, index, check))
+        return check(results)
+
+    def _called(self, batch: Any) -> Any:
+        try:
+            return called(self.fn, batch)
+        except SystemExit as error:
+            if self.in_line:
+                raise
+            raise ProcessorError(f"SystemExit: {error}") from error
+
+    def _alone(self, units: Units, index: int, check: Callable[[Any], Any], error: Exception | None = None) -> Any:
+        """What one record gives, by itself; `error` is that of its first attempt, if it was made already."""
+        attempts = 0 if error is None else 1
+        while error is None or (attempts <= self.retries and isinstance(error, self.retry_on)):
+            attempts += 1
+            try:
+                result = self._called(units.batch(index, index + 1))
+                check(result)
+                return result
+            except Exception as failed:
+                error = failed
+        if self.collects:
+            return failure_of(error, units, index, attempts)
+        add_note(error, f"lotproc: after {counted(attempts, 'attempt')} of this record by itself")
+        raise error
+
+
+def failure_of(error: BaseException, units: Units, index: int, attempts: int) -> Failure:
+    """The `Failure` of one record."""
+    path, item = units.named(index)
+    text = "".join(traceback.format_exception(error))
+    return Failure(path, type(error).__qualname__, str(error), text[-MAX_TRACEBACK:], attempts, item)
+
+
+def spliced(result: Any) -> Iterable[Any]:
+    """What the results of parts of a batch add to those of the batch."""
+    return result if type(result) in (list, tuple, Rescued) else [result]
+
+
+def called(fn: Callable[[Any], Any], batch: Any) -> Any:
+    """What a processor makes of a batch, drained; its results know the inputs of their records."""
+    try:
+        results = drained(fn(batch))
+    except AttributeError as error:
+        if error.obj is batch:
+            add_note(error, "lotproc: a processor gets a list of records; each(fn) makes one of a function of a record")
+        raise
+    if type(batch) in (list, tuple) and batch and isinstance(batch[0], NodeRecord) and batch[0].inputs is not None:
+        _hand_on_inputs(batch, results)
+    return results
+
+
+def _hand_on_inputs(batch: Iterable[NodeRecord], results: Any) -> None:
+    inputs = {record.path: record.inputs for record in batch}
+    waiting = [results]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, ProcessResult):
+            item.__dict__["inputs"] = inputs.get(item.path)
+        elif isinstance(item, (list, tuple)):
+            waiting += item
+
+
+def drained(result: Any) -> Any:
+    """A result in which iterators, which can't travel, became lists, however deep they are nested."""
+    whole: list[Any] = []
+    levels = [(iter((result,)), whole, False)]  # what is still to come, and the list for it, to become a tuple or not
+    while levels:
+        items, into, is_tuple = levels[-1]
+        item = next(items, levels)
+        if item is levels:
+            levels.pop()
+            if is_tuple:
+                levels[-1][1][-1] = tuple(into)
+        elif isinstance(item, Iterator) or (type(item) in (list, tuple) and _nests(item)):
+            new: list[Any] = []
+            into.append(new)
+            levels.append((iter(item), new, type(item) is tuple))
+        else:
+            into.append(item)
+    return whole[0]
+
+
+def _nests(items: Iterable[Any]) -> bool:
+    return any(issubclass(kind, (Iterator, list, tuple)) for kind in set(map(type, items)))
+
+
+def travelling(error: Exception) -> Exception:
+    """The error, or one that tells of it, where it does not come out of a pickle as what it was."""
+    if isinstance(error, NotReadyError):
+        return error
+    try:
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    except Exception:  # many that take several arguments fail here
+        pass
+    told = ProcessorError(f"{type(error).__qualname__}: {error}")
+    for note in [*getattr(error, "__notes__", []), "".join(traceback.format_exception(error))]:
+        add_note(told, note)
+    return told

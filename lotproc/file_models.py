@@ -1,0 +1,67 @@
+"""The values of ingest: files, and the report at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .models import commits_text, counted
+
+__all__ = ["FileFailure", "IndexedFile", "IngestReport"]
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """A file, and the path of its node.
+
+    Args:
+        path: Keys from below the root: the folders, and the file's name without its suffix.
+        file: The file itself, absolute.
+    """
+
+    path: tuple[str, ...]
+    file: Path
+
+
+@dataclass(frozen=True)
+class FileFailure:
+    """A file that was left out, and why; `path` is where its node would be."""
+
+    file: Path
+    path: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What `ingest_files` did.
+
+    >>> from pathlib import Path
+    >>> from lotproc import FileFailure, IngestReport
+    >>> print(IngestReport(ingested=2, commits=1, failures=(FileFailure(Path("a.wav"), ("a",), "it is empty"),)))
+    2 files ingested, 1 failed, 1 commit
+      a.wav: it is empty
+
+    Args:
+        ingested: Files attached.
+        skipped: Files left out because their node had the attribute already.
+        commits: Transactions committed; 0 where the caller commits.
+        failures: Files that can't be read, or whose node belongs to another file of the same run.
+    """
+
+    ingested: int = 0
+    skipped: int = 0
+    commits: int = 0
+    failures: tuple[FileFailure, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [
+            counted(self.ingested, "file") + " ingested",
+            *([f"{self.skipped:,} skipped"] if self.skipped else []),
+            *([f"{len(self.failures):,} failed"] if self.failures else []),
+            commits_text(self.commits),
+        ]
+        return "\n  ".join([", ".join(parts), *map(str, self.failures)])

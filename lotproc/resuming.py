@@ -1,0 +1,294 @@
+"""Run again what is not done yet: leave out what has its result, and come back to what failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any, TypeAlias, TypeVar, overload
+
+from lotdb import BaseNode
+
+from ._ledger import outstanding_failures
+from ._lookup import LiveLookup, Lookup, RecordLookup, top_of
+from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
+from ._partitions import opened_partition
+from ._stage import check_root, stage
+from ._stamps import inputs_digest
+from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, as_text, got
+from .models import NodeRecord, Partition, ProcessResult
+from .scanning import _has_changes, _pinned
+from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
+
+__all__ = ["pending", "retry_failed"]
+
+T = TypeVar("T")
+_Path: TypeAlias = "tuple[str, ...]"
+Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
+
+#: Items that are looked up together: at first few, so that the first comes soon, then up to this many records or nodes.
+FIRST_WINDOW = 16
+WINDOW = 1024
+LIVE_WINDOW = 128
+
+
+@overload
+def pending(
+    policy: Policy,
+    root: BaseNode | Partition,
+    items: Iterable[T],
+    *,
+    version: str | None = None,
+    inputs: bool = False,
+) -> Iterator[T]: ...
+@overload
+def pending(
+    policy: Policy, root: BaseNode | Partition, *, version: str | None = None, inputs: bool = False
+) -> Callable[[Iterable[T]], Iterator[T]]: ...
+@stage("items")
+def pending(
+    policy: Policy, root: BaseNode | Partition, *, version: str | None = None, inputs: bool = False
+) -> Callable[[Iterable[T]], Iterator[T]]:
+    """Keep the items whose result is not there yet, so that a pipeline that is run again does only what is left.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import inline, leaves
+    >>> from lotproc.resuming import pending
+    >>> root = BaseNode("root")
+    >>> _ = root.gns(["clip_1", "_proc"]).set_attribute("_version", "mfcc-3")
+    >>> _ = root.gns(["clip_2", "_proc"]).set_attribute("_version", "mfcc-2")
+    >>> _ = root.gns(["clip_3"])
+    >>> [clip.key for clip in pending(inline("_proc"), root, leaves(root, skip="_*"))]
+    ['clip_3']
+    >>> [clip.key for clip in pending(inline("_proc"), root, leaves(root, skip="_*"), version="mfcc-3")]
+    ['clip_2', 'clip_3']
+
+    What is left out is what `write(policy, root, version=...)` has written, or anything else that is at the same path
+    with the same stamps. Nothing else of a result is looked at. Of an item that gives several results, with relative
+    paths, the one without is looked for; to have it, write it last.
+
+    Args:
+        policy: The `write`'s: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
+        root: The `write`'s target, in memory or persistent; or one of its `partitions`, so that it can be sent to
+            worker processes: `parallel_map(compose_left(scan(...), pending(policy, partition), each(fn)))`.
+        items: Nodes or records.
+        version: What the result's attribute `_version` has to be; `None` for anything.
+        inputs: Whether the result must have been made from these attributes: whether its attribute `_inputs` is the
+            digest of the record's, as it is now. Array payloads count by what they are and where they lie, they are
+            not read. Takes records, which are given on with their digest, for `write` to store it.
+
+    Returns:
+        An iterator of the items kept, in their order. Lazy; holds up to 1,024 records, or 128 live nodes. It only
+        reads. A database is read at the transaction that the connection of `root` sees when the items come; where that
+        has changes that are not committed, through its live nodes, which show them. Then, and with live items, it is
+        for the connection's thread only.
+
+    Raises:
+        ArgumentError: `version` is empty; the connection of `root` is closed; the file of a partition is not there; or
+            the policy gave an empty key.
+        ArgumentTypeError: An option has the wrong type; with `inputs=True` an item is no record, or has an attribute
+            that has no digest.
+        DamagedDatabaseError: A record is missing or can't be read; names the object's id and the path.
+        Exception: Whatever `policy` raises.
+    """
+    if not callable(policy):
+        raise ArgumentTypeError(
+            f"pending: policy must be inline(...), mirror(...), fresh(...) or a function; got {got(policy)}"
+        )
+    if not isinstance(root, Partition):
+        check_root("pending", root)
+    if version is not None and not isinstance(version, str):
+        raise ArgumentTypeError(f"pending: version must be a str or None, got {got(version)}")
+    if version == "":
+        raise ArgumentError("pending: version must not be empty; leave it out where any version will do")
+    if not isinstance(inputs, bool):
+        raise ArgumentTypeError(f"pending: inputs must be True or False, got {got(inputs)}")
+    at_top = bool(getattr(policy, "starts_at_top", False))
+
+    def run(items: Iterable[T]) -> Iterator[T]:
+        lookup = _lookup(root, at_top=at_top)
+        return _kept(items, lookup, _Filter(policy, lookup, version, inputs))
+
+    return run
+
+
+def _lookup(root: BaseNode | Partition, *, at_top: bool) -> Lookup:
+    """What looks for nodes below a root, or below the top of its tree."""
+    if isinstance(root, Partition):
+        storage = opened_partition(root)
+        return RecordLookup(storage, top_of(storage, root.root) if at_top else root.root)
+    connection = root._p_jar if root._p_jar is not None else connection_of(root)
+    if connection is not None and connection.opened is None:
+        raise ArgumentError("pending: the connection of its root is closed; open it again, and take its root")
+    is_saved = connection is not None and root._p_oid is not None and not _has_changes(connection)
+    pinned = _pinned("pending", root, "error") if is_saved else None
+    while at_top and root.parent is not None:
+        root = root.parent
+    return LiveLookup(root) if pinned is None else RecordLookup(pinned, root._p_oid)
+
+
+class _Filter:
+    """Tells of windows of items which of them are pending."""
+
+    def __init__(self, policy: Policy, lookup: Lookup, version: str | None, inputs: bool) -> None:
+        self._policy = policy
+        self._lookup = lookup
+        self._version = version
+        self._inputs = inputs
+        self._carried = CarriedPaths()
+        self._last: tuple[BaseNode | None, _Path] = (None, ())
+
+    def pending(self, items: list[Any]) -> list[Any]:
+        """Those of the items whose result is not there."""
+        paths = self._paths(items)
+        digests = None
+        if self._inputs:
+            digests = [inputs_digest("pending", path, item.attributes) for item, path in zip(items, paths, strict=True)]
+        targets, tail = self._targets(paths)
+        there = self._lookup.are_there(targets, tail, self._version, digests)
+        if digests is None:
+            return [item for item, is_there in zip(items, there, strict=True) if not is_there]
+        return [
+            _with_inputs(item, digest)
+            for item, digest, is_there in zip(items, digests, there, strict=True)
+            if not is_there
+        ]
+
+    def pending_until_error(self, items: list[Any]) -> tuple[list[Any], Exception | None]:
+        """The same one by one, so that an error comes behind what is before it."""
+        kept = []
+        for item in items:
+            self._last = None, ()
+            try:
+                kept += self.pending([item])
+            except Exception as error:
+                return kept, _at(item, error)
+        return kept, None
+
+    def _paths(self, items: list[Any]) -> list[_Path]:
+        if set(map(type, items)) <= _RECORDS:
+            paths = [item.path for item in items]
+            return paths if set(map(type, paths)) <= _TUPLES else [path_of("pending", item) for item in items]
+        paths = []
+        last, path = self._last
+        for item in items:
+            if self._inputs and not isinstance(item, NodeRecord):
+                raise _no_record(item)
+            if isinstance(item, BaseNode):
+                path = self._carried.of(item, last, path)
+                last = item
+            else:
+                path = path_of("pending", item)
+                last = None
+            paths.append(path)
+        self._last = last, path
+        return paths
+
+    def _targets(self, paths: list[_Path]) -> tuple[list[_Path], _Path]:
+        """Where the results of items with these paths go, and what all of these paths end with."""
+        policy = self._policy
+        if type(policy) not in _PLAIN_POLICIES:
+            results = map(ProcessResult, paths)
+            return [checked_path("the policy's path", policy(result), of=result.path) for result in results], ()
+        keys = list(chain.from_iterable(paths))
+        if not (set(map(type, keys)) <= _STRS and all(keys)):
+            paths = [checked_path("path", path) for path in paths]
+        if isinstance(policy, InlineWritePolicy):
+            return paths, policy.base_path
+        base: _Path = policy.base_path  # type: ignore[attr-defined]
+        return [base + path for path in paths] if base else paths, ()
+
+
+_RECORDS, _TUPLES, _STRS = frozenset({NodeRecord}), frozenset({tuple}), frozenset({str})
+_PLAIN_POLICIES = frozenset({InlineWritePolicy, MirrorWritePolicy, FreshWritePolicy})
+
+
+def _kept(items: Iterable[T], lookup: Lookup, windows: _Filter) -> Iterator[T]:
+    source = iter(items)
+    size = FIRST_WINDOW
+    error: Exception | None = None
+    ended = False
+    try:
+        while not ended:
+            window: list[Any] = []
+            try:
+                for item in islice(source, size):
+                    window.append(item)  # one by one, since an error must not take them along
+            except Exception as failed:
+                error = failed
+            ended = error is not None or len(window) < size
+            try:
+                kept = windows.pending(window)
+            except Exception:
+                kept, failed_at = windows.pending_until_error(window)
+                error = failed_at or error
+                ended = error is not None or ended
+            yield from kept
+            is_live = any(issubclass(kind, BaseNode) for kind in set(map(type, window)))
+            size = min(2 * size, LIVE_WINDOW if is_live else WINDOW)
+        if error is not None:
+            raise error
+    finally:
+        lookup.close()
+
+
+def _with_inputs(record: NodeRecord, digest: str) -> NodeRecord:
+    if type(record) is not NodeRecord:
+        return replace(record, inputs=digest)
+    copy = object.__new__(NodeRecord)  # for speed, as in `node_record`
+    copy.__dict__.update(record.__dict__, inputs=digest)
+    return copy
+
+
+def _no_record(item: object) -> ArgumentTypeError:
+    if isinstance(item, BaseNode):
+        return ArgumentTypeError(
+            f"pending: with inputs=True it needs records, and got the live node {as_text(node_path(item))}, which does "
+            f"not say what is taken of it; put snapshot(...) in front"
+        )
+    return no_item("pending", item, "a NodeRecord, as inputs=True needs it")
+
+
+def _at(item: object, error: Exception) -> Exception:
+    """The error, with the path if it tells only of an object of the database."""
+    if type(error) is not DamagedDatabaseError:
+        return error
+    with_path = DamagedDatabaseError(f"pending: {as_text(path_of('pending', item))}: {error}")
+    with_path.__cause__ = error
+    return with_path
+
+
+@overload
+def retry_failed(ledger: str | os.PathLike[str], root: BaseNode) -> Iterator[BaseNode]: ...
+@overload
+def retry_failed(ledger: str | os.PathLike[str]) -> Callable[[BaseNode], Iterator[BaseNode]]: ...
+@stage("root")
+def retry_failed(ledger: str | os.PathLike[str]) -> Callable[[BaseNode], Iterator[BaseNode]]:
+    """Walk the nodes that failed, by a ledger of failures, to process them once more.
+
+    Args:
+        ledger: The file of a ledger.
+        root: A node of the tree.
+
+    Returns:
+        An iterator of live nodes: those at or below `root` whose last failure was not made good, each once, sorted by
+        path. What is gone from the tree is left out. Lazy: the ledger is read when the first node is asked for; it
+        holds the paths in it. For the connection's thread only.
+
+    Raises:
+        ArgumentTypeError: `ledger` is no path, or `root` no node.
+    """
+    if not isinstance(ledger, (str, os.PathLike)):
+        raise ArgumentTypeError(f"retry_failed: ledger must be the path of a file, got {got(ledger)}")
+    return lambda root: _failed(ledger, root)
+
+
+def _failed(ledger: str | os.PathLike[str], root: BaseNode) -> Iterator[BaseNode]:
+    above = node_path(root)
+    find = LiveLookup(root).find
+    for path in sorted(set(outstanding_failures("retry_failed", ledger))):
+        if path[: len(above)] == above:
+            node = find(path[len(above) :])
+            if node is not None:
+                yield node

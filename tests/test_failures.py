@@ -1,0 +1,758 @@
+"""What becomes of records that fail, of workers that die or take too long, and of a run that is interrupted."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from lotdb import LOTDB, BaseNode
+from recording import HeldExecutor, InlineExecutor, Source, database
+from toolz import compose_left
+
+import lotproc as lp
+from lotproc import _crew
+
+MODES = ("sync", "thread", "process")
+WORKERS = 2
+
+
+def records(count: int) -> list[lp.NodeRecord]:
+    return [lp.NodeRecord(("ann", f"clip_{n:04}"), f"clip_{n:04}", {"n": n}) for n in range(count)]
+
+
+def path(n: int) -> tuple[str, str]:
+    return ("ann", f"clip_{n:04}")
+
+
+def flat(items: Iterable[Any]) -> list[Any]:
+    """The results and failures of a stream, batch by batch."""
+    return [item for batch in items for item in (batch if isinstance(batch, list) else [batch])]
+
+
+class Work:
+    """A processor of records, of which some raise, kill their worker, or end it."""
+
+    def __init__(self, raising: Iterable[int] = (), killing: Iterable[int] = (), ending: Iterable[int] = ()) -> None:
+        self.raising, self.killing, self.ending = frozenset(raising), frozenset(killing), frozenset(ending)
+
+    def __call__(self, record: lp.NodeRecord) -> lp.ProcessResult:
+        n = record.attributes["n"]
+        if n in self.raising:
+            raise ValueError(f"number {n} is bad")
+        if n in self.killing:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if n in self.ending:
+            os._exit(7)
+        return lp.ProcessResult(record.path, output=2 * n)
+
+
+PROCESSORS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "a function of a record": lp.each,
+    "a generator of results": lambda work: lambda batch: (work(record) for record in batch),
+    "a tuple of results": lambda work: lambda batch: tuple(work(record) for record in batch),
+}
+
+jobs = st.tuples(st.integers(0, 24), st.integers(1, 9))
+some = st.sets(st.integers(0, 23), max_size=8)
+
+
+# Laws
+
+
+@settings(max_examples=120)
+@given(
+    job=jobs,
+    bad=some,
+    mode=st.sampled_from(MODES),
+    workers=st.integers(1, 3),
+    buffersize=st.integers(1, 5),
+    ordered=st.booleans(),
+    kind=st.sampled_from(list(PROCESSORS)),
+    retries=st.integers(0, 2),
+)
+def test_good_records_give_what_they_would_give_alone_and_each_bad_one_comes_once(
+    job: tuple[int, int],
+    bad: set[int],
+    mode: Any,
+    workers: int,
+    buffersize: int,
+    ordered: bool,
+    kind: str,
+    retries: int,
+) -> None:
+    count, size = job
+    expected = [path(n) if n in bad else lp.ProcessResult(path(n), output=2 * n) for n in range(count)]
+    results = lp.parallel_map(
+        PROCESSORS[kind](Work(bad)),
+        lp.chunked(size, records(count)),
+        mode=mode,
+        max_workers=workers,
+        buffersize=buffersize,
+        ordered=ordered,
+        on_error="collect",
+        retries=retries,
+    )
+    batches = [flat([list(batch)]) for batch in results]
+    found = [item.path if isinstance(item, lp.Failure) else item for batch in batches for item in batch]
+    assert found == expected if ordered else Counter(map(repr, found)) == Counter(map(repr, expected))
+    assert len(batches) == -(-count // size)
+    for failure in (item for batch in batches for item in batch if isinstance(item, lp.Failure)):
+        assert (failure.error, failure.attempts) == ("ValueError", retries + 1)
+        assert failure.message == f"number {int(failure.path[1][-4:])} is bad"
+        assert "in __call__" in failure.traceback
+        assert failure.traceback.splitlines()[-1].startswith(("ValueError: number", "lotproc:"))
+        assert pickle.loads(pickle.dumps(failure)) == failure
+
+
+@settings(max_examples=25)
+@given(
+    job=jobs,
+    raising=st.sets(st.integers(0, 23), max_size=2),
+    killing=st.sets(st.integers(0, 23), max_size=2),
+    ending=st.sets(st.integers(0, 23), max_size=1),
+    workers=st.integers(1, 3),
+    ordered=st.booleans(),
+)
+def test_a_record_that_kills_its_worker_costs_that_record_and_no_other(
+    job: tuple[int, int], raising: set[int], killing: set[int], ending: set[int], workers: int, ordered: bool
+) -> None:
+    count, size = job
+    results = lp.parallel_map(
+        lp.each(Work(raising, killing, ending)),
+        lp.chunked(size, records(count)),
+        max_workers=workers,
+        ordered=ordered,
+        on_error="collect",
+    )
+    found = {item.path: item for item in flat(results)}
+    assert list(found) == [path(n) for n in range(count)] or not ordered
+    assert len(found) == count
+    for n in range(count):
+        item = found[path(n)]
+        if n in raising:
+            assert (item.error, item.message) == ("ValueError", f"number {n} is bad")
+        elif n in killing:
+            assert (item.error, item.message) == (
+                "WorkerDiedError",
+                "its worker process was killed by SIGKILL; was memory short?",
+            )
+        elif n in ending:
+            assert (item.error, item.message) == ("WorkerDiedError", "its worker process ended with exit code 7")
+        else:
+            assert item == lp.ProcessResult(path(n), output=2 * n)
+
+
+@settings(max_examples=60)
+@given(job=jobs, bad=some, mode=st.sampled_from(MODES), ordered=st.booleans())
+def test_skipped_records_leave_the_others_in_their_batches(
+    job: tuple[int, int], bad: set[int], mode: Any, ordered: bool
+) -> None:
+    count, size = job
+    results = lp.parallel_map(
+        lp.each(Work(bad)), lp.chunked(size, records(count)), mode=mode, ordered=ordered, on_error="skip", max_workers=2
+    )
+    numbers = [[n for n in range(start, min(start + size, count)) if n not in bad] for start in range(0, count, size)]
+    expected = [[lp.ProcessResult(path(n), output=2 * n) for n in batch] for batch in numbers]
+    found = list(results)
+    assert found == expected if ordered else sorted(map(repr, found)) == sorted(map(repr, expected))
+
+
+@settings(max_examples=60)
+@given(job=jobs, bad=some, mode=st.sampled_from(MODES))
+def test_a_function_gets_each_failure_and_says_what_takes_its_place(
+    job: tuple[int, int], bad: set[int], mode: Any
+) -> None:
+    count, size = job
+    seen: list[lp.Failure] = []
+
+    def instead(failure: lp.Failure) -> lp.ProcessResult | None:
+        seen.append(failure)
+        return lp.ProcessResult(failure.path, output=-1) if int(failure.path[1][-4:]) % 2 else None
+
+    batches = lp.chunked(size, records(count))
+    found = flat(lp.parallel_map(lp.each(Work(bad)), batches, mode=mode, on_error=instead, max_workers=2))
+    assert [failure.path for failure in seen] == [path(n) for n in sorted(bad) if n < count]
+    assert found == [
+        lp.ProcessResult(path(n), output=-1 if n in bad else 2 * n) for n in range(count) if n not in bad or n % 2
+    ]
+
+
+@settings(max_examples=60)
+@given(
+    fails=st.lists(st.integers(0, 4), min_size=1, max_size=9),
+    size=st.integers(1, 4),
+    retries=st.integers(0, 3),
+    mode=st.sampled_from(["sync", "thread"]),
+    collect=st.booleans(),
+)
+def test_a_record_is_tried_as_often_as_it_takes_and_may(
+    fails: list[int], size: int, retries: int, mode: Any, collect: bool
+) -> None:
+    """Each record fails so many times, however it is run."""
+    left = dict(enumerate(fails))
+
+    def work(record: lp.NodeRecord) -> int:
+        n: int = record.attributes["n"]
+        if left[n]:
+            left[n] -= 1
+            raise OSError("not now")
+        return n
+
+    oracle, expected, in_time = dict(enumerate(fails)), [], True
+    for start in range(0, len(fails), size):
+        numbers = range(start, min(start + size, len(fails)))
+        first = next((n for n in numbers if oracle[n]), None)
+        if first is None:
+            expected += numbers
+            continue
+        oracle[first] -= 1
+        tried = 1 if len(numbers) == 1 else 0
+        for n in numbers:
+            spent = tried
+            while oracle[n] and spent <= retries:
+                oracle[n] -= 1
+                spent += 1
+            done = spent <= retries
+            in_time = in_time and done
+            expected.append(n if done else (path(n), retries + 1))
+    options = {"mode": mode, "max_workers": 1, "buffersize": 1, "retries": retries}
+    batches = lp.chunked(size, records(len(fails)))
+    if collect or in_time:
+        found = flat(lp.parallel_map(lp.each(work), batches, on_error="collect" if collect else "raise", **options))
+        assert [(f.path, f.attempts) if isinstance(f, lp.Failure) else f for f in found] == expected
+        assert left == oracle
+    else:
+        with pytest.raises(OSError, match="not now"):
+            list(lp.parallel_map(lp.each(work), batches, **options))
+
+
+# Single cases
+
+
+def test_only_the_named_errors_are_tried_again() -> None:
+    calls: list[str] = []
+
+    def work(record: lp.NodeRecord) -> None:
+        calls.append(record.key)
+        raise (OSError if record.attributes["n"] == 0 else ValueError)("bad")
+
+    for kinds in (OSError, (KeyError, OSError)):
+        calls.clear()
+        failures = flat(
+            lp.parallel_map(
+                lp.each(work), [[r] for r in records(2)], mode="sync", on_error="collect", retries=2, retry_on=kinds
+            )
+        )
+        assert [failure.attempts for failure in failures] == [3, 1]
+        assert Counter(calls) == {"clip_0000": 3, "clip_0001": 1}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_batch_that_only_fails_as_a_whole_costs_nothing(mode: Any) -> None:
+    def work(batch: list[lp.NodeRecord]) -> list[str]:
+        if len(batch) > 1:
+            raise MemoryError("too much at once")
+        return [record.key for record in batch]
+
+    found = flat(lp.parallel_map(work, [records(3)], mode=mode, on_error="collect"))
+    assert found == ["clip_0000", "clip_0001", "clip_0002"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_no_batch_of_records_fails_as_a_whole(mode: Any) -> None:
+    def work(number: int) -> float:
+        return 1 / number
+
+    found = list(lp.parallel_map(work, [1, 0, 2], mode=mode, on_error="collect"))
+    assert found[::2] == [1.0, 0.5]
+    assert (found[1].path, found[1].item, str(found[1])) == (
+        None,
+        "int 0",
+        "int 0: ZeroDivisionError: division by zero",
+    )
+    assert list(lp.parallel_map(work, [1, 0, 2], mode=mode, on_error="skip")) == [1.0, 0.5]
+    assert list(lp.parallel_map(len, [[], 3, [1]], mode=mode, on_error=lambda failure: failure.item)) == [0, "int 3", 1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_single_record_as_a_batch_has_its_failure_in_its_place(mode: Any) -> None:
+    found = list(lp.parallel_map(Work({1}), records(3), mode=mode, on_error="collect"))
+    assert [item.path for item in found] == [path(0), path(1), path(2)]
+    assert [type(item) for item in found] == [lp.ProcessResult, lp.Failure, lp.ProcessResult]
+
+
+def test_a_result_or_a_record_that_can_not_travel_costs_one_record() -> None:
+    def work(record: lp.NodeRecord) -> Any:
+        return threading.Lock() if record.attributes["n"] == 1 else record.attributes["n"]
+
+    found = flat(lp.parallel_map(lp.each(work), [records(3)], on_error="collect"))
+    assert [found[0], found[1].path, found[2]] == [0, path(1), 2]
+    assert found[1].error == "TypeError"
+    assert "pickle" in found[1].message
+    unsent = [*records(2), lp.NodeRecord(path(2), "clip_0002", {"n": threading.Lock()})]
+    found = flat(lp.parallel_map(lp.each(Work()), [unsent], on_error="collect"))
+    assert [item.path for item in found] == [path(0), path(1), path(2)]
+    assert found[2].error == "NotPicklableError"
+
+
+@pytest.mark.parametrize("mode", [*MODES, "executor"])
+def test_errors_that_are_no_fault_of_a_record_end_the_run_whatever_on_error_is(mode: Any) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        where: dict[str, Any] = {"executor": threads} if mode == "executor" else {"mode": mode}
+        for on_error in ("collect", "skip", lambda failure: None):
+            with pytest.raises(lp.LiveNodeError):
+                list(lp.parallel_map(len, [[1], [BaseNode("root")]], on_error=on_error, **where))
+            with pytest.raises(OSError, match="the disk is gone"):
+                list(lp.parallel_map(len, Source([[1]], OSError("the disk is gone")), on_error=on_error, **where))
+            with pytest.raises(LookupError, match="in on_error"):
+                list(lp.parallel_map(lambda batch: 1 / 0, [[1]], on_error=_raise_lookup_error, **where))
+
+
+def _raise_lookup_error(failure: lp.Failure) -> None:
+    raise LookupError("in on_error")
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+def test_a_processor_that_calls_exit_costs_its_record(mode: Any) -> None:
+    def work(record: lp.NodeRecord) -> int:
+        if record.attributes["n"] == 1:
+            sys.exit("usage: convert FILE")
+        return 0
+
+    found = flat(lp.parallel_map(lp.each(work), [records(3)], mode=mode, on_error="collect"))
+    assert (found[1].path, found[1].message) == (path(1), "SystemExit: usage: convert FILE")
+    with pytest.raises(lp.ProcessorError, match="SystemExit: usage: convert FILE"):
+        list(lp.parallel_map(lp.each(work), [records(3)], mode=mode))
+
+
+def test_in_line_exit_is_for_the_program() -> None:
+    with pytest.raises(SystemExit):
+        list(lp.parallel_map(lambda batch: sys.exit(3), [records(1)], mode="sync", on_error="collect"))
+
+
+# Executors that are handed in
+
+
+@pytest.fixture(scope="module", params=["threads", "processes", "inline"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param == "inline":
+        yield InlineExecutor()
+    elif request.param == "threads":
+        with ThreadPoolExecutor(WORKERS) as threads:
+            yield threads
+    else:
+        with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as processes:
+            yield processes
+
+
+@settings(max_examples=30)
+@given(job=jobs, bad=some, ordered=st.booleans())
+def test_on_any_executor_each_bad_record_comes_once(
+    executor: Any, job: tuple[int, int], bad: set[int], ordered: bool
+) -> None:
+    count, size = job
+    work = lp.each(Work(bad))
+    found = flat(
+        lp.parallel_map(work, lp.chunked(size, records(count)), executor=executor, ordered=ordered, on_error="collect")
+    )
+    assert sorted(item.path for item in found) == [path(n) for n in range(count)]
+    assert {item.path for item in found if isinstance(item, lp.Failure)} == {path(n) for n in bad if n < count}
+
+
+def test_an_executor_that_loses_a_batch_has_it_run_again_in_halves() -> None:
+    class Losing(InlineExecutor):
+        """As Dask does when the same task killed several workers: it fails, and the others go on."""
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
+            if any(record.attributes["n"] == 5 for record in args[-1]):
+                return super().submit(functools.partial(_raise, RuntimeError("attempted to run on 3 workers")))
+            return super().submit(fn, *args)
+
+    found = flat(lp.parallel_map(lp.each(Work()), lp.chunked(4, records(9)), executor=Losing(), on_error="collect"))
+    assert [item.path for item in found] == [path(n) for n in range(9)]
+    assert [item.path for item in found if isinstance(item, lp.Failure)] == [path(5)]
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_an_executor_that_is_broken_ends_the_run() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        results = lp.parallel_map(os._exit, [3], executor=processes, on_error="collect")
+        with pytest.raises(BrokenExecutor) as raised:
+            list(results)
+    assert not isinstance(raised.value, lp.WorkerDiedError)
+    assert raised.value.__notes__[-1] == "lotproc: or in one of the 0 other batches in flight"
+
+
+# Workers
+
+
+def test_a_worker_that_takes_too_long_is_stopped_and_its_record_is_found() -> None:
+    def work(record: lp.NodeRecord) -> str:
+        if record.attributes["n"] == 2:
+            os.read(os.pipe()[0], 1)  # for ever
+        return record.key
+
+    found = flat(lp.parallel_map(lp.each(work), [records(4)], max_workers=2, timeout=1, on_error="collect"))
+    assert [found[0], found[1], found[3]] == ["clip_0000", "clip_0001", "clip_0003"]
+    assert str(found[2]) == (
+        "ann/clip_0002: WorkerTimeoutError: it took longer than timeout=1 s, and its worker process was stopped"
+    )
+    with pytest.raises(lp.WorkerTimeoutError, match="parallel_map: ann/clip_0002: it took longer than timeout=0.5 s"):
+        list(lp.parallel_map(lp.each(work), [records(4)], timeout=0.5))
+
+
+def test_a_dead_worker_is_tried_again_where_that_is_asked_for(tmp_path: Path) -> None:
+    def work(record: lp.NodeRecord) -> int:
+        with open(tmp_path / record.key, "ab") as tries:
+            tries.write(b".")
+            tries.flush()
+            if tries.tell() < 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return record.attributes["n"]
+
+    found = flat(
+        lp.parallel_map(lp.each(work), [[r] for r in records(2)], on_error="collect", retries=2, max_workers=1)
+    )
+    assert found == [0, 1]
+    for file in tmp_path.iterdir():
+        file.unlink()
+    found = flat(lp.parallel_map(lp.each(work), [records(1)], on_error="collect", retries=9, retry_on=OSError))
+    assert [failure.attempts for failure in found] == [2]
+
+
+def test_a_worker_that_dies_names_its_record_and_the_batches_before_it_come_first() -> None:
+    arrived: list[Any] = []
+    with pytest.raises(lp.WorkerDiedError, match="ann/clip_0005: its worker process was killed by SIGKILL") as raised:
+        arrived.extend(lp.parallel_map(lp.each(Work(killing={5})), lp.chunked(2, records(12)), max_workers=2))
+    assert [result.path for batch in arrived for result in batch] == [path(n) for n in range(4)]
+    assert raised.value.__notes__ == ["lotproc: in batch 2, ann/clip_0004 to ann/clip_0005"]
+
+
+def test_workers_killed_at_random_for_a_minute_lose_nothing() -> None:
+    """Whatever dies, whenever it does: each record gives its result, once, and the run ends."""
+
+    def work(record: lp.NodeRecord) -> tuple[int, int]:
+        time.sleep(0.001)
+        return record.attributes["n"], os.getpid()
+
+    ends, kills = time.monotonic() + 60, 0
+    is_over = threading.Event()
+
+    def kill() -> None:
+        nonlocal kills
+        while not is_over.wait(random.uniform(0.05, 0.6)) and time.monotonic() < ends:
+            for worker in random.sample(workers := list(_crew._workers().all), min(len(workers), 1)):
+                os.kill(worker._process.pid, signal.SIGKILL)
+                kills += 1
+
+    def source() -> Iterator[lp.NodeRecord]:
+        n = 0
+        while time.monotonic() < ends:
+            yield lp.NodeRecord(path(n), "clip", {"n": n})
+            n += 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        results = lp.parallel_map(
+            lp.each(work), lp.chunked(20, source()), max_workers=WORKERS, on_error="collect", retries=50
+        )
+        found = flat(results)
+    finally:
+        is_over.set()
+        killer.join()
+    assert [item[0] for item in found] == list(range(len(found)))
+    assert kills > 20
+    assert len({item[1] for item in found}) > 10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_initializer_is_called_once_in_each_worker_before_its_first_batch(mode: Any, tmp_path: Path) -> None:
+    def begin() -> None:
+        (tmp_path / f"{os.getpid()} {threading.get_ident()}").touch()
+
+    def work(batch: list[int]) -> str:
+        return f"{os.getpid()} {threading.get_ident()}"
+
+    used = set(lp.parallel_map(work, [[n] for n in range(12)], mode=mode, max_workers=2, initializer=begin))
+    assert used <= {file.name for file in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) <= (1 if mode == "sync" else 2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_initializer_that_fails_ends_the_run(mode: Any) -> None:
+    def begin() -> None:
+        raise OSError("no model here")
+
+    with pytest.raises(lp.NotReadyError, match="OSError: no model here") as raised:
+        list(lp.parallel_map(len, [[1]], mode=mode, initializer=begin, on_error="collect"))
+    assert isinstance(raised.value.__cause__, OSError)
+
+
+def test_workers_that_die_before_they_begin_end_the_run() -> None:
+    with pytest.raises(lp.NotReadyError, match="10 worker processes in turn ended before .* exit code 4"):
+        list(lp.parallel_map(len, [[1]], initializer=functools.partial(os._exit, 4), on_error="collect"))
+
+
+def test_a_processor_that_can_not_be_loaded_in_a_worker_ends_the_run(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "only_here.py").write_text("def work(batch):\n    return len(batch)\n")
+    with monkeypatch.context() as here:
+        here.syspath_prepend(tmp_path)
+        import only_here  # type: ignore[import-not-found]
+    sys.modules["only_here"] = only_here
+    try:
+        with pytest.raises(lp.NotReadyError, match="ModuleNotFoundError: No module named 'only_here'"):
+            list(lp.parallel_map(only_here.work, [[1]], on_error="collect", max_workers=1))
+    finally:
+        del sys.modules["only_here"]
+
+
+def test_a_worker_gets_so_many_batches_and_no_more() -> None:
+    pids = list(
+        lp.parallel_map(lambda batch: os.getpid(), [[n] for n in range(12)], max_workers=1, max_tasks_per_child=5)
+    )
+    assert sorted(Counter(pids).values()) == [2, 5, 5]
+    again = list(lp.parallel_map(lambda batch: os.getpid(), [[1]], max_workers=1))
+    assert not set(again) & set(pids)
+
+
+@settings(max_examples=25)
+@given(
+    count=st.integers(0, 30),
+    first=st.tuples(st.sampled_from(MODES), st.integers(1, 4), st.booleans()),
+    second=st.tuples(st.sampled_from(MODES), st.integers(1, 4), st.booleans()),
+    size=st.integers(1, 3),
+    bad=st.sets(st.integers(0, 29), max_size=5),
+    killing=st.sets(st.integers(0, 29), max_size=1),
+    stop=st.integers(0, 12),
+)
+def test_the_bound_holds_through_chained_stages_that_fail_and_stop_early(
+    count: int, first: Any, second: Any, size: int, bad: set[int], killing: set[int], stop: int
+) -> None:
+    if first[0] != "process":
+        killing = set()
+    pulled, given, in_flight = 0, 0, []
+
+    def source() -> Iterator[lp.NodeRecord]:
+        nonlocal pulled
+        for record in records(count):
+            pulled += 1
+            in_flight.append(pulled - given)
+            yield record
+
+    def staged(fn: Any, batches: Any, stage: Any) -> Iterator[Any]:
+        mode, buffersize, ordered = stage
+        return lp.parallel_map(
+            fn, batches, mode=mode, buffersize=buffersize, ordered=ordered, on_error="collect", max_workers=2
+        )
+
+    counted = Source(source())
+    halfway = staged(lp.each(Work(bad, killing)), lp.chunked(size, counted), first)
+    results = staged(lp.each(_same), halfway, second)
+    for batch in results:
+        given += len(batch)
+        stop -= 1
+        if stop <= 0:
+            break
+    results.close()
+    bounds = [1 if mode == "sync" else buffersize for mode, buffersize, _ in (first, second)]
+    assert max(in_flight, default=0) <= size * (bounds[0] + bounds[1])
+    assert counted.closed
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lotproc")]
+
+
+def _same(item: Any) -> Any:
+    return item
+
+
+def test_closing_ends_worker_processes_that_are_at_work() -> None:
+    def work(batch: list[int]) -> int:
+        if batch[0]:
+            os.read(os.pipe()[0], 1)  # for ever
+        return os.getpid()
+
+    results = lp.parallel_map(work, [[0], [1], [1]], max_workers=2, buffersize=3)
+    next(results)
+    at_work = _crew._workers().all - set(_crew._workers().idle)
+    results.close()
+    assert at_work
+    assert all(worker._process.exitcode is not None for worker in at_work)
+
+
+# Partitions
+
+
+@settings(max_examples=12)
+@given(
+    tree=st.sets(st.tuples(st.sampled_from("abc"), st.sampled_from("de"), st.sampled_from("fghij")), min_size=1),
+    data=st.data(),
+    parts=st.integers(1, 4),
+    mode=st.sampled_from(["sync", "process"]),
+)
+def test_a_bad_node_of_a_partition_costs_that_node(
+    tree: set[tuple[str, ...]], data: Any, parts: int, mode: Any
+) -> None:
+    bad = data.draw(st.sets(st.sampled_from(sorted(tree)), max_size=3))
+    killing = data.draw(st.sets(st.sampled_from(sorted(tree)), max_size=1)) if mode == "process" else set()
+    with database() as db:
+        root = db.open_connection()
+        for leaf in tree:
+            root.gns(leaf).gns(["_proc", "old"])
+        db.commit()
+
+        def work(record: lp.NodeRecord) -> lp.ProcessResult:
+            if record.path in killing:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if record.path in bad:
+                raise ValueError("bad")
+            return lp.ProcessResult(record.path)
+
+        results = lp.parallel_map(
+            compose_left(lp.scan((), skip="_*"), lp.each(work)),
+            lp.partitions(parts, root),
+            mode=mode,
+            max_workers=2,
+            on_error="collect",
+        )
+        found = flat(flat(results))
+    failures = [item for item in found if isinstance(item, lp.Failure)]
+    assert sorted(failure.path for failure in failures) == sorted(bad | killing)
+    assert sorted(item.path for item in found) == sorted(tree)
+
+
+# Interrupts
+
+PROGRAM = """
+import os, signal, sys, threading, time
+import lotproc as lp
+from lotdb import LOTDB
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+mode, folder = sys.argv[1:]
+
+def work(record):
+    if record.attributes["n"] == 7:
+        os.write(1, b"%d at work\\n" % os.getpid())
+        os.read(os.pipe()[0], 1)  # for ever
+    return lp.ProcessResult(record.path, output=record.attributes["n"])
+
+if __name__ == "__main__":
+    records = [lp.NodeRecord((f"clip_{n}",), f"clip_{n}", {"n": n}) for n in range(9)]
+    database = LOTDB(path=folder, name="results.fs", new=True)
+    root = database.open_connection()
+    results = lp.parallel_map(
+        lp.each(work), lp.chunked(1, records), mode=mode, max_workers=2, buffersize=4, on_error="collect"
+    )
+    try:
+        lp.write(lp.mirror(), root, results, commit_every=2)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt.report, flush=True)
+        raise
+"""
+
+
+@pytest.mark.parametrize("mode", ["sync", "thread", "process"])
+def test_an_interrupt_ends_the_run_its_workers_and_the_program_and_keeps_what_was_committed(
+    mode: str, tmp_path: Path
+) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, mode, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    try:
+        worker = int(program.stdout.readline().split()[0])
+        program.send_signal(signal.SIGINT)
+        output, errors = program.communicate(timeout=100)  # both streams end when no process is left to hold them
+    finally:
+        program.kill()
+    assert program.returncode != 0
+    assert "\nKeyboardInterrupt\n" in f"{errors}\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    db = LOTDB(path=str(tmp_path), name="results.fs")
+    keys = sorted(db.open_connection().all_node_keys())
+    db.close()
+    assert keys == [f"clip_{n}" for n in range(len(keys))]
+    assert len(keys) in ((6,) if mode == "sync" else (0, 2, 4, 6))
+    assert output == f"{lp.WriteReport(written=len(keys), commits=len(keys) // 2)}\n"
+
+
+# Refused before any work
+
+LOCK = threading.Lock()
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "unknown on_error": (
+        {"on_error": "ignore"},
+        lp.ArgumentError,
+        "on_error must be one of 'raise', 'skip', 'collect'; got 'ignore'",
+    ),
+    "negative retries": ({"retries": -1}, lp.ArgumentError, "retries must be at least 0, got -1"),
+    "retries as a float": ({"retries": 1.0}, lp.ArgumentTypeError, "retries must be a whole number"),
+    "retry_on by name": (
+        {"retry_on": "OSError"},
+        lp.ArgumentTypeError,
+        "retry_on must be a class of errors .* 'OSError'",
+    ),
+    "retry_on in a list": (
+        {"retry_on": [OSError]},
+        lp.ArgumentTypeError,
+        "retry_on must be a class of errors or a tuple",
+    ),
+    "retry_on of no error": ({"retry_on": (OSError, int)}, lp.ArgumentTypeError, "retry_on must be a class of errors"),
+    "no time": ({"timeout": 0}, lp.ArgumentError, "timeout must be more than 0 seconds, got 0"),
+    "no number of seconds": (
+        {"timeout": float("nan")},
+        lp.ArgumentError,
+        "timeout must be more than 0 seconds, got nan",
+    ),
+    "time as a str": ({"timeout": "3 s"}, lp.ArgumentTypeError, "timeout must be a number of seconds"),
+    "timeout on threads": ({"timeout": 3, "mode": "thread"}, lp.ArgumentError, 'timeout=3 needs mode="process"'),
+    "timeout in line": ({"timeout": 3, "mode": "sync"}, lp.ArgumentError, "not mode='sync'"),
+    "timeout on an executor": ({"timeout": 3, "executor": HeldExecutor()}, lp.ArgumentError, "not an executor"),
+    "initializer that is none": ({"initializer": 3}, lp.ArgumentTypeError, "initializer must be a function"),
+    "initializer that can't be sent": (
+        {"initializer": lambda lock=LOCK: None},
+        lp.NotPicklableError,
+        "the initializer .* can't be sent to a process",
+    ),
+    "initializer of an executor": (
+        {"initializer": print, "executor": HeldExecutor()},
+        lp.ArgumentError,
+        "initializer does not go with an executor",
+    ),
+    "no batches": ({"max_tasks_per_child": 0}, lp.ArgumentError, "max_tasks_per_child must be at least 1, got 0"),
+    "fresh threads": (
+        {"max_tasks_per_child": 3, "mode": "thread"},
+        lp.ArgumentError,
+        "only worker processes are replaced",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_options_are_refused_at_once(case: str) -> None:
+    options, error, message = REFUSED[case]
+    source = Source([[1]])
+    with pytest.raises(error, match=message):
+        lp.parallel_map(len, **options)
+    with pytest.raises(error, match=message):
+        lp.parallel_map(len, source, **options)
+    assert source.pulled == 0
