@@ -97,3 +97,10 @@ def bench(session: nox.Session) -> None:
     """Measure against hand-written loops, and write docs/performance.md; what follows `--` goes to the program."""
     install(session)
     session.run("python", "-m", "benchmarks.run", *(session.posargs or ["--write", "docs/performance.md"]))
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Kill, interrupt and fill disks, hundreds of times; what follows `--` goes to the program. A tmpfs needs root."""
+    install(session)
+    session.run("python", "-m", "benchmarks.soak", *session.posargs)

@@ -17,7 +17,6 @@ from .scanning import partitions as partitions
 from .scanning import scan as scan
 
 # Detach, batch, process
-from .models import Failure as Failure
 from .models import NodeRecord as NodeRecord
 from .models import ProcessResult as ProcessResult
 from .models import Write as Write
@@ -28,6 +27,7 @@ from .buffering import chunked_by as chunked_by
 from .buffering import chunked_bytes as chunked_bytes
 from .parallel import each as each
 from .parallel import parallel_map as parallel_map
+from .models import Failure as Failure
 
 # Write
 from .write_policies import FreshWritePolicy as FreshWritePolicy
@@ -39,6 +39,8 @@ from .write_policies import mirror as mirror
 from .writing import plan as plan
 from .writing import write as write
 from .models import WriteReport as WriteReport
+from .resuming import pending as pending
+from .resuming import retry_failed as retry_failed
 from .targets import InlineTarget as InlineTarget
 from .targets import MirrorTarget as MirrorTarget
 from .targets import NewDatabaseTarget as NewDatabaseTarget
@@ -62,6 +64,8 @@ from .export import to_rows as to_rows
 from .export import tree_to_dataframe as tree_to_dataframe
 from .serialization import load_from_file as load_from_file
 from .serialization import save_to_file as save_to_file
+from .summaries import RunSummary as RunSummary
+from .summaries import run_summary as run_summary
 from .views import TreeView as TreeView
 from .views import progress as progress
 from .views import show as show

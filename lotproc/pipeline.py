@@ -136,21 +136,25 @@ class Pipeline:
             return self._then_items("prepare()", snapshot(()))
         return self._then_items(f"prepare(attribute_names={attribute_names!r})", snapshot(attribute_names))
 
-    def process(self, fn: Callable[[list[Any]], Any], mode: Mode = "sync", workers: int | None = None) -> Pipeline:
+    def process(
+        self, fn: Callable[[list[Any]], Any], mode: Mode = "sync", workers: int | None = None, **options: Any
+    ) -> Pipeline:
         """Call a processor on each batch.
 
         Args:
             fn: A function of a list of records; of lists of one where nothing was buffered.
             mode: "sync", "thread" or "process", as in `parallel_map`; "process" needs `buffer` first.
             workers: Threads or processes; by default one for each CPU.
+            **options: The other options of `parallel_map`: `on_error`, `retries`, `timeout` and so on.
         """
         self._expect("process", "items", "batches")
         if mode == "process" and self.gives != "batches":
             raise ArgumentError("Multiprocessing requires buffered batches before process(...)")
-        process = parallel_map(fn, mode=mode, max_workers=workers)
+        process = parallel_map(fn, mode=mode, max_workers=workers, **options)
         batched = self if self.gives == "batches" else self._then("", chunked(1))
-        options = "" if workers is None else f", workers={workers}"
-        return batched._then(f"process({_name(fn)}, mode={mode!r}{options})", process, gives="results")
+        given = {"mode": mode, **({} if workers is None else {"workers": workers}), **options}
+        call = ", ".join([_name(fn), *(f"{name}={value!r}" for name, value in given.items())])
+        return batched._then(f"process({call})", process, gives="results")
 
     def write(self, target: WriteTarget) -> Pipeline:
         """Write what the processor returns to a target."""

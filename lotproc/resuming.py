@@ -65,8 +65,8 @@ def pending(
     ['clip_2', 'clip_3']
 
     What is left out is what `write(policy, root, version=...)` has written, or anything else that is at the same path
-    with the same stamps. Nothing else of a result is looked at. Of an item that gives several results, with relative
-    paths, the one without is looked for; to have it, write it last.
+    with the same stamps. Nothing else of a result is looked at. Of an item that gives several results, the one without
+    a relative path is looked for.
 
     Args:
         policy: The `write`'s: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
@@ -75,8 +75,9 @@ def pending(
         items: Nodes or records.
         version: What the result's attribute `_version` has to be; `None` for anything.
         inputs: Whether the result must have been made from these attributes: whether its attribute `_inputs` is the
-            digest of the record's, as it is now. Array payloads count by what they are and where they lie, they are
-            not read. Takes records, which are given on with their digest, for `write` to store it.
+            digest of the record's, as they are now. Payloads are not read: they count by what their handles say and by
+            their place in the database, which changes when one is written anew, but for a zarr array that lotdb writes
+            over. Takes records, which are given on with their digest, for `write` to store it.
 
     Returns:
         An iterator of the items kept, in their order. Lazy; holds up to 1,024 records, or 128 live nodes. It only
@@ -267,16 +268,31 @@ def retry_failed(ledger: str | os.PathLike[str]) -> Callable[[BaseNode], Iterato
 def retry_failed(ledger: str | os.PathLike[str]) -> Callable[[BaseNode], Iterator[BaseNode]]:
     """Walk the nodes that failed, by a ledger of failures, to process them once more.
 
+    >>> import os, tempfile
+    >>> from lotdb import BaseNode
+    >>> from lotproc._ledger import Ledger
+    >>> from lotproc.models import Failure
+    >>> from lotproc.resuming import retry_failed
+    >>> root = BaseNode("root")
+    >>> _ = root.gns(["ann", "clip_1"]), root.gns(["ann", "clip_2"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "run.jsonl")
+    ...     with Ledger("write", path) as ledger:
+    ...         ledger.failed(Failure(("ann", "clip_2"), "ValueError", "the file is empty"))
+    ...     [clip.key for clip in retry_failed(path, root)]
+    ['clip_2']
+
     Args:
-        ledger: The file of a ledger.
+        ledger: The file that `write(..., ledger=...)` keeps.
         root: A node of the tree.
 
     Returns:
         An iterator of live nodes: those at or below `root` whose last failure was not made good, each once, sorted by
-        path. What is gone from the tree is left out. Lazy: the ledger is read when the first node is asked for; it
-        holds the paths in it. For the connection's thread only.
+        path. What is gone from the tree is left out. Lazy: the ledger is read when the first node is asked for; holds
+        the paths in it. For the connection's thread only.
 
     Raises:
+        ArgumentError: The file is not there, or something else than a ledger.
         ArgumentTypeError: `ledger` is no path, or `root` no node.
     """
     if not isinstance(ledger, (str, os.PathLike)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from lotdb import BaseNode
 
-from .models import ProcessResult
+from .models import ProcessResult, WriteReport
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
 from .writing import Policy, write
 
@@ -31,12 +31,14 @@ class WriteTarget:
 
     Attributes:
         written_paths: The paths written so far, in order; a list of tuples. A write that failed adds none.
+        report: What the last write did, with the failures that it got; `None` before the first.
     """
 
     def __init__(self, root: BaseNode, policy: Policy, output_attribute: str | None = "result") -> None:
         write(policy, root, output_attribute=output_attribute)  # checks all three now
         self.root, self.policy, self.output_attribute = root, policy, output_attribute
         self.written_paths: list[tuple[str, ...]] = []
+        self.report: WriteReport | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(<{self.root.key}>, {self.policy!r}, output_attribute={self.output_attribute!r})"
@@ -52,7 +54,7 @@ class WriteTarget:
     def write_many(self, results: Iterable[Any]) -> None:
         """Write results, nested in any iterables; the caller commits. A failure leaves no trace."""
         policy = _Recording(self)
-        write(policy, self.root, results, output_attribute=self.output_attribute)
+        self.report = write(policy, self.root, results, output_attribute=self.output_attribute)
         self.written_paths += policy.paths
 
 

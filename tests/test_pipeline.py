@@ -26,6 +26,7 @@ from lotproc import (
     Pipeline,
     ProcessResult,
     chunked,
+    each,
     inline,
     leaves,
     level,
@@ -449,3 +450,28 @@ def test_an_inline_pipeline_that_skips_its_results_is_run_again_with_the_same_tr
 
 def copied(record: lp.NodeRecord) -> lp.ProcessResult:
     return lp.ProcessResult(record.path, output=record.key)
+
+
+def test_processing_takes_the_options_of_parallel_map_and_the_target_keeps_the_failures() -> None:
+    root = BaseNode("root")
+    for key, x in (("a", 2), ("b", 0), ("c", 4)):
+        root.gn(key).set_attribute("x", x)
+    pipeline = (
+        Pipeline.from_root(root)
+        .traverse()
+        .buffer(2)
+        .prepare(attribute_names=["x"])
+        .process(each(halved), on_error="collect", retries=1)
+    )
+    assert repr(pipeline).endswith(".process(each(halved), mode='sync', on_error='collect', retries=1)")
+    target = pipeline.write(InlineTarget(root=root)).run()
+    assert target.written_paths == [("a", "_proc"), ("c", "_proc")]
+    assert [(failure.path, failure.attempts) for failure in target.report.failures] == [(("b",), 2)]
+    with pytest.raises(ArgumentError, match="retries must be at least 0, got -1"):
+        Pipeline.from_iterable([]).process(len, retries=-1)
+    with pytest.raises(ArgumentTypeError, match="unexpected keyword argument 'retry'"):
+        Pipeline.from_iterable([]).process(len, retry=1)
+
+
+def halved(record: NodeRecord) -> ProcessResult:
+    return ProcessResult(record.path, output=8 / record.attributes["x"])

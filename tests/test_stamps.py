@@ -62,6 +62,18 @@ class Slotted:
     b: Any
 
 
+@dataclasses.dataclass(slots=True)
+class WithSlots:
+    a: Any
+    b: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenWithSlots:
+    a: Any
+    b: Any
+
+
 class Slots:
     __slots__ = ("a", "b")
 
@@ -153,6 +165,8 @@ GOLDEN: dict[str, Any] = {
     "Plain 2": Plain(2, 1),
     "Slotted": Slotted(1, [2]),
     "Slots": Slots(1),
+    "WithSlots": WithSlots(1, [2]),
+    "FrozenWithSlots": FrozenWithSlots(1, [2]),
     "Bare": Bare(),
     "float64": np.float64(1.0),
     "float32": np.float32(1.0),
@@ -263,6 +277,8 @@ DIGESTS = {
     "Plain 2": "e648951b5b56fb53702505491d7dc4ba",
     "Slotted": "39bd3a73ef945594ec7c5f8fa37071f1",
     "Slots": "1ee9429f0bf121b3c674f00ff8829616",
+    "WithSlots": "14f5454422e836459f52f77dfcc7e0ad",
+    "FrozenWithSlots": "12a95bb7b375c54f8bfcef274f2b79e2",
     "Bare": "9d45a4c2473b7b0433a1d12318000b09",
     "float64": "7eadffc3c85a95f9ed5e660a3804de5a",
     "float32": "6e58fea18622af3fa8c5b78e9466d826",
