@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from lotdb import BaseNode
 from toolz import concat, pipe
 
 import lotproc as lp
@@ -61,22 +62,43 @@ class Double:
 
 
 def double(
-    folder: str, ledger: str, commit_every: int, mode: Any = "process", nap_every: int = 0, nap_seconds: float = 0.0
+    folder: str,
+    ledger: str,
+    commit_every: int,
+    mode: Any = "process",
+    nap_every: int = 0,
+    nap_seconds: float = 0.0,
+    again: str | None = None,
 ) -> None:
-    """Double every number in a tree, but for those that are doubled already."""
+    """Double every number in a tree, but for those that are doubled already.
+
+    Where the disk is full, do it again on the same connection as soon as there is the file `again`.
+    """
+    processor = Double(nap_every, nap_seconds)
+    with opened(Path(folder)) as database:
+        root = database.open_connection()
+        try:
+            _double(root, ledger, commit_every, mode, processor)
+        except OSError:
+            if again is None:
+                raise
+            while not os.path.exists(again):
+                time.sleep(0.005)
+            _double(root, ledger, commit_every, mode, processor)
+
+
+def _double(root: BaseNode, ledger: str, commit_every: int, mode: Any, processor: Double) -> None:
     counter = Counter()
     try:
-        with opened(Path(folder)) as database:
-            root = database.open_connection()
-            report = pipe(
-                root,
-                lp.scan("n", skip="_*"),
-                pending(POLICY, root, version=VERSION),
-                counter,
-                lp.chunked(BATCH),
-                lp.parallel_map(lp.each(Double(nap_every, nap_seconds)), mode=mode, max_workers=WORKERS),
-                lp.write(POLICY, root, commit_every=commit_every, version=VERSION, ledger=ledger),
-            )
+        report = pipe(
+            root,
+            lp.scan("n", skip="_*"),
+            pending(POLICY, root, version=VERSION),
+            counter,
+            lp.chunked(BATCH),
+            lp.parallel_map(lp.each(processor), mode=mode, max_workers=WORKERS),
+            lp.write(POLICY, root, commit_every=commit_every, version=VERSION, ledger=ledger),
+        )
     except BaseException as error:
         report = getattr(error, "report", None)
         told = {"written": report.written, "commits": report.commits} if report else {}

@@ -40,7 +40,7 @@ class Job:
         options: What the job takes.
     """
 
-    def __init__(self, name: str, folder: Path, **options: Any) -> None:
+    def __init__(self, name: str, folder: Path, /, **options: Any) -> None:
         self._output, self._errors = folder / "stdout", folder / "stderr"
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
@@ -116,9 +116,9 @@ class Job:
         return members
 
     def told(self) -> dict[str, Any]:
-        """What it said at its end; nothing if it did not get that far."""
-        lines = self._output.read_text().splitlines()
-        facts: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        """What it said last; nothing if it did not get that far."""
+        lines = self._output.read_text().splitlines(keepends=True)
+        facts: dict[str, Any] = json.loads(lines[-1]) if lines and lines[-1].endswith("\n") else {}
         return facts
 
     def errors(self) -> str:

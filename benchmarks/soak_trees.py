@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 from ZODB.scripts import fsrefs, fstest
 
-import lotproc as lp
 from benchmarks.soak_jobs import BATCH, VERSION
 from benchmarks.trees import NAME, leaf_path, opened
 from lotproc.resuming import retry_failed
@@ -32,7 +31,9 @@ def build_numbers(folder: Path, *, stale: bool) -> None:
             leaf = root.gns(list(leaf_path(number)))
             leaf.set_attribute("n", number)
             if stale:
-                leaf.gns(list(RESULT)).set_attribute("result", -1).set_attribute("_version", "v0")
+                result = leaf.gns(list(RESULT))
+                result.set_attribute("result", -1)
+                result.set_attribute("_version", "v0")
         database.commit()
 
 
@@ -103,9 +104,9 @@ def unsound(folder: Path) -> Iterator[str]:
             yield f"fsrefs: {said.getvalue()[:500]}"
 
 
-def looked_at(folder: Path) -> tuple[Tree, list[str]]:
-    """The tree in a database and what the checkers say, seen in a copy, so that nothing is mended where it lies."""
-    with TemporaryDirectory(dir=folder.parent) as copies:
+def looked_at(folder: Path, room: Path) -> tuple[Tree, list[str]]:
+    """The tree in a database and what the checkers say, seen in a copy in `room`, so that nothing is mended where it lies."""
+    with TemporaryDirectory(dir=room) as copies:
         copy = Path(shutil.copytree(folder, Path(copies, "copy")))
         tree = contents(copy)
         return tree, list(unsound(copy))
@@ -128,6 +129,3 @@ def problems_of_ledger(file: Path, folder: Path) -> Iterator[str]:
         failed = [node.key for node in retry_failed(file, database.open_connection())]
     if failed:
         yield f"the ledger has failures: {failed[:5]}"
-
-
-__all__ = ["LEAVES", "Tree", "build_numbers", "contents", "differences", "done", "finished", "lp", "looked_at"]

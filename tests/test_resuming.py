@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
+from BTrees.OOBTree import OOBTree
 from hypothesis import given, strategies as st
 from lotdb import LOTDB, BaseNode
 from recording import Source
-from test_scanning import kinds, storage_of
+from test_scanning import KINDS, kinds, storage_of
 from toolz import compose_left, pipe
 from trees import (
     AnyStorage,
@@ -34,6 +36,8 @@ from trees import (
     trees,
     unsaved,
 )
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
 
 import lotproc as lp
 from lotproc import _lookup, resuming
@@ -304,6 +308,101 @@ def test_wide_trees_in_any_order(
             assert told(found) == told(left(policy, root, records, version, inputs))
         choice.shuffle(records)
         records = records[:300]
+
+
+def check_all(root: BaseNode, policy: Policy) -> None:
+    """`pending` of all leaves at once, in their order and in another, with all options."""
+    records = list(lp.scan("a", root, skip="_*", uncommitted="ignore"))
+    for version, inputs in itertools.product(("v1", None), (False, True)):
+        wanted = left(policy, root, records, version, inputs)
+        assert told(pending(policy, root, records, version=version, inputs=inputs)) == told(wanted)
+        assert told(pending(policy, root, records[::-1], version=version, inputs=inputs)) == told(wanted[::-1])
+        assert told(chain_each(policy, root, records, version, inputs)) == told(wanted)
+
+
+def chain_each(policy: Policy, root: BaseNode, records: list[Any], version: Any, inputs: bool) -> list[Any]:
+    """The same, one record at a time."""
+    with patch.object(resuming, "FIRST_WINDOW", 1), patch.object(resuming, "WINDOW", 1):
+        return list(pending(policy, root, records, version=version, inputs=inputs))
+
+
+VERSIONS = ["v1", "v2", "", "_version", 1, None, b"v1", np.str_("v1"), "v" * 300, ...]
+DIGESTS = ["right", "0" * 32, "short", 1, ...]
+MORE: list[dict[str, Any]] = [
+    *({}, {"result": 0.5}, {"A": 1}, {"_a": "v1"}, {"_m": 1, "z": [1, "v1"]}, {"__a": {VERSION: "v1"}}),
+    *({"A" * 300: "x"}, {"\ud800": 1}, {"_version ": "v1"}, {"_inputs": "x" * 31}, {"~": "v1", "é": 1}),
+    *({f"n{number}": number for number in range(70)}, {f"A{number}": number for number in range(70)}),
+]
+
+
+@pytest.mark.parametrize("in_bulk", [True, False])
+def test_stamps_of_every_kind(tmp_path: Path, in_bulk: bool) -> None:
+    combinations = list(itertools.product(VERSIONS, DIGESTS, MORE))
+    with stored(tmp_path, {f"{number:05}": {} for number in range(len(combinations))}) as root:
+        results = []
+        for number, (version, digest, others) in enumerate(combinations):
+            attributes = {**others, VERSION: version, INPUTS: digest}
+            if digest == "right":
+                attributes[INPUTS] = inputs_digest("test", (), {"a": None})
+            attributes = {name: value for name, value in attributes.items() if value is not ...}
+            results.append(lp.ProcessResult((f"{number:05}",), attributes=attributes))
+        lp.write(lp.inline("_proc"), root, results, output_attribute=None, commit_every=10_000 if in_bulk else None)
+        check_all(root, lp.inline("_proc"))
+        commit(root)
+        check_all(root, lp.inline("_proc"))
+
+
+def test_results_among_siblings_with_keys_of_one_length(tmp_path: Path) -> None:
+    names = ("_proc", "_aaaa", "_zzzz", "_b", "_cc", "_bb", "_c", "_é__")
+    subsets = [subset for size in range(5) for subset in itertools.combinations(names, size)]
+    with stored(
+        tmp_path, {f"{number:03}": {key: {} for key in subset} for number, subset in enumerate(subsets)}
+    ) as root:
+        for subset in lp.leaves(root, skip="_*"):
+            for node in lp.children(subset):
+                if len(subset.key) % 2:
+                    node.set_attribute(VERSION, "v1")
+        commit(root)
+        for key in names:
+            check_all(root, lp.inline(key))
+
+
+@pytest.mark.parametrize("factory", ["plain", "own"])
+def test_nodes_of_all_classes_side_by_side(tmp_path: Path, factory: str) -> None:
+    factories = {"plain": DB, "own": FactoryDB}
+    with opened(FileStorage(str(tmp_path / "data.fs")), factory=factories[factory]) as root:
+        for number in range(3):
+            for kind in KINDS:
+                for made in range(4):
+                    key = f"{kind.__name__:_>9} {number} {made}".replace("_", "~")
+                    node = grow(root, key, Planned(kind, {"a": made, VERSION: "v1"}, {}))
+                    if made:
+                        proc = grow(node, "_proc", Planned(KINDS[(made + number) % len(KINDS)], {"result": 1}, {}))
+                        proc.set_attribute(VERSION, "v1" if made > 1 else "v2")
+                        if made > 2:
+                            proc.set_attribute(INPUTS, inputs_digest("", (), {"a": made}))
+        commit(root)
+        for policy in (lp.inline("_proc"), lp.inline("_proc", "_proc"), lp.inline()):
+            check_all(root, policy)
+
+
+class Stamped(BaseNode):
+    """What a database with a factory of its own makes of every `BaseNode`: all of them have a stamp."""
+
+    @property
+    def attribute_storage(self) -> Any:
+        return OOBTree({**self.__dict__["attribute_storage"], VERSION: "v1"})
+
+    @attribute_storage.setter
+    def attribute_storage(self, tree: Any) -> None:
+        self.__dict__["attribute_storage"] = tree
+
+
+class FactoryDB(DB):
+    """A database that knows its classes by more than their names."""
+
+    def classFactory(self, connection: Any, module: str, name: str) -> Any:
+        return Stamped if name == "BaseNode" else super().classFactory(connection, module, name)
 
 
 # --- Trees that are large in one way or another ---------------------------------------------------------------------
