@@ -25,6 +25,10 @@ if sys.version_info >= (3, 10) and RUNNING not in PYTHONS:
     PYTHONS.append(RUNNING)  # so that whatever runs nox runs the tests
 
 
+#: Each file of tests, and each document with its examples, in one process and in order.
+ON_ALL_CORES = ("--numprocesses", "auto", "--dist", "loadfile")
+
+
 def put_pythons_on_path() -> None:
     """Let every Python be found as pythonX.Y: the one that runs this first, then the newest of each that pyenv has.
 
@@ -52,14 +56,14 @@ def install(session: nox.Session, *more: str, extras: str = "") -> None:
 def tests(session: nox.Session) -> None:
     """Run all tests and all examples with everything installed."""
     install(session, extras="all,test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *ON_ALL_CORES, *session.posargs)
 
 
 @nox.session
 def bare(session: nox.Session) -> None:
     """Run the tests without any optional package; those that need one are skipped."""
     install(session, extras="test")
-    session.run("pytest", "tests", *session.posargs)
+    session.run("pytest", "tests", *ON_ALL_CORES, *session.posargs)
 
 
 @nox.session

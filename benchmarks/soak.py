@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -54,7 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [row for row in ROWS if re.search(options.only, row.what)]
     lines = [measured(row, settings) for row in rows]
     print(table(rows, lines))
-    return 0 if all(outcome.holds for outcome, _ in lines) else 1
+    if not all(outcome.holds for outcome, _ in lines):
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 def measured(row: Row, settings: Settings) -> tuple[Outcome, float]:

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
 
-from benchmarks.soak_kills import COMMITS, Bases, problems_of_resuming, problems_of_the_end
+from benchmarks.soak_kills import COMMITS, PARTLY, Bases, problems_of_resuming, problems_of_the_end
 from benchmarks.soak_processes import LOOK_EVERY, Job
 from benchmarks.soak_rows import Outcome, Settings, of, repeated, say
-from benchmarks.soak_trees import done, looked_at, problems_midway
+from benchmarks.soak_trees import LEAVES, done, looked_at, problems_midway
 
 LEAST_ROOM = 64 << 10
 ENOUGH_ROOM = 64 << 20
@@ -35,8 +35,10 @@ def fill_disks(settings: Settings) -> Outcome:
     except Refused as error:
         say(str(error))
         return Outcome("0 runs", f"not measured: {error}", False)
+    partly = where.pop(PARTLY)
     planes = ", ".join(f"{count} by {plane}" for plane, count in sorted(where.items()))
-    return Outcome(f"{number} runs ({planes})", of(good, number), good == number)
+    outcome = f"{of(good, number)}; {partly} had committed a part"
+    return Outcome(f"{number} runs ({planes})", outcome, good == number)
 
 
 @contextmanager
@@ -92,6 +94,7 @@ def _filled(bases: Bases, settings: Settings, folder: Path, where: Counter[str])
                     problems.append(f"it told {told}: {job.errors()[-3000:]}")
                 try:
                     tree, found = looked_at(database, folder)
+                    where[PARTLY] += 0 < done(tree) < LEAVES
                     problems += [*found, *problems_midway(tree, bases.trees[stale])]
                     if told.get("written") != done(tree):
                         problems.append(f"the report says {told.get('written')} were written, of {done(tree)}")

@@ -30,6 +30,8 @@ from benchmarks.trees import NAME
 
 #: How many results go into one commit. From 10,001 on they are written through live nodes.
 COMMITS = (100, 1_000, 20_000)
+#: Counts the jobs that had committed some results and not all.
+PARTLY = "partly"
 #: Seconds from Ctrl-C to the end.
 MOST_SECONDS = 2.0
 
@@ -112,8 +114,10 @@ def kill_jobs(settings: Settings) -> Outcome:
     good = repeated(
         settings, "killed jobs", number, lambda folder: _killed_and_resumed(bases, settings, folder, killed)
     )
+    partly = killed.pop(PARTLY)
     whom = ", ".join(f"{count} {who}" for who, count in sorted(killed.items()))
-    return Outcome(f"{number} runs ({whom})", of(good, number), good == number)
+    outcome = f"{of(good, number)}; {partly} had committed a part"
+    return Outcome(f"{number} runs (killed: {whom})", outcome, good == number)
 
 
 def _killed_and_resumed(bases: Bases, settings: Settings, folder: Path, killed: Counter[str]) -> list[str]:
@@ -153,6 +157,7 @@ def _killed_and_resumed(bases: Bases, settings: Settings, folder: Path, killed: 
         problems.append(f"killing a worker ended the job with {code}: {job.errors()[-1500:]}")
     try:
         tree, found = looked_at(database, folder)
+        killed[PARTLY] += 0 < done(tree) < LEAVES
         problems += [*found, *problems_midway(tree, bases.trees[stale])]
         problems += problems_of_resuming(bases.trees[stale], folder, done(tree), options)
     except Exception as error:
@@ -168,18 +173,21 @@ def interrupt_jobs(settings: Settings) -> Outcome:
     bases = Bases(settings.folder)
     number = settings.at_most(50)
     taken: list[float] = []
-    good = repeated(settings, "interrupted jobs", number, lambda folder: _interrupted(bases, settings, folder, taken))
-    seconds = f"median {median(taken):.2f} s, at most {max(taken):.2f} s from the signal to the end"
-    return Outcome(f"{number} runs", f"{of(good, number)}; {seconds}", good == number)
-
-
-def _interrupted(bases: Bases, settings: Settings, folder: Path, taken: list[float]) -> list[str]:
-    choose = settings.choose
-    mode, stale, commit_every = (
-        choose.choice(("process", "thread", "sync")),
-        choose.random() < 0.5,
-        choose.choice(COMMITS),
+    counts: Counter[str] = Counter()
+    good = repeated(
+        settings, "interrupted jobs", number, lambda folder: _interrupted(bases, settings, folder, taken, counts)
     )
+    seconds = f"median {median(taken):.2f} s, at most {max(taken):.2f} s from the signal to the end"
+    outcome = f"{of(good, number)}; {seconds}; {counts.pop(PARTLY)} had committed a part"
+    modes = ", ".join(f"{count} {mode}" for mode, count in sorted(counts.items()))
+    return Outcome(f"{number} runs ({modes})", outcome, good == number)
+
+
+def _interrupted(bases: Bases, settings: Settings, folder: Path, taken: list[float], counts: Counter[str]) -> list[str]:
+    """Interrupt a job that is still at work, and resume it."""
+    choose = settings.choose
+    mode, stale = choose.choice(("process", "thread", "sync")), choose.random() < 0.5
+    commit_every = choose.choice(COMMITS)
     naps = {"nap_every": 400, "nap_seconds": 20.0} if choose.random() < 0.25 else {}  # some records take long
     whole_group = choose.random() < 0.5
     database = bases.copy(stale, folder)
@@ -198,12 +206,17 @@ def _interrupted(bases: Bases, settings: Settings, folder: Path, taken: list[flo
     run = f"{'stale, ' if stale else ''}commit_every={commit_every}, mode={mode!r}{', naps' if naps else ''}"
     run += ", all" if whole_group else ", parent alone"
     problems = []
-    if not was_over:
-        taken.append(seconds)
+    if was_over:
+        shutil.rmtree(database)
+        (folder / "ledger").unlink()
+        return _interrupted(bases, settings, folder, taken, counts)
+    counts[mode] += 1
+    taken.append(seconds)
     if left or seconds > MOST_SECONDS:
         problems.append(f"{left} still there after {seconds:.1f} s: {job.errors()[-1500:]}")
     try:
         tree, found = looked_at(database, folder)
+        counts[PARTLY] += 0 < done(tree) < LEAVES
         problems += [*found, *problems_midway(tree, bases.trees[stale])]
         told = job.told()
         if "written" in told and told["written"] != done(tree):
@@ -213,7 +226,7 @@ def _interrupted(bases: Bases, settings: Settings, folder: Path, taken: list[flo
         problems += problems_of_resuming(bases.trees[stale], folder, done(tree), options)
     except Exception as error:
         problems.append(f"{type(error).__name__}: {error}")
-    return [f"({run}, after {start:.2f} s, exit code {code})", *problems] if problems else []
+    return [f"({run}, exit code {code})", *problems] if problems else []
 
 
 # Workers

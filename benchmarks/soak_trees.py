@@ -105,7 +105,7 @@ def unsound(folder: Path) -> Iterator[str]:
 
 
 def looked_at(folder: Path, room: Path) -> tuple[Tree, list[str]]:
-    """The tree in a database and what the checkers say, seen in a copy in `room`, so that nothing is mended where it lies."""
+    """The tree in a database and what the checkers say, seen in a copy in `room`: opening may mend what is torn."""
     with TemporaryDirectory(dir=room) as copies:
         copy = Path(shutil.copytree(folder, Path(copies, "copy")))
         tree = contents(copy)

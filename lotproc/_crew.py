@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from threading import Lock
@@ -44,7 +45,9 @@ class Worker:
 
     def __init__(self) -> None:
         from loky.backend.context import get_context
+        from loky.backend.utils import kill_process_tree
 
+        self._kill = kill_process_tree
         context = get_context("loky")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), name="lotproc worker")
@@ -115,9 +118,7 @@ class Worker:
 
     def kill(self) -> None:
         """End it, with whatever it has started."""
-        from loky.backend.utils import kill_process_tree
-
-        kill_process_tree(self._process)
+        self._kill(self._process)
 
     def ends_before(self, end: float) -> bool:
         """Wait for its end up to a time; whether it came."""
@@ -132,6 +133,18 @@ class _Kept:
         self.all: set[Worker] = set()
         self.idle: list[Worker] = []
         Finalize(None, self.end, exitpriority=100)  # before the processes that this one started are waited for
+
+    def take(self) -> tuple[Worker, bool]:
+        """A worker that is idle, or a new one; and which of both it is."""
+        try:
+            return self.idle.pop(), False
+        except IndexError:
+            return self.new()
+
+    def new(self) -> tuple[Worker, bool]:
+        worker = Worker()
+        self.all.add(worker)
+        return worker, True
 
     def end(self) -> None:
         """End them with the program."""
@@ -200,6 +213,8 @@ class Crew:
 
     def close(self) -> None:
         """End what is at work, and let nothing more begin."""
+        if sys.is_finalizing():
+            return  # all workers were ended with the program
         with self._lock:
             self._is_closed = True
             at_work = list(self._at_work)
@@ -249,11 +264,7 @@ class Hand:
         """A worker that can begin."""
         crew, kept = self._crew, _workers()
         while True:
-            worker = kept.idle.pop() if crew.keeps and kept.idle else None
-            is_new = worker is None
-            if worker is None:
-                worker = Worker()
-                kept.all.add(worker)
+            worker, is_new = kept.take() if crew.keeps else kept.new()
             try:
                 kind, answer = crew.ask(worker, PREPARE, crew.packed)
             except CallOver:

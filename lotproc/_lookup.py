@@ -9,10 +9,10 @@ class.
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from operator import itemgetter, ne
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -221,7 +221,7 @@ class RecordLookup:
     def _find(self, paths: Sequence[_Path]) -> tuple[Oids, Any]:
         """The ids of the nodes at these paths, and the rows of the paths that have one."""
         heads = list(map(_HEAD, paths))
-        starts = [row for row, differs in enumerate(map(ne, heads, islice(heads, 1, None)), 1) if differs]
+        starts = [row for row, differs in enumerate(map(ne, heads, itertools.islice(heads, 1, None)), 1) if differs]
         starts = [0, *starts] if heads else []
         places = self._places([heads[start] for start in starts])
         found: list[bytes | None] = []
@@ -309,12 +309,12 @@ class RecordLookup:
     def _children_of(self, wanted: list[tuple[_Place, list[str]]]) -> list[list[bytes | None]]:
         """The ids of the children with some keys, for each of some nodes that are open."""
         parted = [(place, place.parts, keys) for place, keys in wanted if place.parts is not None and keys]
-        for _ in range(MOST_PARTED):
+        for turn in itertools.count():
             if not parted:
                 break
+            if turn == MOST_PARTED:
+                raise damaged(parted[0][0].oid, "has children in parts that are parted without an end")
             parted = self._read_parts(parted)
-        else:
-            raise damaged(parted[0][0].oid, "has children in parts that are parted without an end")
         return [
             list(map(place.items.get, keys)) if place.node is None else [self._child(place.node, key) for key in keys]
             for place, keys in wanted

@@ -6,6 +6,7 @@ Each of `threads`, `processes` and `handed_in` opens to a `Place`.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -70,6 +71,8 @@ class _Threads:
 
     def close(self, seconds: float | None = None) -> None:
         """Start nothing more, and wait for what was started; so many seconds at most."""
+        if sys.is_finalizing():
+            return  # the program has ended around a call, and its threads with it
         with suppress(Empty):
             while (item := self._jobs.get_nowait()) is not None:
                 item[0].cancel()

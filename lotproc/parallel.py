@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
-from typing import Any, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
 
 from lotdb import BaseNode
 
@@ -229,7 +229,7 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
 
     Args:
         fn: A function of one record.
-        batch: Records.
+        batch: Records. A `Failure` among them, of a stage before, is passed on as it is.
 
     Returns:
         A list of what `fn` returned, in the order of the records. `each(fn)` pickles if `fn` does.
@@ -244,6 +244,9 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
     def run(batch: Iterable[T]) -> list[R]:
         results = []
         for position, record in enumerate(batch):
+            if type(record) is Failure:
+                results.append(cast(R, record))
+                continue
             with _noted(f"at {where(record)}, record {position} of its batch"):
                 results.append(fn(record))
         return results

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,12 @@ def test_what_is_no_batch_of_records_fails_as_a_whole(mode: Any) -> None:
     assert list(lp.parallel_map(len, [[], 3, [1]], mode=mode, on_error=lambda failure: failure.item)) == [0, "int 3", 1]
 
 
+def test_failures_go_through_the_stages_behind_untouched() -> None:
+    halfway = lp.parallel_map(lp.each(Work({1})), [records(3)], mode="sync", on_error="collect")
+    (batch,) = lp.parallel_map(lp.each(lambda result: result.output), halfway, mode="thread")
+    assert [batch[0], batch[1].path, batch[2]] == [0, path(1), 4]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_single_record_as_a_batch_has_its_failure_in_its_place(mode: Any) -> None:
     found = list(lp.parallel_map(Work({1}), records(3), mode=mode, on_error="collect"))
@@ -459,9 +466,11 @@ def test_workers_killed_at_random_for_a_minute_lose_nothing() -> None:
     def kill() -> None:
         nonlocal kills
         while not is_over.wait(random.uniform(0.05, 0.6)) and time.monotonic() < ends:
-            for worker in random.sample(workers := list(_crew._workers().all), min(len(workers), 1)):
-                os.kill(worker._process.pid, signal.SIGKILL)
-                kills += 1
+            workers = _crew._workers().all.copy()
+            if workers:
+                with suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(random.choice(list(workers))._process.pid, signal.SIGKILL)
+                    kills += 1
 
     def source() -> Iterator[lp.NodeRecord]:
         n = 0
@@ -537,15 +546,15 @@ def test_a_worker_gets_so_many_batches_and_no_more() -> None:
 @settings(max_examples=25)
 @given(
     count=st.integers(0, 30),
-    first=st.tuples(st.sampled_from(MODES), st.integers(1, 4), st.booleans()),
-    second=st.tuples(st.sampled_from(MODES), st.integers(1, 4), st.booleans()),
+    first=st.tuples(st.sampled_from([*MODES, "executor"]), st.integers(1, 4), st.booleans()),
+    second=st.tuples(st.sampled_from([*MODES, "executor"]), st.integers(1, 4), st.booleans()),
     size=st.integers(1, 3),
     bad=st.sets(st.integers(0, 29), max_size=5),
     killing=st.sets(st.integers(0, 29), max_size=1),
     stop=st.integers(0, 12),
 )
 def test_the_bound_holds_through_chained_stages_that_fail_and_stop_early(
-    count: int, first: Any, second: Any, size: int, bad: set[int], killing: set[int], stop: int
+    executor: Any, count: int, first: Any, second: Any, size: int, bad: set[int], killing: set[int], stop: int
 ) -> None:
     if first[0] != "process":
         killing = set()
@@ -560,9 +569,8 @@ def test_the_bound_holds_through_chained_stages_that_fail_and_stop_early(
 
     def staged(fn: Any, batches: Any, stage: Any) -> Iterator[Any]:
         mode, buffersize, ordered = stage
-        return lp.parallel_map(
-            fn, batches, mode=mode, buffersize=buffersize, ordered=ordered, on_error="collect", max_workers=2
-        )
+        place = {"executor": executor} if mode == "executor" else {"mode": mode, "max_workers": 2}
+        return lp.parallel_map(fn, batches, buffersize=buffersize, ordered=ordered, on_error="collect", **place)
 
     counted = Source(source())
     halfway = staged(lp.each(Work(bad, killing)), lp.chunked(size, counted), first)

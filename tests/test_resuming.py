@@ -377,7 +377,7 @@ def test_nodes_of_all_classes_side_by_side(tmp_path: Path, factory: str) -> None
                     key = f"{kind.__name__:_>9} {number} {made}".replace("_", "~")
                     node = grow(root, key, Planned(kind, {"a": made, VERSION: "v1"}, {}))
                     if made:
-                        proc = grow(node, "_proc", Planned(KINDS[(made + number) % len(KINDS)], {"result": 1}, {}))
+                        proc = grow(node, "_proc", Planned(KINDS[(made + number - 1) % len(KINDS)], {"result": 1}, {}))
                         proc.set_attribute(VERSION, "v1" if made > 1 else "v2")
                         if made > 2:
                             proc.set_attribute(INPUTS, inputs_digest("", (), {"a": made}))
@@ -650,6 +650,15 @@ def test_a_damaged_record_is_told_of_behind_the_items_before_it(tmp_path: Path, 
         assert [record.key for record in kept] == ["x", *(f"{n:03}" for n in range(50) if version)]
         assert type(error) is lp.DamagedDatabaseError
         assert re.match("pending: 050: the record of object .* is not there", str(error))
+
+
+def test_children_in_parts_without_an_end_are_damage(tmp_path: Path) -> None:
+    with (
+        stored(tmp_path, {f"{number:03}": {} for number in range(100)}) as root,
+        patch.object(_lookup, "MOST_PARTED", 0),
+        pytest.raises(lp.DamagedDatabaseError, match=r"pending: 007: the record of .* parted without an end"),
+    ):
+        list(pending(lp.inline(), root, [lp.NodeRecord(("007",), "007")]))
 
 
 def test_items_that_are_no_records_have_no_inputs() -> None:

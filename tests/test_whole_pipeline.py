@@ -275,6 +275,7 @@ def test_a_run_that_was_interrupted_keeps_whole_batches_and_a_second_run_complet
         assert raised.value.__notes__ == [
             "lotproc: at ann/clip_7, record 1 of its batch",
             "lotproc: in batch 3, ann/clip_6 to ann/clip_7",
+            "lotproc: before this, 6 results in 3 commits went into the database, and stay; the rest was undone",
         ]
         done = committed(db)
         assert contents(root) == done
