@@ -13,6 +13,7 @@ from lotdb import BaseNode
 from typing_extensions import assert_type
 
 from lotproc import (
+    Failure,
     FreshWritePolicy,
     InlineWritePolicy,
     MirrorWritePolicy,
@@ -20,6 +21,7 @@ from lotproc import (
     Partition,
     PayloadHandle,
     ProcessResult,
+    RunSummary,
     Write,
     WriteReport,
     children,
@@ -37,8 +39,11 @@ from lotproc import (
     mirror,
     parallel_map,
     partitions,
+    pending,
     plan,
     progress,
+    retry_failed,
+    run_summary,
     scan,
     show,
     snapshot,
@@ -129,6 +134,9 @@ def parallel(records: list[NodeRecord], batches: Iterable[list[NodeRecord]]) -> 
     assert_type(each(summarize)(records), list[ProcessResult])
     assert_type(parallel_map(each(summarize), batches), Iterator[list[ProcessResult]])
     assert_type(parallel_map(each(summarize), mode="thread")(batches), Iterator[list[ProcessResult]])
+    parallel_map(each(summarize), batches, on_error="collect", retries=2, retry_on=(OSError, TimeoutError))
+    parallel_map(each(summarize), on_error=lambda failure: print(failure.message), timeout=1.5)(batches)
+    parallel_map(each(summarize), initializer=print, max_tasks_per_child=9, on_error="skip")(batches)
 
 
 def writing(root: BaseNode, batches: Iterable[list[ProcessResult]]) -> None:
@@ -138,6 +146,19 @@ def writing(root: BaseNode, batches: Iterable[list[ProcessResult]]) -> None:
     assert_type(write(mirror("features"), root, if_exists="skip", commit_every=8)(batches), WriteReport)
     assert_type(write(inline("_proc"), root, batches, arrays="blob"), WriteReport)
     assert_type(write(mirror(), root, arrays="zarr")(batches), WriteReport)
+    assert_type(write(mirror(), root, batches, version="v1", ledger="runs.jsonl"), WriteReport)
+    assert_type(plan(mirror(), batches, version="v1"), Iterator[Write])
+    assert_type(run_summary(write(mirror(), root, batches)), RunSummary)
+    assert_type(write(mirror(), root, batches).failures, tuple[Failure, ...])
+
+
+def resuming(root: BaseNode, part: Partition, records: Iterable[NodeRecord], nodes: Iterable[BaseNode]) -> None:
+    assert_type(pending(inline("_proc"), root, nodes), Nodes)
+    assert_type(pending(inline("_proc"), root, records, version="v1", inputs=True), Records)
+    waiting: Callable[[Iterable[NodeRecord]], Records] = pending(mirror(), part, version="v1")
+    assert_type(waiting(records), Records)
+    assert_type(retry_failed("runs.jsonl", root), Nodes)
+    assert_type(retry_failed("runs.jsonl"), NodesOf)
 
 
 def values(record: NodeRecord) -> None:
@@ -151,6 +172,7 @@ def values(record: NodeRecord) -> None:
 
 def mistakes(root: BaseNode, records: Iterable[NodeRecord], handle: PayloadHandle) -> None:
     # Each of these must be an error; mypy's warning about unused ignores says so if it is none.
+    parallel_map(len, [[1]], on_error="ignore")  # type: ignore[call-overload]
     walk(root, order="random")  # type: ignore[call-overload]
     level("highest", root)  # type: ignore[call-overload]
     chunked("128", records)  # type: ignore[call-overload]
