@@ -10,6 +10,7 @@ It takes Linux, and root for the small disks that get full. Ends with 1 if somet
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import re
 import shutil
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.runs is not None and options.runs < 1:
         parser.error("give at least 1 run")
+    logging.getLogger("ZODB").setLevel(logging.CRITICAL)  # which tells of every torn end that it cuts off
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
     folder = Path(mkdtemp(prefix="soak_"))
     say(f"--seed {seed}, in {folder}")

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def _tell_results(results: Iterable[Any], size: Any) -> None:
     """Tell which numbers failed and why, and which have no result that is right, in their order."""
     found = list(concat(results))
     total = size() if callable(size) else size
-    failures = [(int(item.path[0][5:]), item.error) for item in found if isinstance(item, lp.Failure)]
+    failures = [(int((item.path or ("",))[0][5:]), item.error) for item in found if isinstance(item, lp.Failure)]
     failed = {number for number, _ in failures}
     expected = [(record.path, 2 * number) for number, record in enumerate(records(range(total)))]
     given = [(item.path, getattr(item, "output", None)) for item in found]
@@ -167,7 +167,7 @@ def _tell_results(results: Iterable[Any], size: Any) -> None:
     tell(records=total, items=len(found), failures=failures, wrong=wrong)
 
 
-JOBS = {"double": double, "kill_workers": kill_workers, "work_until": work_until}
+JOBS: dict[str, Callable[..., None]] = {"double": double, "kill_workers": kill_workers, "work_until": work_until}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](**json.loads(sys.argv[2]))

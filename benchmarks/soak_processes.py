@@ -54,6 +54,7 @@ class Job:
                 start_new_session=True,
             )
         self.session = self._process.pid
+        self._end = monotonic() + HANGS
 
     def __enter__(self) -> Job:
         return self
@@ -67,8 +68,16 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether the job's own process has ended."""
-        return self._process.poll() is not None
+        """Whether the job's own process has ended.
+
+        Raises:
+            TimeoutError: It hangs.
+        """
+        if self._process.poll() is not None:
+            return True
+        if monotonic() > self._end:
+            raise TimeoutError(f"the job hangs: {self.members()}")
+        return False
 
     def members(self) -> list[Member]:
         """The living processes of the session, those that lost their parent among them."""

@@ -60,7 +60,10 @@ def repeated(settings: Settings, what: str, number: int, run: Run) -> int:
     good = 0
     for index in range(number):
         folder = Path(mkdtemp(prefix="run_", dir=settings.folder))
-        problems = run(folder)
+        try:
+            problems = run(folder)
+        except TimeoutError as error:
+            problems = [str(error)]
         if problems:
             say(f"{what}: run {index + 1}: {'; '.join(problems)}; what is left is in {folder}")
         else:

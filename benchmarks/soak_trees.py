@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
+from lotdb import BaseNode
 from ZODB.scripts import fsrefs, fstest
 
 from benchmarks.soak_jobs import BATCH, VERSION
@@ -41,7 +42,7 @@ def contents(folder: Path) -> Tree:
     """All nodes with their attributes, by plain lotdb."""
     tree: Tree = {}
     with opened(folder) as database:
-        waiting = [((), database.open_connection())]
+        waiting: list[tuple[tuple[str, ...], BaseNode]] = [((), database.open_connection())]
         while waiting:
             path, node = waiting.pop()
             tree[path] = dict(node.attribute_storage.items())

@@ -95,7 +95,7 @@ def _nodes_of(partition: Partition) -> tuple[_Path, list[_Path]]:
 
     They are the leaves from its start on, each behind those of its parents that did not come yet.
     """
-    scanner = Scanner(opened_partition(partition), Wanted())
+    scanner = Scanner(opened_partition("parallel_map", partition), Wanted())
     top = scanner.path_of(partition.root)
     nodes: list[_Path] = []
     before: _Path | None = None

@@ -8,25 +8,23 @@ class.
 
 from __future__ import annotations
 
-import io
 import itertools
-import pickle
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter, ne
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 from ZODB.broken import Broken
-from ZODB.serialize import ObjectWriter
 
-from ._encoding import attributes_record
 from ._jar import RecordJar, damaged, unreadable
 from ._nodes import connection_of
-from ._pinned import Oids, PinnedStorage, Records, as_oids, rows_at
-from ._records import BUCKET, EMPTY_TREE, LAYOUTS, LONGEST, TREE, UnusualRecord, _Layout, _read_node, class_and_state
+from ._pinned import Oids, PinnedStorage, as_oids
+from ._records import UnusualRecord, stored_node
+from ._shapes import Flags, NodeShapes, NodeTrees, Parts, TreeShapes, items_or_parts
+from ._stamped import DIGEST, Beginning, beginnings, stamps_in
 from ._stamps import INPUTS, VERSION
 
 __all__ = ["LiveLookup", "Lookup", "RecordLookup", "top_of"]
@@ -39,15 +37,9 @@ TRIM_EVERY = 200
 MOST_PARTED = 20
 #: Nodes that are faster read one by one.
 FEW = 6
-#: Shapes of records that are learned, of all lengths together.
-SHAPES = 256
-#: Characters of a digest, as `inputs_digest` makes them.
-DIGEST = 32
 
 _Path: TypeAlias = "tuple[str, ...]"
 _HEAD, _KEY = itemgetter(slice(None, -1)), itemgetter(-1)
-_Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
-_Flags: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 
 
 class Lookup(Protocol):
@@ -159,22 +151,8 @@ class _Place:
         self.below: dict[str, _Place | None] = {}  # children whose own children were looked for; None if not there
         self.is_open = False
         self.items: dict[str, bytes] = {}  # ids of its children, as far as they were read
-        self.parts: _Parts | None = None  # where more of them are
+        self.parts: Parts | None = None  # where more of them are
         self.node: BaseNode | None = None  # itself, if only its class can tell its children
-
-
-class _Parts:
-    """A tree of children, or a part of one, that is stored in parts.
-
-    Args:
-        bounds: The first key that may be in each part but the first.
-        oids: The ids of the parts.
-    """
-
-    def __init__(self, bounds: Sequence[str], oids: list[bytes]) -> None:
-        self.bounds = bounds
-        self.oids = oids
-        self.read: dict[int, _Parts | None] = {}  # those that were; None for a bucket, whose items are in the place
 
 
 class RecordLookup:
@@ -188,9 +166,9 @@ class RecordLookup:
     def __init__(self, storage: PinnedStorage, root: bytes) -> None:
         self._storage = storage
         self._jar = RecordJar(storage.load, storage.db)
-        self._reader = _NodeReader()
-        self._trees = _TreeReader()
-        self._beginnings: dict[tuple[str | None, bool], list[_Beginning]] = {}
+        self._reader = NodeShapes()
+        self._trees = TreeShapes()
+        self._beginnings: dict[tuple[str | None, bool], list[Beginning]] = {}
         self._root = _Place(root)
         self._held = 0
         self._untrimmed = 0
@@ -284,22 +262,22 @@ class RecordLookup:
         for row in np.flatnonzero(~nodes.usual).tolist():
             self._fill(places[row], self._items_or_parts(places[row].oid))
 
-    def _items_or_parts(self, oid: bytes) -> dict[str, bytes] | _Parts | None:
+    def _items_or_parts(self, oid: bytes) -> dict[str, bytes] | Parts | None:
         """The ids of the children of one node by their keys, or how they are parted; `None` if only it can tell."""
         try:
             if not self._storage.plain_classes:
                 raise UnusualRecord
-            tree: bytes | None = _read_node(self._storage.load(oid)[0]).children
+            tree: bytes | None = stored_node(self._storage.load(oid)[0]).children
         except UnusualRecord:
             stored = self._node(oid).node_storage
             tree = stored._p_oid if type(stored) is OOBTree else None
-        return None if tree is None else _items_or_parts(self._storage.load(tree)[0])
+        return None if tree is None else items_or_parts(self._storage.load(tree)[0])
 
-    def _fill(self, place: _Place, items: dict[str, bytes] | _Parts | None) -> None:
+    def _fill(self, place: _Place, items: dict[str, bytes] | Parts | None) -> None:
         """Take up the children of a node, or how they are parted."""
         if items is None:
             place.node = self._node(place.oid)
-        elif isinstance(items, _Parts):
+        elif isinstance(items, Parts):
             place.parts = items
         else:
             place.items = items
@@ -320,10 +298,10 @@ class RecordLookup:
             for place, keys in wanted
         ]
 
-    def _read_parts(self, parted: list[tuple[_Place, _Parts, list[str]]]) -> list[tuple[_Place, _Parts, list[str]]]:
+    def _read_parts(self, parted: list[tuple[_Place, Parts, list[str]]]) -> list[tuple[_Place, Parts, list[str]]]:
         """Read those parts of trees in which these keys would be; give those of them that are parted again."""
         needed_of: list[Iterable[int]] = []
-        unread: list[tuple[_Place, _Parts, int]] = []
+        unread: list[tuple[_Place, Parts, int]] = []
         for place, parts, keys in parted:
             first, last = bisect_right(parts.bounds, min(keys)), bisect_right(parts.bounds, max(keys))
             needed: Iterable[int] = range(first, last + 1)
@@ -337,8 +315,8 @@ class RecordLookup:
                 if items is None:
                     place.node = self._node(place.oid)
                     continue
-                parts.read[number] = items if isinstance(items, _Parts) else None
-                if not isinstance(items, _Parts):
+                parts.read[number] = items if isinstance(items, Parts) else None
+                if not isinstance(items, Parts):
                     place.items.update(items)
                     self._held += len(items)
         return [
@@ -348,7 +326,7 @@ class RecordLookup:
             if (lower := parts.read.get(number)) is not None
         ]
 
-    def _below(self, oids: Oids, key: str) -> tuple[Oids, _Flags]:
+    def _below(self, oids: Oids, key: str) -> tuple[Oids, Flags]:
         """The ids of the children with one key of nodes with these ids, and which of them have one."""
         nodes = self._nodes(oids)
         usual = np.flatnonzero(nodes.usual)
@@ -369,7 +347,7 @@ class RecordLookup:
                 all_children[row], all_found[row] = np.frombuffer(child, np.uint8), True
         return all_children[all_found], all_found
 
-    def _nodes(self, oids: Oids) -> _Nodes:
+    def _nodes(self, oids: Oids) -> NodeTrees:
         """What the records of some nodes say."""
         nodes = self._reader.read(self._storage.load_many(oids))
         if not self._storage.plain_classes:
@@ -378,7 +356,7 @@ class RecordLookup:
 
     # From ids to stamps
 
-    def _have_stamps(self, oids: Oids, version: str | None, digests: list[str] | None) -> _Flags:
+    def _have_stamps(self, oids: Oids, version: str | None, digests: list[str] | None) -> Flags:
         """Which of the nodes with these ids have these stamps."""
         nodes = self._nodes(oids)
         have = np.zeros(len(oids), np.bool_)
@@ -403,7 +381,7 @@ class RecordLookup:
             row, start = int(usual[number]), int(records.starts[number])
             digest = None if digests is None else digests[row]
             record = bytes(records.data[start : start + int(records.lengths[number])])
-            attributes: Any = _stamps_in(record, INPUTS if version is None else VERSION)
+            attributes: Any = stamps_in(record, INPUTS if version is None else VERSION)
             if attributes is None:
                 attributes = self._jar.get(nodes.attributes[row].tobytes())
             have[row] = _has_stamps(attributes, version, digest)
@@ -412,11 +390,11 @@ class RecordLookup:
             have[row] = _has_stamps(self._node(oids[row].tobytes()).attribute_storage, version, digest)
         return have
 
-    def _beginnings_of(self, version: str | None, has_digest: bool) -> list[_Beginning]:
+    def _beginnings_of(self, version: str | None, has_digest: bool) -> list[Beginning]:
         """What the records of attributes with these stamps begin with."""
         known = self._beginnings.get((version, has_digest))
         if known is None:
-            known = self._beginnings[version, has_digest] = _beginnings(version, has_digest=has_digest)
+            known = self._beginnings[version, has_digest] = beginnings(version, has_digest=has_digest)
         return known
 
     # Through real classes
@@ -478,407 +456,3 @@ def _without_common_end(paths: Sequence[_Path]) -> tuple[Sequence[_Path], _Path]
         tail.append(paths[0][-1])
         paths = [path[:-1] for path in paths]
     return paths, tuple(reversed(tail))
-
-
-# --- Shapes of records ----------------------------------------------------------------------------------------------
-
-
-class _Shape:
-    """The bytes that many records of one length have in common.
-
-    Args:
-        record: One of them.
-        places: Where they differ.
-    """
-
-    def __init__(self, record: bytes, places: Iterable[slice]) -> None:
-        self._sample = np.frombuffer(record, np.uint8)
-        self._same = np.full(len(record), 0xFF, np.uint8)
-        for place in places:
-            self._same[place] = 0
-
-    def matches(self, block: _Bytes) -> _Flags | None:
-        """Which of some records, a row for each, have these bytes; `None` if all do."""
-        differs = (block ^ self._sample) & self._same
-        if not differs.max(initial=0):  # much faster than a look at each row
-            return None
-        return np.equal(differs.any(axis=1), False)
-
-
-_AnyShape = TypeVar("_AnyShape", bound=_Shape)
-
-
-class _Shapes(Generic[_AnyShape]):
-    """Sorts records by their shapes, which it learns as it goes.
-
-    Args:
-        learned: A function from a record to its shape; `None` if it has none.
-    """
-
-    def __init__(self, learned: Callable[[bytes], _AnyShape | None]) -> None:
-        self._learned = learned
-        self._known: dict[int, list[_AnyShape]] = {}
-        self._untold = SHAPES  # those that may still be learned
-
-    def sorted(self, records: Records) -> Iterator[tuple[_AnyShape | None, Any, _Bytes]]:
-        """The shape, the rows and the bytes of records of one shape after the other, and at last the rows of others."""
-        others = []
-        lengths = records.lengths
-        for length in set(lengths.tolist()):
-            rows = np.flatnonzero(lengths == length)
-            if length <= LONGEST:
-                rows = yield from self._alike(records, length, rows)
-            if len(rows):
-                others.append(rows)
-        if others:
-            yield None, np.concatenate(others), np.zeros((0, 0), np.uint8)
-
-    def _alike(
-        self, records: Records, length: int, rows: Any
-    ) -> Generator[tuple[_AnyShape | None, Any, _Bytes], None, Any]:
-        known = self._known.setdefault(length, [])
-        tried = 0
-        block = rows_at(records.array, records.starts[rows], length)
-        while len(rows):
-            if tried == len(known):
-                if tried == LAYOUTS or not self._untold:
-                    break
-                self._untold -= 1
-                shape = self._learned(block[0].tobytes())
-                if shape is None:
-                    break
-                known.append(shape)
-            alike = known[tried].matches(block)
-            if alike is None:
-                yield known[tried], rows, block
-                return rows[:0]
-            if alike.any():
-                yield known[tried], rows[alike], block[alike]
-                rows, block = rows[~alike], block[~alike]
-            tried += 1
-        return rows
-
-
-class _Nodes(NamedTuple):
-    """What records of nodes say: which have a usual shape, and the ids of the trees of their children and attributes.
-
-    Nothing is said of the others.
-    """
-
-    usual: _Flags
-    children: Oids
-    attributes: Oids
-
-
-class _NodeShape(_Shape):
-    """The shape of the records of nodes: all but their keys and ids."""
-
-    def __init__(self, record: bytes, places: Mapping[str, slice]) -> None:
-        super().__init__(record, places.values())
-        self.children, self.attributes = places["children"], places["attributes"]
-
-    @classmethod
-    def learned(cls, record: bytes) -> _NodeShape | None:
-        layout = _Layout.learned(record)
-        return None if layout is None else cls(record, layout.places)
-
-
-class _NodeReader:
-    """Reads records of nodes, whatever their keys: a node is found by the key that its parent has for it."""
-
-    def __init__(self) -> None:
-        self._shapes = _Shapes(_NodeShape.learned)
-
-    def read(self, records: Records) -> _Nodes:
-        count = len(records.starts)
-        nodes = _Nodes(np.zeros(count, np.bool_), np.empty((count, 8), np.uint8), np.empty((count, 8), np.uint8))
-        for shape, rows, block in self._shapes.sorted(records):
-            if shape is not None:
-                nodes.usual[rows] = True
-                nodes.children[rows] = block[:, shape.children]
-                nodes.attributes[rows] = block[:, shape.attributes]
-        return nodes
-
-
-# --- Trees of children ----------------------------------------------------------------------------------------------
-
-
-class _Unpickler(pickle.Unpickler):
-    """Gives the iterator of a tuple for each object that a record refers to: quickly made, and like no other value."""
-
-    persistent_load = iter  # of the class, since Python 3.13 takes none of an instance
-
-
-_Reference = type(iter(()))
-
-
-def _items_or_parts(record: bytes) -> dict[str, bytes] | _Parts | None:
-    """The ids of the children in the record of a tree, or of a part of one, by their keys; or how it is parted.
-
-    `None` if it is no tree of nodes.
-    """
-    if not record.startswith((BUCKET, TREE)):
-        return None
-    unpickler = _Unpickler(io.BytesIO(record))
-    try:
-        unpickler.load()
-        state: Any = unpickler.load()
-        if state is None:
-            return {}
-        is_parted = len(state) == 2 and record.startswith(TREE)
-        if record.startswith(TREE) and not is_parted:
-            ((state,),) = state  # all in one bucket, which is stored with the tree
-        keys, references = (state[0][1::2], state[0][::2]) if is_parted else (state[0][::2], state[0][1::2])
-        oids = list(map(next, references))
-    except Exception:
-        return None
-    usual = (
-        set(map(type, keys)) <= {str}
-        and set(map(type, references)) <= {_Reference}
-        and set(map(type, oids)) <= {bytes}
-        and set(map(len, oids)) <= {8}
-        and list(keys) == sorted(keys)
-    )
-    if not usual:
-        return None
-    return _Parts(keys, oids) if is_parted else dict(zip(keys, oids, strict=True))
-
-
-class _TreeShape(_Shape):
-    """The shape of the records of small trees, or of buckets of large ones: all but their keys and ids.
-
-    Args:
-        record: One of them.
-        keys: Where the keys of the children are.
-        oids: Where their ids are.
-        more: Where the id of the next bucket is, if the record has one.
-    """
-
-    def __init__(self, record: bytes, keys: list[slice], oids: list[slice], more: list[slice]) -> None:
-        super().__init__(record, (*keys, *oids, *more))
-        self._keys = keys
-        self._oids = oids
-        widths = {key.stop - key.start for key in keys}
-        self._width = widths.pop() if len(widths) == 1 else 0  # of the keys, if they are of one
-        self._key_bytes = np.array([range(key.start, key.stop) for key in keys if self._width], np.intp).ravel()
-        self._oid_bytes = np.array([range(oid.start, oid.stop) for oid in oids], np.intp).ravel()
-
-    @classmethod
-    def learned(cls, record: bytes) -> _TreeShape | None:
-        """The shape of a record, if the parts that differ can be told from the rest."""
-        items = _items_or_parts(record)
-        if not isinstance(items, dict) or len(items) > len(_FIRST_CHARACTERS):
-            return None
-        keys, oids = [], []
-        place = 0
-        other = {}
-        changed = bytearray(record)
-        for number, (key, oid) in enumerate(items.items()):
-            encoded = _encoded(key)
-            at_key = record.find(encoded, place) + len(_encoded(""))
-            at_oid = record.find(b"C\x08" + oid, at_key) + 2
-            if not place < at_key < at_oid or len(encoded) == len(_encoded("")):
-                return None
-            place = at_oid + 8
-            keys.append(slice(at_key, at_key + len(encoded) - len(_encoded(""))))
-            oids.append(slice(at_oid, place))
-            other_key = _FIRST_CHARACTERS[number].ljust(keys[-1].stop - keys[-1].start, "~")
-            other[other_key] = bytes([2 + number]) * 8
-            changed[keys[-1]], changed[oids[-1]] = other_key.encode(), other[other_key]
-        at_next = record.find(b"C\x08", place) + 2
-        more = [slice(at_next, at_next + 8)] if at_next >= 2 else []
-        for next_bucket in more:
-            changed[next_bucket] = b"\x01" * 8
-        # Other bytes in these places have to change these parts, and nothing else.
-        return cls(record, keys, oids, more) if _items_or_parts(bytes(changed)) == other else None
-
-    def one(self, block: _Bytes, key: bytes) -> tuple[_Bytes, _Flags]:
-        """The ids of the children with this key in records, a row for each, and which of them have one."""
-        oids = np.zeros((len(block), 8), np.uint8)
-        found = np.zeros(len(block), np.bool_)
-        wanted = np.frombuffer(key, np.uint8)
-        for place, oid in zip(self._keys, self._oids, strict=True):
-            if place.stop - place.start == len(key):
-                differs = block[:, place] ^ wanted
-                if not differs.any():
-                    return block[:, oid], np.ones(len(block), np.bool_)
-                have = ~differs.any(axis=1)
-                found |= have
-                oids[have] = block[have, oid]
-        return oids, found
-
-    def all(self, block: _Bytes) -> list[dict[str, bytes] | None]:
-        """The ids of all children in records, a row for each, by their keys; `None` where these can't be told."""
-        joined = block[:, self._oid_bytes].tobytes()
-        oids = [joined[start : start + 8] for start in range(0, len(joined), 8)]
-        try:
-            keys = self._all_keys(block)
-        except UnicodeDecodeError:
-            return [None] * len(block)
-        count = len(self._keys)
-        found: list[dict[str, bytes] | None] = []
-        for start in range(0, len(block) * count, count or 1):
-            names = keys[start : start + count]
-            found.append(dict(zip(names, oids[start : start + count], strict=True)) if names == sorted(names) else None)
-        return found if count else [{} for _ in block]
-
-    def _all_keys(self, block: _Bytes) -> list[str]:
-        width = self._width
-        if width:
-            text = block[:, self._key_bytes].tobytes().decode("utf-8", "surrogatepass")
-            if len(text) == len(block) * len(self._key_bytes):  # a byte for each character
-                return [text[start : start + width] for start in range(0, len(text), width)]
-        return [
-            record[place].decode("utf-8", "surrogatepass")
-            for record in [row.tobytes() for row in block]
-            for place in self._keys
-        ]
-
-
-#: What the keys of a sample begin with, one after the other.
-_FIRST_CHARACTERS = [chr(number) for number in range(ord("!"), ord("~"))]
-
-
-class _TreeReader:
-    """Reads the records of trees of children, or of parts of them."""
-
-    def __init__(self) -> None:
-        self._shapes = _Shapes(_TreeShape.learned)
-
-    def one(self, records: Records, key: str) -> tuple[Oids, _Flags, list[int]]:
-        """The ids of the children with a key, which trees have one, and the rows of those that can't be told so."""
-        count = len(records.starts)
-        oids = np.zeros((count, 8), np.uint8)
-        found = np.zeros(count, np.bool_)
-        unread: list[int] = []
-        encoded = key.encode("utf-8", "surrogatepass")
-        for shape, rows, block in self._shapes.sorted(records):
-            if shape is None:
-                unread = rows.tolist()
-            else:
-                oids[rows], found[rows] = shape.one(block, encoded)
-        return oids, found, unread
-
-    def all(self, records: Records) -> list[dict[str, bytes] | _Parts | None]:
-        """What each record says: the ids of children by their keys, or how they are parted; `None` if neither."""
-        all_items: list[dict[str, bytes] | _Parts | None] = [None] * len(records.starts)
-        for shape, rows, block in self._shapes.sorted(records):
-            if shape is not None:
-                for row, items in zip(rows.tolist(), shape.all(block), strict=True):
-                    all_items[row] = items
-            else:
-                for row, start in zip(rows.tolist(), records.starts[rows].tolist(), strict=True):
-                    all_items[row] = _items_or_parts(bytes(records.data[start : start + int(records.lengths[row])]))
-        return all_items
-
-
-# --- Trees of attributes --------------------------------------------------------------------------------------------
-
-
-class _Beginning:
-    """What the records of attributes begin with, if the first of them are stamps.
-
-    Args:
-        record: The beginning of one of them, up to the end of the last stamp that matters.
-        known: How many bytes tell that these stamps come first, the last one's value not included.
-        digest: Where the digest is; `None` if there is none.
-        counts: Whether the digest has to be the expected one.
-        settled: Whether such a record has the stamps at all; if not, its beginning alone says so.
-    """
-
-    def __init__(self, record: bytes, known: int, digest: int | None, *, counts: bool, settled: bool) -> None:
-        self._sample = np.frombuffer(record, np.uint8)
-        self._known = known
-        self._digest = digest
-        self._counts = counts
-        self._settled = settled
-        self.hits = 0  # records that began like this
-        self._same = np.full(len(record), 0xFF, np.uint8)
-        if digest is not None:
-            self._same[digest : digest + DIGEST] = 0
-
-    def read(self, records: Records, rows: Any, digests: _Bytes | None) -> tuple[_Flags, _Flags]:
-        """Which of the records in these rows begin like this, and which have the very stamps."""
-        length = len(self._sample)
-        same = records.lengths[rows] >= length
-        decided = records.lengths[rows] >= self._known
-        if same.all():
-            block = rows_at(records.array, records.starts[rows], length)
-            differs = (block ^ self._sample) & self._same
-            same = ~differs.any(axis=1)
-            decided = same if same.all() else ~differs[:, : self._known].any(axis=1)
-        else:
-            block = rows_at(records.array, records.starts[rows[decided]], self._known)
-            differs = (block ^ self._sample[: self._known]) & self._same[: self._known]
-            decided[decided] = ~differs.any(axis=1)
-            block = rows_at(records.array, records.starts[rows[same]], length)
-            same[same] = ~((block ^ self._sample) & self._same).any(axis=1)
-        if not self._settled:
-            return decided, np.zeros(len(rows), np.bool_)
-        if self._counts and self._digest is not None and digests is not None:
-            block = rows_at(records.array, records.starts[rows[same]] + self._digest, DIGEST)
-            same = same.copy()
-            same[same] = (block == digests[rows[same]]).all(axis=1)
-        return decided, same
-
-
-def _beginnings(version: str | None, *, has_digest: bool) -> list[_Beginning]:
-    """All that records of attributes with these stamps may begin with, as they are written live and in bulk."""
-    if version in (VERSION, INPUTS):
-        return []  # a pickle would refer to the name
-    digest = "0" * DIGEST
-    shapes = [{INPUTS: digest}] if version is None else [{INPUTS: digest, VERSION: version}, {VERSION: version}]
-    found: dict[bytes, _Beginning] = {}
-    for stamps in shapes:
-        attributes: dict[str, Any]
-        for attributes in ({**stamps, "result": 0.5}, {**stamps}):
-            for encode in (attributes_record, _stored_live):
-                record = encode(attributes)
-                place, digest_place = len(TREE), None
-                for name, value in stamps.items():  # sorted, as they are stored
-                    place = record.index(_encoded(value), record.index(_encoded(name), place) + len(_encoded(name)))
-                    if name == INPUTS:
-                        digest_place = place + len(_encoded(""))
-                beginning = record[: place + len(_encoded(value))]
-                known = place + (1 if VERSION in stamps else len(_encoded("")))
-                settled = INPUTS in stamps or not has_digest
-                found[beginning] = _Beginning(beginning, known, digest_place, counts=has_digest, settled=settled)
-    return list(found.values())
-
-
-def _stored_live(attributes: Mapping[str, Any]) -> bytes:
-    """The record that ZODB makes of a tree of attributes."""
-    record: bytes = ObjectWriter().serialize(OOBTree(attributes))
-    return record
-
-
-def _encoded(text: str) -> bytes:
-    """A str as pickles have it."""
-    encoded = text.encode("utf-8", "surrogatepass")
-    return b"X" + len(encoded).to_bytes(4, "little") + encoded
-
-
-def _stamps_in(record: bytes, last: str) -> dict[str, Any] | None:
-    """The stamps in the record of a tree of attributes, up to the one called `last`.
-
-    `None` if only the real classes can tell.
-    """
-    if record == EMPTY_TREE:
-        return {}
-    first = len(TREE) + 2  # behind the number of the protocol
-    first += record.startswith(b"(", first)
-    if record.startswith(TREE) and record.startswith(b"X", first):
-        length = int.from_bytes(record[first + 1 : first + 5], "little")
-        if record[first + 5 : first + 5 + length] > last.encode():
-            return {}  # the names are sorted, so they are not there
-    try:
-        kind, state = class_and_state(record)
-        if kind is not OOBTree or len(state) != 1:
-            return None
-        items = state[0][0][0]
-        names = list(items[::2])
-        if set(map(type, names)) <= {str} and names == sorted(names):
-            return {name: items[2 * names.index(name) + 1] for name in (VERSION, INPUTS) if name in names}
-    except Exception:  # a class that is not there, or nothing that lotdb makes
-        pass
-    return None

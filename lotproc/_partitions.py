@@ -130,18 +130,18 @@ _databases_lock = Lock()
 KEPT_OPEN = 4
 
 
-def opened_partition(partition: Partition) -> PinnedStorage:
+def opened_partition(name: str, partition: Partition) -> PinnedStorage:
     """The storage of a partition, open for reading, at its transaction."""
-    return pinned_at(partition.before, *_opened(partition))
+    return pinned_at(partition.before, *_opened(name, partition))
 
 
-def _opened(partition: Partition) -> tuple[DB, Places]:
+def _opened(name: str, partition: Partition) -> tuple[DB, Places]:
     """The database of a partition, open for reading; the same as last time if the file is."""
     with _databases_lock:
         try:
             found = os.stat(partition.file)
         except OSError as error:
-            raise _unopened(partition, error) from error
+            raise _unopened(name, partition, error) from error
         identity = (found.st_dev, found.st_ino)
         known = _databases.pop(partition.file, None)
         if known and (known[0] != identity or known[1].storage.lastTransaction() < _last(partition)):
@@ -154,7 +154,7 @@ def _opened(partition: Partition) -> tuple[DB, Places]:
                         raise ValueError("this is no FileStorage")
                 database = DB(FileStorage(partition.file, read_only=True, blob_dir=partition.blobs))
             except Exception as error:
-                raise _unopened(partition, error) from error
+                raise _unopened(name, partition, error) from error
             known = identity, database, Places(database.storage._index._data)
         _databases[partition.file] = known
         if len(_databases) > KEPT_OPEN:
@@ -162,14 +162,14 @@ def _opened(partition: Partition) -> tuple[DB, Places]:
         return known[1:]
 
 
-def _unopened(partition: Partition, error: Exception) -> LotprocError:
+def _unopened(name: str, partition: Partition, error: Exception) -> LotprocError:
     if isinstance(error, FileNotFoundError):
         return ArgumentError(
-            f"scan: {partition.file}, the database of a partition, is not there; was it moved, or can't this machine "
+            f"{name}: {partition.file}, the database of a partition, is not there; was it moved, or can't this machine "
             f"see it? Call partitions() again"
         )
     return DamagedDatabaseError(
-        f"scan: {partition.file}, the database of a partition, can't be opened: {type(error).__name__}: {error}"
+        f"{name}: {partition.file}, the database of a partition, can't be opened: {type(error).__name__}: {error}"
     )
 
 

@@ -22,8 +22,8 @@ from ZODB.serialize import ObjectWriter
 from ._pinned import Oids, PinnedStorage, Records, as_oids, rows_at
 
 __all__ = [
-    *("BUCKET", "EMPTY_TREE", "NODE", "TREE", "Children", "NodeReader", "Nodes", "UnusualRecord"),
-    *("beginning_with", "bucket_or_parts", "children_in", "children_oid", "class_and_state"),
+    *("BUCKET", "EMPTY_TREE", "NODE", "TREE", "Children", "Layout", "NodeReader", "Nodes", "UnusualRecord"),
+    *("beginning_with", "bucket_or_parts", "children_in", "children_oid", "class_and_state", "stored_node"),
 ]
 
 #: What the records of nodes, of trees and of buckets begin with: their class.
@@ -96,7 +96,7 @@ class NodeReader:
     """Reads records of nodes, and learns their layouts as it goes."""
 
     def __init__(self) -> None:
-        self._layouts: dict[int, list[_Layout]] = {}
+        self._layouts: dict[int, list[Layout]] = {}
 
     def read(self, records: Records, keys: list[str]) -> Nodes:
         """What the records of the nodes with these keys say."""
@@ -123,7 +123,7 @@ class NodeReader:
                 if len(layouts) == LAYOUTS:
                     break
                 start = int(records.starts[rows[0]])
-                layout = _Layout.learned(bytes(records.data[start : start + length]))
+                layout = Layout.learned(bytes(records.data[start : start + length]))
                 if layout is None:
                     unread.append(rows[0])
                     rows = rows[1:]
@@ -136,7 +136,7 @@ class NodeReader:
     def _read_one(self, records: Records, row: int, key: str, nodes: Nodes) -> None:
         start = int(records.starts[row])
         try:
-            found = _read_node(bytes(records.data[start : start + int(records.lengths[row])]))
+            found = stored_node(bytes(records.data[start : start + int(records.lengths[row])]))
         except UnusualRecord:
             return
         if found.key == key and found.parent is not None:
@@ -173,7 +173,7 @@ class _Node(NamedTuple):
     more: dict[str, Any]
 
 
-def _read_node(record: bytes) -> _Node:
+def stored_node(record: bytes) -> _Node:
     """Unpickle the record of a node whose class and state are as lotdb makes them."""
     try:
         kind, state = class_and_state(record)
@@ -217,7 +217,7 @@ def _stored_as_usual(kind: type[BaseNode]) -> bool:
 _STORED = ("_key", "_parent", "node_storage", "attribute_storage")
 
 
-class _Layout:
+class Layout:
     """The bytes that many records of nodes have in common, and the places where they differ."""
 
     def __init__(self, record: bytes, places: dict[str, slice]) -> None:
@@ -230,10 +230,10 @@ class _Layout:
             self._same[place] = 0
 
     @classmethod
-    def learned(cls, record: bytes) -> _Layout | None:
+    def learned(cls, record: bytes) -> Layout | None:
         """The layout of a record, if the parts that differ can be told from the others."""
         try:
-            node = _read_node(record)
+            node = stored_node(record)
         except UnusualRecord:
             return None
         if node.parent is None:
@@ -266,7 +266,7 @@ class _Layout:
             key=key, parent=other["parent"], children=other["children"], attributes=other["attributes"]
         )
         try:
-            return bool(_read_node(bytes(changed)) == expected)
+            return bool(stored_node(bytes(changed)) == expected)
         except (UnusualRecord, ValueError):  # arrays in the state have no one answer
             return False
 

@@ -339,7 +339,8 @@ class Scanner:
         if depth != self._wanted.depth:
             tree = node.node_storage
             if tree:
-                record = self._storage.load(tree._p_oid)[0] if type(tree) is OOBTree else b""
+                is_stored = type(tree) is OOBTree and tree._p_oid is not None
+                record = self._storage.load(tree._p_oid)[0] if is_stored else b""
                 branch = _Branch(oid, path, record, above, lower, upper)
                 while above is not None:
                     if above.oid == oid:

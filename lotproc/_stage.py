@@ -201,7 +201,7 @@ def check_root(name: str, root: object) -> None:
         if hasattr(root, "open_connection") or isinstance(root, (str, PurePath)):
             hint = "; open it first: root = LOTDB(...).open_connection()"
         elif isinstance(root, Partition):
-            hint = "; only scan() takes partitions"
+            hint = "; only scan() and pending() take partitions"
         elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Partition):
             hint = "; give partitions one by one, as parallel_map(compose_left(scan(...), ...)) does"
         raise ArgumentTypeError(f"{name}: expected a lotdb node as the root of a tree, got {got(root)}{hint}")

@@ -18,7 +18,7 @@ from ._stage import check_root, stage
 from ._stamps import inputs_digest
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, as_text, got
 from .models import NodeRecord, Partition, ProcessResult
-from .scanning import _has_changes, _pinned
+from .scanning import has_changes, pinned_storage
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
 
 __all__ = ["pending", "retry_failed"]
@@ -53,8 +53,7 @@ def pending(
     """Keep the items whose result is not there yet, so that a pipeline that is run again does only what is left.
 
     >>> from lotdb import BaseNode
-    >>> from lotproc import inline, leaves
-    >>> from lotproc.resuming import pending
+    >>> from lotproc import inline, leaves, pending
     >>> root = BaseNode("root")
     >>> _ = root.gns(["clip_1", "_proc"]).set_attribute("_version", "mfcc-3")
     >>> _ = root.gns(["clip_2", "_proc"]).set_attribute("_version", "mfcc-2")
@@ -117,13 +116,13 @@ def pending(
 def _lookup(root: BaseNode | Partition, *, at_top: bool) -> Lookup:
     """What looks for nodes below a root, or below the top of its tree."""
     if isinstance(root, Partition):
-        storage = opened_partition(root)
+        storage = opened_partition("pending", root)
         return RecordLookup(storage, top_of(storage, root.root) if at_top else root.root)
     connection = root._p_jar if root._p_jar is not None else connection_of(root)
     if connection is not None and connection.opened is None:
         raise ArgumentError("pending: the connection of its root is closed; open it again, and take its root")
-    is_saved = connection is not None and root._p_oid is not None and not _has_changes(connection)
-    pinned = _pinned("pending", root, "error") if is_saved else None
+    is_saved = connection is not None and root._p_oid is not None and not has_changes(connection)
+    pinned = pinned_storage("pending", root, "error") if is_saved else None
     while at_top and root.parent is not None:
         root = root.parent
     return LiveLookup(root) if pinned is None else RecordLookup(pinned, root._p_oid)
@@ -268,18 +267,13 @@ def retry_failed(ledger: str | os.PathLike[str]) -> Callable[[BaseNode], Iterato
 def retry_failed(ledger: str | os.PathLike[str]) -> Callable[[BaseNode], Iterator[BaseNode]]:
     """Walk the nodes that failed, by a ledger of failures, to process them once more.
 
-    >>> import os, tempfile
     >>> from lotdb import BaseNode
-    >>> from lotproc._ledger import Ledger
-    >>> from lotproc.models import Failure
-    >>> from lotproc.resuming import retry_failed
+    >>> from lotproc import Failure, ProcessResult, inline, retry_failed, write
     >>> root = BaseNode("root")
     >>> _ = root.gns(["ann", "clip_1"]), root.gns(["ann", "clip_2"])
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "run.jsonl")
-    ...     with Ledger("write", path) as ledger:
-    ...         ledger.failed(Failure(("ann", "clip_2"), "ValueError", "the file is empty"))
-    ...     [clip.key for clip in retry_failed(path, root)]
+    >>> results = [ProcessResult(("ann", "clip_1"), 0.5), Failure(("ann", "clip_2"), "ValueError", "it is empty")]
+    >>> report = write(inline("_proc"), root, results, ledger="run.jsonl")
+    >>> [clip.key for clip in retry_failed("run.jsonl", root)]
     ['clip_2']
 
     Args:

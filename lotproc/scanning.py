@@ -13,7 +13,7 @@ from lotdb import BaseNode
 from ZODB.FileStorage import FileStorage
 
 from ._nodes import connection_of
-from ._partitions import _opened as _opened, opened_partition, starts_of_parts
+from ._partitions import opened_partition, starts_of_parts
 from ._patterns import regex
 from ._pinned import PinnedStorage, pinned_at, view_of
 from ._scanner import Scanner, Wanted
@@ -120,9 +120,9 @@ def scan(
 
     def run(root: BaseNode | Partition) -> Iterator[NodeRecord]:
         if isinstance(root, Partition):
-            storage, oid, start, stop = opened_partition(root), root.root, root.start, root.stop
+            storage, oid, start, stop = opened_partition("scan", root), root.root, root.start, root.stop
         else:
-            storage, oid, start, stop = _pinned("scan", root, uncommitted), root._p_oid, (), ()
+            storage, oid, start, stop = pinned_storage("scan", root, uncommitted), root._p_oid, (), ()
         if isinstance(level, str):
             return _deepest(storage, wanted, oid, start, stop)
         return Scanner(storage, replace(wanted, depth=level)).records(oid, start, stop)
@@ -215,7 +215,7 @@ def partitions(
     skip_key, _ = skip_tests("partitions", skip)
 
     def run(root: BaseNode) -> list[Partition]:
-        pinned = _pinned("partitions", root, uncommitted)
+        pinned = pinned_storage("partitions", root, uncommitted)
         storage = pinned.storage
         if type(storage) is not FileStorage:
             raise ArgumentError(
@@ -232,17 +232,19 @@ def partitions(
     return run
 
 
-def _pinned(name: str, root: BaseNode, uncommitted: Uncommitted) -> PinnedStorage:
+def pinned_storage(name: str, root: BaseNode, uncommitted: Uncommitted) -> PinnedStorage:
     """The storage of a tree, at the transaction that its connection sees."""
     connection = connection_of(root)
     if connection is not None and connection.opened is None:
-        raise ArgumentError(f"{name}: the connection of {root.key!r} is closed; open it again, and take its root")
+        raise ArgumentError(
+            f"{name}: the connection of its root is closed; open it again, and take the root from there"
+        )
     if connection is None:
         raise ArgumentError(
             f"{name}: {root.key!r} is the root of a tree in memory; {name} reads the records of a database. Use "
             f"leaves() and snapshot(), or save the tree first"
         )
-    if uncommitted == "error" and _has_changes(connection):
+    if uncommitted == "error" and has_changes(connection):
         raise UncommittedError(
             f"{name}: the connection of {root.key!r} has changes that are not committed, and {name} reads what is; "
             f'commit or abort them, or give uncommitted="ignore"'
@@ -254,7 +256,7 @@ def _pinned(name: str, root: BaseNode, uncommitted: Uncommitted) -> PinnedStorag
     return pinned_at(view_of(connection), connection.db())
 
 
-def _has_changes(connection: Any) -> bool:
+def has_changes(connection: Any) -> bool:
     saved = connection._savepoint_storage
     return bool(connection._registered_objects or connection._added or (saved is not None and saved.index))
 

@@ -1367,7 +1367,7 @@ def test_a_connection_that_was_closed_is_refused(tmp_path: Path) -> None:
         root = database.open_connection()
         database.close_connection()
         for stage in (lp.scan("x"), lp.partitions(2)):
-            with pytest.raises(lp.ArgumentError, match="the connection of 'tree' is closed; open it again"):
+            with pytest.raises(lp.ArgumentError, match="the connection of its root is closed; open it again"):
                 stage(root)
 
 
@@ -1382,7 +1382,7 @@ def test_what_is_no_root_is_refused_with_what_to_do(tmp_path: Path) -> None:
     ]:
         with pytest.raises(lp.ArgumentTypeError, match=f"scan: expected a lotdb node.*{hint}"):
             lp.scan("x", wrong)  # type: ignore[call-overload]
-    with pytest.raises(lp.ArgumentTypeError, match=r"only scan\(\) takes partitions"):
+    with pytest.raises(lp.ArgumentTypeError, match=r"only scan\(\) and pending\(\) take partitions"):
         lp.leaves(parts[0])  # type: ignore[call-overload]
     with pytest.raises(lp.ArgumentTypeError, match=r"scan it first: compose_left\(scan"):
         lp.each(len, parts[0])  # type: ignore[call-overload]
