@@ -11,7 +11,7 @@ from ._scanner import Scanner, Wanted
 from .errors import ArgumentTypeError, as_text, got
 from .models import Partition
 
-__all__ = ["Units", "span", "units_of", "where"]
+__all__ = ["Units", "is_divisible", "span", "units_of", "where"]
 
 _Path = tuple[str, ...]
 
@@ -21,9 +21,6 @@ class Units:
 
     This one is for a batch that has no parts.
     """
-
-    #: Whether it is a batch of records, and not something that is one unit as a whole.
-    divisible = False
 
     def __init__(self, batch: Any) -> None:
         self._batch = batch
@@ -43,8 +40,6 @@ class Units:
 class _Records(Units):
     """Those of a list or a tuple."""
 
-    divisible = True
-
     def __len__(self) -> int:
         return len(self._batch)
 
@@ -57,8 +52,6 @@ class _Records(Units):
 
 class _Nodes(Units):
     """Those of a partition: parts of it that have one node each, which a scan may give or not."""
-
-    divisible = True
 
     def __init__(self, partition: Partition) -> None:
         super().__init__(partition)
@@ -75,6 +68,11 @@ class _Nodes(Units):
 
     def named(self, index: int) -> tuple[_Path | None, str]:
         return (*self._top, *self._below[index]), ""
+
+
+def is_divisible(batch: object) -> bool:
+    """Whether it is a batch of records, and not something that is one unit as a whole."""
+    return (type(batch) in (list, tuple) and bool(batch)) or isinstance(batch, Partition)
 
 
 def units_of(batch: Any) -> Units:
