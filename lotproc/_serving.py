@@ -37,7 +37,9 @@ def serve(connection: Any) -> None:
         try:
             while True:
                 inbox.put(connection.recv_bytes())
-        except (EOFError, OSError):  # the parent is gone, or wants us to go
+        except (EOFError, OSError):
+            pass  # the parent is gone, or wants us to go
+        finally:  # also where there is no memory for a message
             inbox.put(None)
             if is_busy:
                 os._exit(1)

@@ -109,6 +109,8 @@ class _InThread:
             begin(initializer)
         except NotReadyError as error:
             self._error = error
+        except BaseException as error:  # SystemExit, say, which is nobody's to catch in a thread
+            self._error = NotReadyError(f"parallel_map: the initializer {got(initializer)} failed: {error!r}")
 
     def __call__(self, batch: Any) -> Any:
         return self._task(batch) if self._error is None else Lost(self._error, is_fatal=True)

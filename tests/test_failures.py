@@ -6,6 +6,7 @@ import functools
 import os
 import pickle
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -494,6 +495,21 @@ def test_workers_killed_at_random_for_a_minute_lose_nothing() -> None:
     assert len({item[1] for item in found}) > 10
 
 
+def test_a_batch_that_does_not_fit_into_a_worker_costs_what_does_not_fit() -> None:
+    def begin() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + (64 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    batch = [lp.NodeRecord((key,), key, {"data": bytes(size)}) for key, size in (("a", 9), ("b", 200 << 20), ("c", 9))]
+    found = flat(
+        lp.parallel_map(
+            lp.each(lambda record: record.key), [batch], max_workers=1, initializer=begin, on_error="collect"
+        )
+    )
+    assert [found[0], found[1].path, found[1].error, found[2]] == ["a", ("b",), "WorkerDiedError", "c"]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_an_initializer_is_called_once_in_each_worker_before_its_first_batch(mode: Any, tmp_path: Path) -> None:
     def begin() -> None:
@@ -515,6 +531,12 @@ def test_an_initializer_that_fails_ends_the_run(mode: Any) -> None:
     with pytest.raises(lp.NotReadyError, match="OSError: no model here") as raised:
         list(lp.parallel_map(len, [[1]], mode=mode, initializer=begin, on_error="collect"))
     assert isinstance(raised.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+def test_an_initializer_that_calls_exit_ends_the_run(mode: Any) -> None:
+    with pytest.raises(lp.NotReadyError, match="SystemExit.* 3|SystemExit.3"):
+        list(lp.parallel_map(len, [[1]], mode=mode, initializer=functools.partial(sys.exit, 3)))
 
 
 def test_workers_that_die_before_they_begin_end_the_run() -> None:
