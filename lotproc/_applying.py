@@ -15,10 +15,11 @@ from transaction.interfaces import TransientError
 
 from ._arrays import Arrays, as_data_node, payload_names, sample_rate, store_payload
 from ._bulk import Bulk, NotServed, is_clean
+from ._interrupts import uninterrupted
 from ._ledger import Ledger
 from ._nodes import connection_of
 from ._stamps import INPUTS, VERSION
-from ._transactions import Changes, already_there, check_storable, plain_pickle, undone_on_failure, uninterrupted
+from ._transactions import Changes, already_there, check_storable, plain_pickle, undone_on_failure
 from .errors import add_note
 from .models import Failure, Write, WriteReport, counted
 
@@ -70,6 +71,7 @@ class Destination:
     root: BaseNode
     if_exists: IfExists
     arrays: Arrays
+    version: str | None
 
 
 class _Mark(NamedTuple):
@@ -139,6 +141,8 @@ def apply_in_memory(to: Destination, batches: Iterable[Planned], tally: Tally, l
     start = perf_counter()
     _apply(writes, to, tally)
     tally.writing += perf_counter() - start
+    if ledger is not None:  # what is applied to a tree in memory stays
+        _tell(ledger, tally, _Mark(0, 0, None), 0, tally.writing)
 
 
 def apply_to_database(
@@ -156,7 +160,7 @@ def apply_to_database(
                     span.commit(changes)
                     span = _Span(to, tally, commit_every, ledger)
                 tally.writing += perf_counter() - start
-            if commit_every is not None and span.new:
+            if commit_every is not None and (span.new or (ledger is not None and ledger.has_recovered)):
                 start = perf_counter()
                 span.commit(changes)
                 tally.writing += perf_counter() - start
@@ -168,6 +172,17 @@ def apply_to_database(
             done = f"{counted(tally.written, 'result')} in {counted(tally.commits, 'commit')}"
             add_note(error, f"lotproc: before this, {done} went into the database, and stay; the rest was undone")
         raise
+
+
+def _tell(ledger: Ledger, tally: Tally, before: _Mark, failed: int, seconds: float) -> None:
+    """Write into a ledger what has come since a mark."""
+    ledger.commit(
+        written=tally.written - before.written,
+        skipped=tally.skipped - before.skipped,
+        failed=tally.failed - failed,
+        seconds=seconds,
+        last_path=tally.last_path,
+    )
 
 
 def _note(batch: Planned, tally: Tally, ledger: Ledger | None) -> None:
@@ -210,7 +225,7 @@ class _Span:
 
     def _opened(self) -> Bulk | None:
         try:
-            return Bulk(self._to.root, self._to.if_exists)
+            return Bulk(self._to.root, self._to.if_exists, skips_found=self._to.version is None)
         except NotServed:
             return None
 
@@ -285,18 +300,10 @@ class _Span:
 
     def _end(self, changes: Changes) -> None:
         """Commit what is in live nodes, and tell."""
-        new = self.new
-        skipped = self._tally.skipped - self._mark.skipped
         changes.commit()
         self._tally.commit()
         if self._ledger is not None:
-            self._ledger.commit(
-                written=new,
-                skipped=skipped,
-                failed=self._tally.failed - self._failed,
-                seconds=perf_counter() - self._start,
-                last_path=self._tally.last_path,
-            )
+            _tell(self._ledger, self._tally, self._mark, self._failed, perf_counter() - self._start)
 
     def _take_up(self, bulk: Bulk, batch: list[Write]) -> bool:
         """Let a batch wait, if it can be written as records and does not make too much wait."""
@@ -326,7 +333,7 @@ def _apply(writes: Iterable[Write], to: Destination, tally: Tally) -> None:
         node = _find(to.root, planned.path)
         if node is None:
             node = to.root.get_node_path(planned.path)
-        elif to.if_exists == "skip":
+        elif to.if_exists == "skip" and to.version in (None, node.get_attribute(VERSION, None)):
             tally.skipped += 1
             continue
         elif to.if_exists == "error":

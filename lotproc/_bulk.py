@@ -89,16 +89,18 @@ class Bulk:
     Args:
         root: The node below which the paths of the writes start.
         if_exists: What to do where a node is there already, as in `write`.
+        skips_found: "skip" leaves all nodes alone that are found, whatever they hold.
 
     Raises:
         NotServed: The connection has changes that are not committed, or the node is of an unknown class.
     """
 
-    def __init__(self, root: BaseNode, if_exists: str) -> None:
+    def __init__(self, root: BaseNode, if_exists: str, *, skips_found: bool = True) -> None:
         self._connection = root._p_jar
         if self._connection is None or not is_clean(self._connection) or type(root) not in KNOWN:
             raise NotServed
         self._if_exists = if_exists
+        self._skips_found = skips_found
         self._view = view_of(self._connection)
         self._load = self._connection._normal_storage.load
         self._loads = 0
@@ -139,7 +141,7 @@ class Bulk:
                 self.size += 1
             place = below
         if not makes:
-            if self._if_exists == "skip":
+            if self._if_exists == "skip" and (self._skips_found or type(place) is _New):
                 return False
             if self._if_exists == "error":
                 raise already_there(planned)
@@ -164,6 +166,8 @@ class Bulk:
         connection = self._connection
         if not is_clean(connection) or view_of(connection) != self._view:
             raise NotServed
+        if not self._made:
+            return
         storage = connection.db()._mvcc_storage.new_instance()
         try:
             new, changed, current = self._encoded(storage)

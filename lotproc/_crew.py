@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import sys
+import sysconfig
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from threading import Lock
@@ -17,14 +18,20 @@ from time import monotonic, sleep
 from ._serving import BATCH, DONE, PREPARE, REST, serve
 from .errors import NotReadyError, WorkerDiedError, WorkerTimeoutError
 
-__all__ = ["Crew", "Hand", "Lost"]
+__all__ = ["CallOver", "Crew", "Hand", "Lost"]
 
 #: Seconds after which a worker is looked at that says nothing: a process that it left behind may keep its pipe open.
 LOOK_EVERY = 1.0
 #: New workers that die in turn before they can begin, until it is given up.
 MOST_STARTS = 10
+#: Seconds that a worker of another call has to get ready for this one, else a new one takes its place.
+PATIENCE = 60.0
 #: Seconds that a worker has to end by itself.
 GRACE = 2.0
+
+
+class CallOver(Exception):
+    """The results of a call are not wanted any more."""
 
 
 class Lost:
@@ -53,6 +60,7 @@ class Worker:
         self._process = context.Process(target=serve, args=(theirs,), name="lotproc worker")
         self._process.start()
         theirs.close()
+        self.code = _code_of_user()
 
     def ask(self, kind: bytes, packed: bytes, timeout: float | None = None) -> tuple[bytes, bytes]:
         """Send a message, and give the kind of the answer and the answer.
@@ -108,6 +116,10 @@ class Worker:
             sleep(0.005)
         return code  # type: ignore[no-any-return]
 
+    def is_stale(self) -> bool:
+        """Whether the code that it may have loaded was changed since."""
+        return any(_changed(file) != time for file, time in self.code.items())
+
     def rest(self) -> None:
         """Tell it that there may be another call."""
         self._connection.send_bytes(REST)
@@ -125,6 +137,23 @@ class Worker:
         return self._exit_code(end) is not None
 
 
+def _code_of_user() -> dict[str, float]:
+    """The files of the modules that are loaded and may be worked on, with the times of their last changes."""
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    return {file: _changed(file) for file in files if file and not file.startswith(_INSTALLED)}
+
+
+def _changed(file: str) -> float:
+    try:
+        return os.stat(file).st_mtime
+    except OSError:
+        return 0.0
+
+
+#: Where modules lie that nobody edits while a program runs.
+_INSTALLED = tuple({path for name, path in sysconfig.get_paths().items() if name.endswith("lib")})
+
+
 class _Kept:
     """The workers that this process has, those that no call uses among them."""
 
@@ -132,22 +161,35 @@ class _Kept:
         self.pid = os.getpid()
         self.all: set[Worker] = set()
         self.idle: list[Worker] = []
+        self._is_over = False
         Finalize(None, self.end, exitpriority=100)  # before the processes that this one started are waited for
 
     def take(self) -> tuple[Worker, bool]:
         """A worker that is idle, or a new one; and which of both it is."""
         try:
-            return self.idle.pop(), False
+            while (worker := self.idle.pop()).is_stale():
+                worker.dismiss()
+                self.all.discard(worker)
+            worker.code = {**_code_of_user(), **worker.code}
+            return worker, False
         except IndexError:
             return self.new()
 
     def new(self) -> tuple[Worker, bool]:
-        worker = Worker()
+        if self._is_over:
+            raise CallOver
+        try:
+            worker = Worker()
+        except Exception as error:  # a daemonic process may have no children, for instance
+            raise NotReadyError(
+                f'parallel_map: no worker process can be started: {error}; use mode="thread" or mode="sync"'
+            ) from error
         self.all.add(worker)
         return worker, True
 
     def end(self) -> None:
         """End them with the program."""
+        self._is_over = True
         idle, self.idle = self.idle, []
         for worker in idle:
             worker.dismiss()
@@ -166,10 +208,6 @@ def _workers() -> _Kept:
         if not _kept or _kept[0].pid != os.getpid():  # a forked child has none of its parent's
             _kept[:] = [_Kept()]
         return _kept[0]
-
-
-class CallOver(Exception):
-    """The results of a call are not wanted any more."""
 
 
 class Crew:
@@ -266,11 +304,11 @@ class Hand:
         while True:
             worker, is_new = kept.take() if crew.keeps else kept.new()
             try:
-                kind, answer = crew.ask(worker, PREPARE, crew.packed)
+                kind, answer = crew.ask(worker, PREPARE, crew.packed, None if is_new else PATIENCE)
             except CallOver:
                 self._dismiss(worker)
                 raise
-            except WorkerDiedError as error:
+            except (WorkerDiedError, WorkerTimeoutError) as error:
                 crew.died_at_start += is_new
                 if crew.died_at_start >= MOST_STARTS:
                     raise NotReadyError(

@@ -11,13 +11,14 @@ from typing import Any
 
 from ._batches import Units, span, units_of
 from ._clock import waiting
+from ._crew import CallOver, Lost
 from ._tasks import Rescued, Task, failure_of, spliced
-from ._workers import Lost, Place
+from ._workers import Place
 from .errors import LiveNodeError, WorkerDiedError, add_note, as_text
 
 __all__ = ["Flight", "noted"]
 
-#: Workers that have to die of a record until it is blamed: once it may have been there by chance.
+#: Workers that have to die of a batch, or of a part of one, until it is blamed: once it may have been there by chance.
 DEATHS = 2
 
 
@@ -46,6 +47,8 @@ class _Slot:
         self.parts = [_Part(batch)]
         self.running = 1
         self.error: BaseException | None = None
+        #: What was wrong with a part of it that was halved to find the record that is to blame.
+        self.blamed: Exception | None = None
         #: Whether it could not be submitted; what was submitted before it comes first.
         self.is_refused = False
 
@@ -70,6 +73,13 @@ class _Slot:
         self.parts[index : index + 1] = halves
         self.running += 1
         return halves
+
+
+def _of_none(error: Exception) -> Exception:
+    """The error where a batch can't be processed, and its records can."""
+    return type(error)(
+        f"parallel_map: the batch as a whole: {error}; in parts it can be processed, so smaller batches may"
+    )
 
 
 class Flight:
@@ -139,8 +149,10 @@ class Flight:
             if not isinstance(outcome, Lost):
                 part.outcome = self._place.load(outcome)
                 slot.running -= 1
+                if slot.blamed and not slot.running and not self._task.collects:
+                    self._fail(slot, _of_none(slot.blamed))
                 return
-        except (BrokenExecutor, CancelledError) as error:
+        except (BrokenExecutor, CancelledError, CallOver) as error:
             self._fail(slot, error)
         except Exception as error:
             self._failed(slot, part, error)
@@ -157,23 +169,25 @@ class Flight:
         self.fails = True
 
     def _failed(self, slot: _Slot, part: _Part, error: Exception, *, is_lost: bool = False) -> None:
-        """Run a part again, in halves if it has any; or else give it up."""
+        """Run a part again, as it is or in halves; or else give it up."""
         if not is_lost and not self._task.collects:
             self._fail(slot, error)
             return
         units = units_of(part.batch)
-        has_died = is_lost and isinstance(error, WorkerDiedError)
-        part.deaths += has_died
-        if len(units) > 1:
-            for half in slot.halve(part, units):
-                self._submit(slot, half)
-            return
         part.attempts += 1
-        if has_died and part.deaths < DEATHS:
-            self._submit(slot, part)
-        elif part.retries < self._task.retries and isinstance(error, self._task.retry_on):
+        if is_lost and isinstance(error, WorkerDiedError):
+            part.deaths += 1
+            if part.deaths < DEATHS:
+                self._submit(slot, part)
+                return
+        may_try_again = part.retries < self._task.retries and isinstance(error, self._task.retry_on)
+        if may_try_again and (len(units) == 1 or not self._task.collects):
             part.retries += 1
             self._submit(slot, part)
+        elif len(units) > 1:
+            slot.blamed = error
+            for half in slot.halve(part, units):
+                self._submit(slot, half)
         elif self._task.collects:
             part.outcome = Rescued([failure_of(error, units, 0, part.attempts)])
             slot.running -= 1

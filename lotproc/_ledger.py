@@ -109,6 +109,11 @@ class Ledger:
         """Bytes that wait for the next flush."""
         return len(self._kept)
 
+    @property
+    def has_recovered(self) -> bool:
+        """Whether a failure was made good that the next commit will tell of."""
+        return bool(self._recovered)
+
     def failed(self, failure: Failure) -> None:
         """Keep a failure for the next flush."""
         path = None if failure.path is None else tuple(failure.path)

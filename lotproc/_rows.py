@@ -12,7 +12,7 @@ from lotdb import BaseNode
 
 from ._nodes import node_path, path_of
 from .errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_text, got
-from .models import ProcessResult, Write, written_attributes
+from .models import Failure, ProcessResult, Write, written_attributes
 from .payloads import PayloadHandle
 
 __all__ = ["LEVEL", "PLAIN", "Path", "Row", "check_names", "in_order", "levels", "rows_of"]
@@ -33,6 +33,8 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
             raise LiveNodeError(f"{name}: {where} is a live node; put snapshot() in front to make it a record")
         if isinstance(record, ProcessResult):
             record = _as_written(name, record)
+        elif isinstance(record, Failure) and record.path is None:
+            record = Write((), {**record.attributes, "item": record.item})
         path = path_of(name, record)
         attributes: Any = getattr(record, "attributes", None)
         if isinstance(record.path, str) or not all(isinstance(key, str) for key in path):

@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._tasks import Task, travelling
 
-__all__ = ["BATCH", "DONE", "FAILED", "IDLE_SECONDS", "PREPARE", "REST", "packed_result", "serve"]
+__all__ = ["BATCH", "DONE", "IDLE_SECONDS", "PREPARE", "REST", "Surroundings", "packed_result", "serve"]
 
 #: What a parent says: here is what to do with batches; here is a batch; wait, there may be more from another call.
 PREPARE, BATCH, REST = b"P", b"B", b"R"
@@ -24,18 +25,24 @@ DONE, FAILED = b"D", b"F"
 
 #: Seconds that a worker without work stays for the next call; starting one costs about 0.3 s.
 IDLE_SECONDS = 60
+#: Seconds after which a worker looks whether its parent is still there.
+LOOK_EVERY = 1.0
 
 
 def serve(connection: Any) -> None:
     """Work for the process at the other end of a connection."""
     # The parent ends its workers itself. A handler, since what is ignored would be ignored by their children too.
     signal.signal(signal.SIGINT, lambda *_: None)
+    worker, parent = os.getpid(), os.getppid()
     inbox: SimpleQueue[bytes | None] = SimpleQueue()
     is_busy = False
 
     def receive() -> None:
         try:
             while True:
+                while not connection.poll(LOOK_EVERY):
+                    if os.getppid() != parent:  # it is gone, and a child of its holds on to our pipe
+                        return
                 inbox.put(connection.recv_bytes())
         except (EOFError, OSError):
             pass  # the parent is gone, or wants us to go
@@ -71,6 +78,8 @@ def serve(connection: Any) -> None:
         except BaseException as error:
             kind, answer = FAILED, _packed_error(error)
         del packed
+        if os.getpid() != worker:  # a child that a processor forked, and did not end
+            os._exit(1)
         try:
             connection.send_bytes(kind + answer)
         except OSError:  # the parent is gone
@@ -78,8 +87,34 @@ def serve(connection: Any) -> None:
         del answer
 
 
+class Surroundings(NamedTuple):
+    """What a process has from the one that started it, and what that may have changed since."""
+
+    folder: str
+    path: list[str]
+    environment: dict[str, str]
+
+    @classmethod
+    def here(cls) -> Surroundings:
+        """Those of this process."""
+        return cls(os.getcwd(), list(sys.path), dict(os.environ))
+
+    def take(self) -> None:
+        """Make them those of this process."""
+        if self.folder != os.getcwd():
+            os.chdir(self.folder)
+        if self.path != sys.path:
+            sys.path[:] = self.path
+        if self.environment != os.environ:
+            for name in os.environ.keys() - self.environment.keys():
+                del os.environ[name]
+            os.environ.update(self.environment)
+
+
 def _prepared(packed: bytes) -> Task:
-    task, initializer = pickle.loads(packed)
+    surroundings, packed_task = pickle.loads(packed)
+    surroundings.take()
+    task, initializer = pickle.loads(packed_task)
     if initializer is not None:
         initializer()
     return task  # type: ignore[no-any-return]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ._batches import Units, units_of
 from .errors import NotReadyError, ProcessorError, add_note
 from .models import Failure, NodeRecord, ProcessResult, counted
 
-__all__ = ["Rescued", "Task", "called", "drained", "failure_of", "spliced", "travelling"]
+__all__ = ["Rescued", "Task", "called", "drained", "failure_of", "hand_on_inputs", "spliced", "travelling"]
 
-#: Characters of a traceback that a failure keeps, from its end.
-MAX_TRACEBACK = 20_000
+#: Characters of a message that a failure keeps, and of a traceback, from its end.
+MAX_TEXT = 20_000
 
 
 class Rescued(list[Any]):
@@ -41,14 +43,17 @@ class Task:
     in_line: bool = False
 
     def __call__(self, batch: Any, check: Callable[[Any], Any] = lambda result: result) -> Any:
-        """Process a batch; `check` is called with each result, and fails where it can't be used."""
+        """Process a batch; `check` is called with each result, and fails where it can't be used.
+
+        Where failures are collected, records are what fails, and is tried again; else it is the batch as it is.
+        """
         try:
             return check(self._called(batch))
         except Exception as error:
             if not self.collects and not (self.retries and isinstance(error, self.retry_on)):
                 raise
             failed = error
-        units = units_of(batch)
+        units = units_of(batch) if self.collects else Units(batch)
         if len(units) == 1:
             alone = self._alone(units, 0, check, failed)
             return check(Rescued([alone]) if isinstance(alone, Failure) else alone)
@@ -78,7 +83,7 @@ class Task:
                 error = failed
         if self.collects:
             return failure_of(error, units, index, attempts)
-        add_note(error, f"lotproc: after {counted(attempts, 'attempt')} of this record by itself")
+        add_note(error, f"lotproc: after {counted(attempts, 'attempt')}")
         raise error
 
 
@@ -86,7 +91,16 @@ def failure_of(error: BaseException, units: Units, index: int, attempts: int) ->
     """The `Failure` of one record."""
     path, item = units.named(index)
     text = "".join(traceback.format_exception(error))
-    return Failure(path, type(error).__qualname__, str(error), text[-MAX_TRACEBACK:], attempts, item)
+    return Failure(path, type(error).__qualname__, _said(error), text[-MAX_TEXT:], attempts, item)
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, even if it can't."""
+    try:
+        text = str(error)
+    except Exception as reason:
+        return f"it can't say what it is: {type(reason).__qualname__}"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
 def spliced(result: Any) -> Iterable[Any]:
@@ -102,19 +116,24 @@ def called(fn: Callable[[Any], Any], batch: Any) -> Any:
         if error.obj is batch:
             add_note(error, "lotproc: a processor gets a list of records; each(fn) makes one of a function of a record")
         raise
-    if type(batch) in (list, tuple) and batch and isinstance(batch[0], NodeRecord) and batch[0].inputs is not None:
-        _hand_on_inputs(batch, results)
+    except StopIteration as error:  # which a generator would take for its end
+        raise RuntimeError("the processor raised StopIteration") from error
+    records = batch if type(batch) in (list, tuple) else [batch]
+    if any(type(record) is NodeRecord and record.inputs for record in records[:1]):
+        hand_on_inputs(records, results)
     return results
 
 
-def _hand_on_inputs(batch: Iterable[NodeRecord], results: Any) -> None:
-    inputs = {record.path: record.inputs for record in batch}
-    waiting = [results]
+def hand_on_inputs(records: Iterable[Any], results: Any) -> None:
+    """Give results the inputs of their records, if these have any."""
+    inputs = {record.path: record.inputs for record in records if isinstance(record, NodeRecord) and record.inputs}
+    waiting = [results] if inputs else []
     while waiting:
         item = waiting.pop()
         if isinstance(item, ProcessResult):
-            item.__dict__["inputs"] = inputs.get(item.path)
-        elif isinstance(item, (list, tuple)):
+            if item.inputs is None:
+                item.__dict__["inputs"] = inputs.get(item.path)
+        elif isinstance(item, Collection) and not isinstance(item, (str, bytes, bytearray, Mapping, np.ndarray)):
             waiting += item
 
 
@@ -146,12 +165,16 @@ def travelling(error: Exception) -> Exception:
     """The error, or one that tells of it, where it does not come out of a pickle as what it was."""
     if isinstance(error, NotReadyError):
         return error
+    import cloudpickle
+
     try:
-        if type(pickle.loads(pickle.dumps(error))) is type(error):
+        if type(pickle.loads(cloudpickle.dumps(error))) is type(error):
             return error
     except Exception:  # many that take several arguments fail here
         pass
-    told = ProcessorError(f"{type(error).__qualname__}: {error}")
-    for note in [*getattr(error, "__notes__", []), "".join(traceback.format_exception(error))]:
+    told = ProcessorError(f"{type(error).__qualname__}: {_said(error)}")
+    # The formatted traceback has the notes, but not in Python 3.10.
+    notes = [] if hasattr(error, "add_note") else getattr(error, "__notes__", [])
+    for note in [*notes, "".join(traceback.format_exception(error))]:
         add_note(told, note)
     return told

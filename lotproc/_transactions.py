@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +18,7 @@ from .models import Write
 
 __all__ = [
     *("Changes", "already_there", "check_storable", "check_writable", "plain_pickle"),
-    *("undone_on_failure", "uninterrupted"),
+    "undone_on_failure",
 ]
 
 
@@ -79,23 +77,6 @@ def undone_on_failure(root: BaseNode) -> Iterator[Changes]:
     except BaseException:
         changes.undo()
         raise
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until what is done inside is done: a commit is not to be stopped halfway."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    interrupts: list[tuple[Any, ...]] = []
-    signal.signal(signal.SIGINT, lambda *arguments: interrupts.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if interrupts:
-            handler(*interrupts[0])
 
 
 def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:

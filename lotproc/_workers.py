@@ -17,12 +17,13 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
 from ._crew import Crew, Hand, Lost
+from ._interrupts import is_interrupt, uninterrupted
 from ._nodes import dumps_detached
-from ._serving import packed_result
+from ._serving import Surroundings, packed_result
 from ._tasks import Task, travelling
 from .errors import LiveNodeError, NotPicklableError, NotReadyError, got
 
-__all__ = ["Initializer", "Lost", "Place", "check_picklable", "cpu_count", "handed_in", "processes", "threads"]
+__all__ = ["Initializer", "Place", "begin", "check_picklable", "cpu_count", "handed_in", "processes", "threads"]
 
 #: Seconds that threads get to end after an interrupt; nothing can stop them.
 INTERRUPT_SECONDS = 1.0
@@ -138,19 +139,10 @@ def threads(workers: int, task: Task, initializer: Initializer) -> Iterator[Plac
     try:
         yield Place(pool.submit, _as_it_is)
     except BaseException as error:
-        seconds = INTERRUPT_SECONDS if _is_interrupt(error) else None
+        seconds = INTERRUPT_SECONDS if is_interrupt(error) else None
         raise
     finally:
         pool.close(seconds)
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether this comes of Ctrl-C, maybe by way of a generator that was closed for it."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__context__
-    return False
 
 
 def _as_it_is(result: Any) -> Any:
@@ -163,13 +155,15 @@ def processes(
 ) -> Iterator[Place]:
     """Worker processes that stay for the next call, unless they are still at work at the end: those are killed."""
     keeps = initializer is None and most_batches is None
-    crew = Crew(_packed_task(task, initializer), timeout=timeout, most_batches=most_batches, keeps=keeps)
+    packed = pickle.dumps((Surroundings.here(), _packed_task(task, initializer)))
+    crew = Crew(packed, timeout=timeout, most_batches=most_batches, keeps=keeps)
     pool = _Threads(workers, lambda: Hand(crew))
     try:
         yield Place(lambda batch: pool.submit(_packed(batch)), pickle.loads)
     finally:
-        crew.close()
-        pool.close()
+        with uninterrupted():
+            crew.close()
+            pool.close()
 
 
 @contextmanager
@@ -224,6 +218,8 @@ def _packed_task(task: Task, initializer: Initializer = None) -> bytes:
 def _sendable(what: str, fn: object, value: object) -> bytes:
     import cloudpickle
 
+    if "__mp_main__" in sys.modules:  # the main program, as a process that `multiprocessing` spawned has it
+        cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
     try:
         return dumps_detached(value, pickler=cloudpickle.Pickler)
     except LiveNodeError as error:

@@ -14,7 +14,7 @@ from ._clock import waiting
 from ._flight import Flight, noted
 from ._nodes import node_path
 from ._stage import check_choice, check_count, stage
-from ._tasks import Rescued, Task
+from ._tasks import Rescued, Task, hand_on_inputs
 from ._workers import Initializer, Place, begin, check_picklable, cpu_count, handed_in, processes, threads
 from .errors import (
     ArgumentError,
@@ -112,7 +112,9 @@ def parallel_map(
     [3, 7]
 
     With `on_error="collect"` a record that can't be processed costs that record alone: its batch is run again, record
-    by record, and a `Failure` stands in its place.
+    by record, and a `Failure` stands in its place. So `fn` must make of each record what it would make of it in any
+    other batch. Where a batch belongs together, to be averaged for instance, leave it at "raise": then what is tried
+    again is the batch as it is.
 
     >>> from lotproc import NodeRecord, ProcessResult, each
     >>> def per_second(record):
@@ -124,17 +126,19 @@ def parallel_map(
     b: ZeroDivisionError: float division by zero
     ProcessResult(path=('c',), output=0.25, attributes={}, relative_path=())
 
-    A worker process that dies costs the record that it died on, and no other: another takes its place, and the batch
-    that it had is run again in halves, down to that record. A single record has to kill two workers to be blamed, so
-    one that merely was there when a worker was killed is not.
+    A worker process that dies costs the record that it died of, and no other: another takes its place, and the batch
+    that it had is run again. If that kills its worker too, it is run in halves, down to the record that is to blame.
 
     Args:
         fn: A function of a batch. On processes, lambdas and functions of a notebook work too; it is sent once to each
             worker. Iterators that it returns are drained where it ran, so it may be a generator function. Where
             batches are run again it is called more than once with a record.
-        batches: Batches of records, or anything else that can be sent where the work is done.
+        batches: Batches of records: lists, tuples, or iterators, which are made lists; or `partitions`. Anything else
+            that can be sent where the work is done is one unit, that fails as a whole.
         mode: "sync": in line, one after the other; "thread": for work that waits or leaves the interpreter;
-            "process": for work in Python, on worker processes that are kept for the next call.
+            "process": for work in Python, on worker processes. They are kept for a minute for the next call, which
+            gives them its working directory, `sys.path` and environment; the modules that they have loaded stay, unless
+            a file of yours was changed.
         max_workers: Threads or processes; by default one for each CPU that this process may use.
         executor: Any `concurrent.futures.Executor` to use in place of `mode`: Dask, MPI, Ray, Slurm have one. Only its
             `submit` is used, and it is left running.
@@ -144,11 +148,13 @@ def parallel_map(
         on_error: What becomes of a record that `fn` raises an error for, that kills its worker, or that takes too
             long. "raise": the error comes out; "skip": the record is left out; "collect": a `Failure` takes its place;
             a function, called here with the `Failure`: what it returns takes its place, unless that is `None`.
-        retries: How often a record that failed is tried again, by itself, before it counts as failed.
+        retries: How often a record that failed is tried again, by itself, before it counts as failed; with "raise" a
+            batch.
         retry_on: The errors after which it is tried again; a class or a tuple of classes. A worker that died is a
             `WorkerDiedError`, one that took too long a `WorkerTimeoutError`.
         timeout: Seconds that a worker process may take for a batch, or for a part of one that is run again; then it is
-            killed. Give it what a whole batch takes, and more.
+            killed. Give it what a whole batch takes, and more. Getting ready does not count: the start, the
+            initializer, the loading of `fn`.
         initializer: A function without arguments to call once in each worker (in line: once) before its first batch.
             With it, worker processes are not kept for the next call.
         max_tasks_per_child: How many batches a worker process gets before a fresh one takes its place, for code that
@@ -244,7 +250,10 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
                 results.append(cast(R, record))
                 continue
             with noted(f"at {where(record)}, record {position} of its batch"):
-                results.append(fn(record))
+                result = fn(record)
+            if isinstance(record, NodeRecord) and record.inputs:
+                hand_on_inputs([record], result)
+            results.append(result)
         return results
 
     return run
@@ -312,7 +321,10 @@ class _Handling:
     def _handled(self, item: Any) -> Any:
         if self._on_error == "collect" or not isinstance(item, Failure):
             return item
-        return self._on_error(item) if callable(self._on_error) else None
+        if not callable(self._on_error):
+            return None
+        with noted(f"in on_error, for {item}"):
+            return self._on_error(item)
 
 
 def _in_line(handling: _Handling, batches: Iterator[Any], initializer: Initializer) -> Iterator[Any]:
@@ -367,6 +379,8 @@ def _submitted(
 
 def _detached_only(batches: Iterable[B]) -> Iterator[B]:
     for index, batch in enumerate(batches):
+        if isinstance(batch, Iterator):  # which could be gone through only once, and not be sent
+            batch = list(batch)  # type: ignore[assignment]
         if (node := _live_node(batch)) is not None:
             raise LiveNodeError(
                 f"parallel_map: batch {index} holds a live node, {as_text(node_path(node))}; a ZODB connection belongs "

@@ -150,6 +150,8 @@ class Pipeline:
         self._expect("process", "items", "batches")
         if mode == "process" and self.gives != "batches":
             raise ArgumentError("Multiprocessing requires buffered batches before process(...)")
+        if "max_workers" in options:
+            raise ArgumentTypeError("Pipeline.process: max_workers is called workers here")
         process = parallel_map(fn, mode=mode, max_workers=workers, **options)
         batched = self if self.gives == "batches" else self._then("", chunked(1))
         given = {"mode": mode, **({} if workers is None else {"workers": workers}), **options}

@@ -281,7 +281,7 @@ def retry_failed(ledger: str | os.PathLike[str]) -> Callable[[BaseNode], Iterato
         root: A node of the tree.
 
     Returns:
-        An iterator of live nodes: those at or below `root` whose last failure was not made good, each once, sorted by
+        An iterator of the live nodes at or below `root` whose last failure was not made good, each once, sorted by
         path. What is gone from the tree is left out. Lazy: the ledger is read when the first node is asked for; holds
         the paths in it. For the connection's thread only.
 

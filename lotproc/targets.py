@@ -54,7 +54,11 @@ class WriteTarget:
     def write_many(self, results: Iterable[Any]) -> None:
         """Write results, nested in any iterables; the caller commits. A failure leaves no trace."""
         policy = _Recording(self)
-        self.report = write(policy, self.root, results, output_attribute=self.output_attribute)
+        try:
+            self.report = write(policy, self.root, results, output_attribute=self.output_attribute)
+        except BaseException as error:
+            self.report = getattr(error, "report", None)
+            raise
         self.written_paths += policy.paths
 
 

@@ -127,7 +127,8 @@ def write(
             among them is counted, and kept in the report.
         output_attribute: The attribute that holds the result's output; `None` leaves the output out.
         if_exists: What to do where the node is already there. "merge": set the result's attributes, keep the others;
-            "replace": drop the others; "skip": leave the node as it is; "error": stop. Children always stay.
+            "replace": drop the others; "skip": leave the node as it is, if it has the `version` that is given;
+            "error": stop. Children always stay.
         commit_every: Commit as soon as this many results are written and their batch is whole, and at the end.
             `None`: the caller commits.
         arrays: Where outputs and attributes go that are numpy arrays. "inline": into the node's attributes, as they
@@ -141,7 +142,8 @@ def write(
             records would give other results. Results whose records went through `pending(..., inputs=True)` get
             `_inputs` as well.
         ledger: A file to append to, with a line of JSON for each failure and for each commit; `retry_failed` reads it.
-            Failures wait for the commit that comes next.
+            Failures wait for the commit that comes next. A record that failed counts as failed until a commit of
+            `write` holds a result with its path; of what the caller commits, the ledger knows nothing.
 
     Returns:
         A `WriteReport`. Not lazy; pulls all results. It holds one batch; with `commit_every` also the results since the
@@ -176,7 +178,7 @@ def write(
             planner.policy = _never_the_source(policy)
 
     def run(results: Iterable[Any]) -> WriteReport:
-        to, tally, start = Destination(target, if_exists, arrays), Tally(), perf_counter()
+        to, tally, start = Destination(target, if_exists, arrays, version), Tally(), perf_counter()
         book = None if ledger is None else Ledger("write", ledger)
         with ticking() as waited:
             try:

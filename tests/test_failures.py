@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import pickle
 import random
@@ -216,23 +217,30 @@ def test_a_record_is_tried_as_often_as_it_takes_and_may(
         return n
 
     oracle, expected, in_time = dict(enumerate(fails)), [], True
+
+    def runs(numbers: Iterable[int]) -> bool:
+        """Run some records together: the first that still fails ends it."""
+        for n in numbers:
+            if oracle[n]:
+                oracle[n] -= 1
+                return False
+        return True
+
     for start in range(0, len(fails), size):
         numbers = range(start, min(start + size, len(fails)))
-        first = next((n for n in numbers if oracle[n]), None)
-        if first is None:
+        if collect:
+            if runs(numbers):
+                expected += numbers
+                continue
+            for n in numbers:
+                tried = 1 if len(numbers) == 1 else 0
+                done = any(runs([n]) for _ in range(retries + 1 - tried))
+                expected.append(n if done else (path(n), retries + 1))
+        elif any(runs(numbers) for _ in range(retries + 1)):  # the batch as it is
             expected += numbers
-            continue
-        oracle[first] -= 1
-        in_time = in_time and (collect or retries > 0)  # nothing is run again for an error that will be raised
-        tried = 1 if len(numbers) == 1 else 0
-        for n in numbers:
-            spent = tried
-            while oracle[n] and spent <= retries:
-                oracle[n] -= 1
-                spent += 1
-            done = spent <= retries
-            in_time = in_time and done
-            expected.append(n if done else (path(n), retries + 1))
+        else:
+            in_time = False
+            break
     options = {"mode": mode, "max_workers": 1, "buffersize": 1, "retries": retries}
     batches = lp.chunked(size, records(len(fails)))
     if collect or in_time:
@@ -263,6 +271,64 @@ def test_only_the_named_errors_are_tried_again() -> None:
         )
         assert [failure.attempts for failure in failures] == [3, 1]
         assert Counter(calls) == {"clip_0000": 3, "clip_0001": 1}
+
+
+def mean(batch: list[lp.NodeRecord]) -> float:
+    return sum(record.attributes["n"] for record in batch) / len(batch)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+def test_a_worker_that_dies_by_chance_changes_no_result(on_error: Any, tmp_path: Path) -> None:
+    def work(batch: list[lp.NodeRecord]) -> float:
+        died = tmp_path / batch[0].key
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return mean(batch)
+
+    batches = list(lp.chunked(4, records(10)))
+    assert list(lp.parallel_map(work, batches, max_workers=2, on_error=on_error)) == list(map(mean, batches))
+
+
+def test_what_is_raised_is_tried_again_as_the_batch_it_is() -> None:
+    left = [2]
+
+    def work(batch: list[lp.NodeRecord]) -> float:
+        if left[0]:
+            left[0] -= 1
+            raise OSError("not now")
+        return mean(batch)
+
+    batches = list(lp.chunked(4, records(10)))
+    assert list(lp.parallel_map(work, batches, mode="thread", retries=2)) == list(map(mean, batches))
+
+
+def test_where_errors_are_raised_parts_of_a_batch_never_pass_for_its_result() -> None:
+    def work(batch: list[lp.NodeRecord]) -> float:
+        if len(batch) > 2:
+            os._exit(9)
+        return mean(batch)
+
+    with pytest.raises(lp.WorkerDiedError, match="the batch as a whole: its worker process ended with exit code 9"):
+        list(lp.parallel_map(work, [records(4)], max_workers=2))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_iterators_as_batches_are_gone_through_once_and_lose_nothing(mode: Any, tmp_path: Path) -> None:
+    def work(batch: Iterable[lp.NodeRecord]) -> list[int]:
+        found = []
+        for record in batch:
+            if record.attributes["n"] == 2 and not (tmp_path / "failed").exists():
+                (tmp_path / "failed").touch()
+                raise OSError("not now")
+            found.append(record.attributes["n"])
+        return found
+
+    batches = (iter(records(4)) for _ in range(2))
+    assert list(lp.parallel_map(work, batches, mode=mode, max_workers=1, retries=1)) == [[0, 1, 2, 3]] * 2
+    (tmp_path / "failed").unlink()
+    found = flat(lp.parallel_map(work, [iter(records(4))], mode=mode, max_workers=1, on_error="collect"))
+    assert found == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -564,6 +630,214 @@ def test_a_worker_gets_so_many_batches_and_no_more() -> None:
     assert sorted(Counter(pids).values()) == [2, 5, 5]
     again = list(lp.parallel_map(lambda batch: os.getpid(), [[1]], max_workers=1))
     assert not set(again) & set(pids)
+
+
+def test_kept_workers_are_where_their_caller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(batch: list[int]) -> Any:
+        os.environ["OF_THE_WORKER"] = "1"
+        return os.getpid(), os.getcwd(), os.environ.get("LOTPROC_TEST"), sys.path[0]
+
+    def call() -> Any:
+        (found,) = lp.parallel_map(work, [[1]], max_workers=1)
+        return found
+
+    first = call()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOTPROC_TEST", "é")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert call() == (first[0], str(tmp_path), "é", str(tmp_path))
+    monkeypatch.undo()
+    assert call() == first
+
+
+def test_workers_that_have_old_code_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "being_worked_on.py"
+    module.write_text("def work(batch):\n    return 'old'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import being_worked_on  # type: ignore[import-not-found]
+
+    try:
+        assert list(lp.parallel_map(being_worked_on.work, [[1]], max_workers=1)) == ["old"]
+        module.write_text("def work(batch):\n    return 'new, and longer'\n")
+        importlib.reload(being_worked_on)
+        assert list(lp.parallel_map(being_worked_on.work, [[1]], max_workers=1)) == ["new, and longer"]
+    finally:
+        del sys.modules["being_worked_on"]
+
+
+def test_a_child_that_a_processor_forks_and_forgets_answers_for_nobody() -> None:
+    def work(batch: list[int]) -> list[int]:
+        if batch == [1]:
+            child = os.fork()
+            if child == 0:
+                raise ValueError("in the child")
+            os.waitpid(child, 0)
+        return [10 * number for number in batch]
+
+    batches = [[n] for n in range(4)]
+    assert list(lp.parallel_map(work, batches, max_workers=1, on_error="collect")) == [[0], [10], [20], [30]]
+    assert list(lp.parallel_map(sum, [[1, 2]], max_workers=1)) == [3]
+
+
+def test_a_kept_worker_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    (pid,) = lp.parallel_map(lambda batch: os.getpid(), [[1]], max_workers=1)
+    os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(_crew, "PATIENCE", 0.2)
+    assert list(lp.parallel_map(sum, [[1, 2]], max_workers=1)) == [3]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_errors_of_classes_that_no_module_has_come_out_as_they_are(mode: Any) -> None:
+    class MyError(Exception):
+        pass
+
+    def work(batch: list[int]) -> None:
+        raise MyError("mine")
+
+    with pytest.raises(MyError, match="mine") as raised:
+        list(lp.parallel_map(work, [[1]], mode=mode))
+    assert raised.value.__notes__ == ["lotproc: in batch 0, int 1"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_errors_that_say_nothing_or_too_much_are_told_all_the_same(mode: Any) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def work(number: int) -> None:
+        raise Mute if number else ValueError("x" * 10_000_000)
+
+    mute, loud = lp.parallel_map(work, [1, 0], mode=mode, on_error="collect")
+    assert mute.error.endswith("Mute")
+    assert mute.message == "it can't say what it is: RuntimeError"
+    assert len(loud.message) < 30_000
+    assert len(pickle.dumps(loud)) < 100_000
+
+
+def test_an_error_in_on_error_says_for_which_failure() -> None:
+    with pytest.raises(LookupError) as raised:
+        list(lp.parallel_map(lambda batch: 1 / 0, [records(1)], mode="sync", on_error=_raise_lookup_error))
+    assert raised.value.__notes__ == ["lotproc: in on_error, for ann/clip_0000: ZeroDivisionError: division by zero"]
+
+
+def test_failures_make_a_table_also_without_paths() -> None:
+    failures = [lp.Failure(("a", "b"), "ValueError", "bad"), lp.Failure(None, "OSError", "gone", item="int 3")]
+    assert list(lp.to_rows(failures)) == [
+        {"TreeLevel_1": "a", "TreeLevel_2": "b", "error": "ValueError", "message": "bad", "attempts": 1},
+        {"error": "OSError", "message": "gone", "attempts": 1, "item": "int 3"},
+    ]
+
+
+# Programs around a call
+
+PROGRAMS = {
+    "it ends while a thread of it is at work": """
+import threading, time
+import lotproc as lp
+
+list(lp.parallel_map(len, [[1], [2]], max_workers=2))
+begun = threading.Event()
+
+def source():
+    yield from ([1], [2])
+    begun.set()
+    yield from ([n] for n in range(100))
+
+def work(batch):
+    time.sleep(1000)
+
+def run():
+    print(len(list(lp.parallel_map(work, source(), max_workers=2, buffersize=3, on_error="collect"))))
+
+threading.Thread(target=run, daemon=True).start()
+begun.wait()
+print("end")
+""",
+    "it ends around a call": """
+import time
+import lotproc as lp
+
+def wait(seconds):
+    time.sleep(seconds)
+
+processes = lp.parallel_map(wait, [0, 1000], max_workers=1)
+threads = lp.parallel_map(wait, [0, 1000], mode="thread", max_workers=1)
+next(processes), next(threads)
+print("end")
+""",
+    "it is spawned": """
+import multiprocessing
+import lotproc as lp
+
+def double(batch):
+    return [2 * number for number in batch]
+
+def child():
+    assert list(lp.parallel_map(double, [[1], [2]], max_workers=1)) == [[2], [4]]
+    print("end", flush=True)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=child)
+    process.start()
+    process.join()
+""",
+    "it is a daemon": """
+import multiprocessing
+import lotproc as lp
+
+def child():
+    try:
+        list(lp.parallel_map(len, [[1]], max_workers=1))
+    except lp.NotReadyError as error:
+        assert 'use mode="thread"' in str(error), error
+        print("end", flush=True)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
+    process.start()
+    process.join()
+""",
+    "it is interrupted twice": """
+import os, signal, threading, time
+import lotproc as lp
+from lotproc import _crew
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def work(number):
+    if number == 0:
+        return
+    os.kill(os.getppid(), signal.SIGINT)
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(1000)
+
+for _ in range(5):
+    try:
+        list(lp.parallel_map(work, [0, 1, 1, 1], max_workers=3))
+    except KeyboardInterrupt:
+        pass
+    try:
+        time.sleep(0.1)  # the rest of the signals
+    except KeyboardInterrupt:
+        pass
+
+left = [thread for thread in threading.enumerate() if thread.name.startswith("lotproc")]
+assert not left, left
+kept = _crew._workers()
+assert len(kept.all) == len(kept.idle), kept.all
+print("end")
+""",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_ends_and_leaves_nothing_when(program: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PROGRAMS[program])
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, start_new_session=True)
+    assert (done.stdout, done.returncode) == ("end\n", 0), done.stderr
+    assert not done.stderr.replace("Exception ignored", "").strip() or "Traceback" not in done.stderr, done.stderr
 
 
 @settings(max_examples=25)

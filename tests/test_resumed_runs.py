@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from lotdb import LOTDB, BaseNode
 from recording import committed, contents, database, plant
-from toolz import pipe
+from toolz import compose_left, pipe
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError, ReadOnlyError
 
@@ -234,6 +235,36 @@ def test_the_inputs_of_records_reach_their_results(mode: Any, processor: str) ->
     assert all(write.attributes["_inputs"] == f"{int(write.path[0][5:]):032}" for write in writes)
 
 
+@pytest.mark.parametrize("way", ["plain map", "single records", "a deque", "partitions"])
+def test_the_inputs_of_records_reach_their_results_in_every_way_to_process_them(way: str) -> None:
+    with database() as db:
+        root = db.open_connection()
+        for n in range(4):
+            root.gn(names(n)).set_attribute("n", n)
+        db.commit()
+        runs = []
+        for _ in range(2):
+            records = lp.pending(TO, root, lp.scan("n", root, skip="_*"), version="v1", inputs=True)
+            if way == "plain map":
+                results: Any = map(doubled_each, lp.chunked(2, records))
+            elif way == "single records":
+                results = lp.parallel_map(doubled, records, mode="sync")
+            elif way == "a deque":
+                results = lp.parallel_map(
+                    lambda batch: deque(map(doubled, batch)), lp.chunked(3, records), mode="process", max_workers=1
+                )
+            else:
+                (part,) = lp.partitions(1, root)
+                todo = lp.pending(TO, part, version="v1", inputs=True)
+                work = compose_left(lp.scan("n", skip="_*"), todo, lp.each(doubled))
+                results = lp.parallel_map(work, [part], max_workers=1)
+            runs.append(lp.write(TO, root, results, commit_every=9, version="v1").written)
+    assert runs == [4, 0]
+
+
+doubled_each = lp.each(doubled)
+
+
 # Reports and ledgers
 
 
@@ -256,7 +287,8 @@ def test_failures_are_counted_and_kept_and_stop_nothing(
     found = lines(ledger)
     commits = [line for line in found if line["event"] == "commit"]
     assert [line["path"] for line in found if line["event"] == "failure"] == [[names(n)] for n in range(1500)]
-    assert len(commits) == report.commits == (0 if commit_every is None else -(-1500 // commit_every))
+    assert report.commits == (0 if commit_every is None else -(-1500 // commit_every))
+    assert len(commits) == (report.commits if persistent else 1)  # what is applied in memory stays
     assert len(found) == 1500 + len(commits)
     if commits:
         assert sum(line["written"] for line in commits) == 1500
@@ -332,6 +364,39 @@ def test_a_failure_that_gets_a_result_later_is_no_failure_any_more(tmp_path: pat
         db.commit()
         assert run(lp.retry_failed(ledger, root)).written == 1
         assert list(lp.retry_failed(ledger, root)) == []
+
+
+def test_in_memory_a_failure_is_made_good_without_a_commit(tmp_path: pathlib.Path) -> None:
+    root, ledger = BaseNode("root"), tmp_path / "ledger.jsonl"
+    root.gn("a")
+    lp.write(TO, root, [lp.Failure(("a",), "ValueError", "bad")], ledger=ledger)
+    assert [node.key for node in lp.retry_failed(ledger, root)] == ["a"]
+    lp.write(TO, root, [lp.ProcessResult(("a",), 1)], ledger=ledger)
+    assert list(lp.retry_failed(ledger, root)) == []
+
+
+def test_a_failure_is_made_good_by_a_result_that_was_there(tmp_path: pathlib.Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    with database() as db:
+        root = db.open_connection()
+        lp.write(TO, root, [lp.ProcessResult(("a",), 1), lp.Failure(("a",), "E", "")], commit_every=1, ledger=ledger)
+        assert [node.key for node in lp.retry_failed(ledger, root)] == ["a"]
+        report = lp.write(TO, root, [lp.ProcessResult(("a",), 1)], commit_every=1, if_exists="skip", ledger=ledger)
+        assert (report.written, report.skipped) == (0, 1)
+        assert list(lp.retry_failed(ledger, root)) == []
+
+
+@pytest.mark.parametrize("commit_every", [None, 1])
+def test_with_a_version_what_has_another_one_is_not_skipped(commit_every: int | None) -> None:
+    with database() as db:
+        root = db.open_connection()
+        plant(root, {("a", *RESULT): {"result": 0, "_version": "v1"}, ("b", *RESULT): {"result": 0, "_version": "v2"}})
+        db.commit()
+        results = [[lp.ProcessResult((key,), 5)] for key in "abc"]
+        report = lp.write(TO, root, results, if_exists="skip", version="v2", commit_every=commit_every)
+        assert (report.written, report.skipped) == (2, 1)
+        found = {path[0]: values["result"] for path, values in contents(root).items() if path[1:] == RESULT}
+        assert found == {"a": 5, "b": 0, "c": 5}
 
 
 # Conflicts
