@@ -185,8 +185,10 @@ class Bulk:
                 storage.tpc_vote(meta)
                 storage.tpc_finish(meta)
             except BaseException:
-                storage.tpc_abort(meta)
-                connection.transaction_manager.abort()  # the connection has to see what was in the way
+                try:
+                    storage.tpc_abort(meta)
+                finally:
+                    connection.transaction_manager.abort()  # the connection has to see what was in the way
                 raise
         finally:
             storage.release()

@@ -9,6 +9,7 @@ from typing import Any
 from lotdb import BaseNode
 from persistent import Persistent
 from persistent.wref import WeakRef
+from transaction._transaction import Status
 from zodbpickle import pickle as zodb_pickle
 
 from ._nodes import connection_of, dumps_detached
@@ -26,11 +27,12 @@ class Changes:
     """What is changed in a tree between two commits; on a tree in memory nothing is committed or undone.
 
     Args:
-        transactions: The transaction manager of the tree's connection, if it has one.
+        connection: The tree's connection, if it has one.
     """
 
-    def __init__(self, transactions: Any) -> None:
-        self._transactions = transactions
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._transactions: Any = None if connection is None else connection.transaction_manager
         self._begin()
 
     def _begin(self) -> None:
@@ -54,8 +56,16 @@ class Changes:
             return
         try:
             self._before.rollback()
+            if self._transactions.get().status is not Status.COMMITFAILED:
+                return
         except Exception:  # the transaction itself failed, and holds nothing that could be kept
+            pass
+        try:
             self._transactions.abort()
+        except Exception:  # on a full disk, where it closes a temporary file; which is closed by now
+            self._transactions.abort()
+        # There, storage and connection may have failed to take all of it back: objects in memory are not to be trusted.
+        self._connection.cacheMinimize()
 
 
 @contextmanager
@@ -65,11 +75,10 @@ def undone_on_failure(root: BaseNode) -> Iterator[Changes]:
     Changes that were there before stay. On a tree in memory nothing is undone.
     """
     connection = connection_of(root)
-    transactions: Any = None if connection is None else connection.transaction_manager
     try:
-        changes = Changes(transactions)
+        changes = Changes(connection)
     except Exception as error:
-        transactions.abort()  # the transaction is lost already; the connection works again
+        connection.transaction_manager.abort()  # the transaction is lost already; the connection works again
         add_note(error, "lotproc: changes that nobody had committed before the call can't be stored; they are dropped")
         raise
     try:

@@ -161,7 +161,8 @@ def write(
         ExistsError: A node is already there, with `if_exists="error"`.
         ConflictError: Others were in the way of a commit, 30 times in turn; or once, where the results can't be applied
             again: the connection had something to commit before, or more than 10,000 results belong to the commit.
-        OSError: The disk is full; what was committed is intact.
+        OSError: The disk is full; what was committed is intact. Closing the database may fail then as well, so read
+            the `report` before.
     """
     planner = _Planner("write", policy, output_attribute, version)
     check_root("write", target)

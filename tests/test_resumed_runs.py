@@ -456,7 +456,7 @@ def test_what_can_not_be_applied_again_is_not(why: str, monkeypatch: pytest.Monk
 # Disks, storages, interrupts
 
 FULL = """
-import os, resource, signal, sys
+import resource, signal, sys
 import lotproc as lp
 from lotdb import LOTDB
 
@@ -464,39 +464,56 @@ folder, ledger, every, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(s
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 database = LOTDB(path=folder, name="results.fs", new=True)
 root = database.open_connection()
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    lp.write(
-        lp.mirror(), root, ([lp.ProcessResult((f"clip_{n:04}",), "x" * 100)] for n in range(5_000)),
-        commit_every=every, ledger=ledger, version="v1",
-    )
-except OSError as error:
-    print(error.report.written, error.report.commits, error.errno, flush=True)
+for n in range(5_000):
+    root.gn(f"clip_{n:04}")
+database.commit()
 
-os._exit(0)  # the database can't be closed on a full disk
+def run():
+    records = lp.pending(lp.mirror("out"), root, lp.snapshot((), lp.leaves(root, skip="out")), version="v1")
+    results = ([lp.ProcessResult(record.path, "x" * 100)] for record in records)
+    return lp.write(lp.mirror("out"), root, results, commit_every=every, ledger=ledger, version="v1")
+
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+try:
+    run()
+except OSError as error:
+    print(error.report.written, error.report.commits, flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+if sys.argv[5] == "same process":
+    print(len(root.get_node_path(["out"]).all_node_keys()) if "out" in root.all_node_keys() else 0)
+    print(run().written)
+    database.close()
 """
 
 
+@pytest.mark.parametrize("how", ["same process", "another process"])
 @pytest.mark.parametrize("every", [100, 200, 20_000])
-@pytest.mark.parametrize("limit", [150_000, 277_777, 1_000_000])
+@pytest.mark.parametrize("room", [150_000, 277_777, 1_000_000])
 def test_a_full_disk_ends_the_run_with_what_was_committed_intact(
-    every: int, limit: int, tmp_path: pathlib.Path
+    every: int, room: int, how: str, tmp_path: pathlib.Path
 ) -> None:
     """A limit on the size of files stands for the end of the disk: the file takes what fits, then there is an error."""
-    command = [sys.executable, "-c", FULL, str(tmp_path), str(tmp_path / "ledger.jsonl"), str(every), str(limit)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    written, commits, _ = map(int, told.stdout.split())
+    limit = 2_500_000 + room if every < 1_000 else room
+    command = [sys.executable, "-c", FULL, str(tmp_path), str(tmp_path / "ledger.jsonl"), str(every), str(limit), how]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    written, commits, *again = map(int, told.stdout.split())
     assert (written > 0) == (every < 1_000)
-    for leftover in tmp_path.glob("*.lock"):
-        leftover.unlink()
+    assert written == every * commits
+    clips = [f"clip_{n:04}" for n in range(5_000)]
+    if how == "same process":
+        assert again == [written, 5_000 - written]
+        written = 5_000
     db = LOTDB(path=str(tmp_path), name="results.fs")
     try:
         root = db.open_connection()
-        assert sorted(root.all_node_keys()) == [f"clip_{n:04}" for n in range(written)]
-        assert written == every * commits
-        records = (lp.NodeRecord((f"clip_{n:04}",), "clip") for n in range(5_000))
-        left = list(lp.pending(lp.mirror(), root, records, version="v1"))
-        assert [record.path for record in left] == [(f"clip_{n:04}",) for n in range(written, 5_000)]
+        tree = contents(root)
+        assert sorted(path[1] for path in tree if path[:1] == ("out",) and len(path) == 2) == clips[:written]
+        assert all(tree[("out", clip)] == {"result": "x" * 100, "_version": "v1"} for clip in clips[:written])
+        records = (lp.NodeRecord((clip,), clip) for clip in clips)
+        left = list(lp.pending(lp.mirror("out"), root, records, version="v1"))
+        assert [record.key for record in left] == clips[written:]
     finally:
         db.close()
 
