@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from .models import Failure, NodeRecord, ProcessResult, counted
 
 __all__ = ["Rescued", "Task", "called", "drained", "failure_of", "hand_on_inputs", "spliced", "travelling"]
 
+HERE = os.path.dirname(__file__)
 #: Characters of a message that a failure keeps, and of a traceback, from its end.
 MAX_TEXT = 20_000
 
@@ -90,8 +93,16 @@ class Task:
 def failure_of(error: BaseException, units: Units, index: int, attempts: int) -> Failure:
     """The `Failure` of one record."""
     path, item = units.named(index)
-    text = "".join(traceback.format_exception(error))
+    text = "".join(traceback.format_exception(type(error), error, _outside(error.__traceback__)))
     return Failure(path, type(error).__qualname__, _said(error), text[-MAX_TEXT:], attempts, item)
+
+
+def _outside(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is not lotproc's: from the processor on."""
+    outside = frames
+    while outside is not None and os.path.dirname(outside.tb_frame.f_code.co_filename) == HERE:
+        outside = outside.tb_next
+    return outside or frames
 
 
 def _said(error: BaseException) -> str:

@@ -118,6 +118,7 @@ def test_good_records_give_what_they_would_give_alone_and_each_bad_one_comes_onc
         assert (failure.error, failure.attempts) == ("ValueError", retries + 1)
         assert failure.message == f"number {int(failure.path[1][-4:])} is bad"
         assert "in __call__" in failure.traceback
+        assert "_tasks.py" not in failure.traceback  # it begins where the user's code does
         assert failure.traceback.splitlines()[-1].startswith(("ValueError: number", "lotproc:"))
         assert pickle.loads(pickle.dumps(failure)) == failure
 
