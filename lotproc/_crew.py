@@ -177,7 +177,7 @@ class _Kept:
 
     def new(self) -> tuple[Worker, bool]:
         if self._is_over:
-            raise CallOver
+            raise CallOver("the program ends, so no worker process is started any more")
         try:
             worker = Worker()
         except Exception as error:  # a daemonic process may have no children, for instance

@@ -87,7 +87,7 @@ def served() -> Iterator[Served]:
 
 @contextmanager
 def live_only() -> Iterator[Served]:
-    def refuse(*args: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise _bulk.NotServed
 
     with mock.patch.object(_applying, "Bulk", refuse):
