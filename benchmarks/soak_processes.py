@@ -99,7 +99,8 @@ class Job:
 
     def signal_all(self, number: signal.Signals) -> None:
         """A signal to the job and its workers, as the keyboard of a terminal sends it."""
-        os.killpg(self.session, number)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.killpg(self.session, number)
 
     def signal_parent(self, number: signal.Signals) -> None:
         """A signal to the job's own process alone."""
