@@ -23,6 +23,9 @@ import lotproc as lp
 
 HERE = pathlib.Path(__file__).parent
 CLIPS = 60
+#: What ZEO raises when its server is gone; the transport of Python 3.13.0, if it is written to just after it was closed,
+#: makes it a TypeError.
+GONE = (ClientDisconnected, TypeError)
 
 
 @contextmanager
@@ -109,7 +112,7 @@ def test_a_storage_that_goes_away_ends_the_run_with_what_was_committed_intact(
                         process.wait()
                     yield [lp.ProcessResult(clip(n), n)]
 
-            with pytest.raises(ClientDisconnected) as raised:
+            with pytest.raises(GONE) as raised:
                 lp.write(lp.inline("_proc"), root, results(), commit_every=every)
             report = raised.value.report  # type: ignore[attr-defined]
     (tmp_path / "shared.fs.lock").unlink()
