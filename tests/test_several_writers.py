@@ -23,8 +23,8 @@ import lotproc as lp
 
 HERE = pathlib.Path(__file__).parent
 CLIPS = 60
-#: What ZEO raises when its server is gone; the transport of Python 3.13.0, if it is written to just after it was closed,
-#: makes it a TypeError.
+#: What ZEO raises when its server is gone; Python 3.13.0 makes it a TypeError where a transport is written to that was
+#: just closed.
 GONE = (ClientDisconnected, TypeError)
 
 
