@@ -77,15 +77,15 @@ def is_divisible(batch: object) -> bool:
 
 def units_of(batch: Any) -> Units:
     """The parts of a batch that can be processed by themselves."""
-    if type(batch) in (list, tuple) and batch:
+    if not is_divisible(batch):
+        return Units(batch)
+    if not isinstance(batch, Partition):
         return _Records(batch)
-    if isinstance(batch, Partition):
-        try:
-            nodes = _Nodes(batch)
-        except Exception:  # whatever keeps it from being read keeps it from being divided
-            return Units(batch)
-        return nodes if len(nodes) else Units(batch)
-    return Units(batch)
+    try:
+        nodes = _Nodes(batch)
+    except Exception:  # whatever keeps it from being read keeps it from being divided
+        return Units(batch)
+    return nodes if len(nodes) else Units(batch)
 
 
 def _nodes_of(partition: Partition) -> tuple[_Path, list[_Path]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from persistent import PickleCache
@@ -11,9 +11,9 @@ from ZODB.POSException import ReadOnlyError
 from ZODB.serialize import ObjectReader
 from ZODB.utils import u64
 
-from .errors import DamagedDatabaseError
+from .errors import DamagedDatabaseError, as_text
 
-__all__ = ["RecordJar", "damaged", "unreadable"]
+__all__ = ["RecordJar", "at_path", "damaged", "unreadable"]
 
 #: Objects that a jar keeps when it trims its cache.
 KEPT = 400
@@ -91,3 +91,12 @@ def unreadable(oid: bytes, error: Exception) -> DamagedDatabaseError:
     """The error for a record that some other error comes of."""
     reason = error.__cause__ or error
     return damaged(oid, f"can't be read: {type(reason).__name__}: {reason}")
+
+
+def at_path(stage_name: str, path: Iterable[str], error: Exception) -> Exception:
+    """The error, with the path if it tells only of an object."""
+    if type(error) is not DamagedDatabaseError:
+        return error
+    with_path = DamagedDatabaseError(f"{stage_name}: {as_text(path)}: {error}")
+    with_path.__cause__ = error
+    return with_path

@@ -15,10 +15,10 @@ from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 from ZODB.broken import Broken
 
-from ._jar import RecordJar, damaged, unreadable
+from ._jar import RecordJar, at_path, damaged, unreadable
 from ._pinned import Oids, PinnedStorage, as_oids
 from ._records import EMPTY_TREE, TREE, Children, NodeReader, beginning_with, children_in, class_and_state
-from .errors import DamagedDatabaseError, LotprocError, as_text
+from .errors import LotprocError
 from .models import NodeRecord, node_record
 from .snapshots import ATOMS, Payload, detached, record_of
 
@@ -152,7 +152,7 @@ class Scanner:
         try:
             return iter([self._unusual(oid, None, lower, upper)])
         except Exception as error:
-            raise _at((), error) from error
+            raise at_path("scan", (), error) from error
 
     def _below(self, branch: _Branch) -> Iterable[_Entry | None]:
         if branch.ready is None:
@@ -172,7 +172,7 @@ class Scanner:
                     branch.ready = self._childless(branch)
             except Exception as error:
                 branches.popleft()
-                branch.ready = [_Failed(_at(branch.path, error))]
+                branch.ready = [_Failed(at_path("scan", branch.path, error))]
                 continue
             if children is not None and len(children.keys) >= self._window:
                 branch.windows = chain([children], branch.windows)
@@ -203,7 +203,7 @@ class Scanner:
             for children in windows:
                 yield from self._decoded([(branch, children)])[0]
         except Exception as error:
-            yield _Failed(_at(branch.path, error))
+            yield _Failed(at_path("scan", branch.path, error))
 
     def _list(self, branch: _Branch) -> bool:
         """Begin to list the children of a branch; tell whether it has any that exist for this scan."""
@@ -285,7 +285,7 @@ class Scanner:
                 try:
                     entries += self._entries([branch], [key], as_oids([oid]))
                 except Exception as error:
-                    return [*entries, _Failed(_at((*branch.path, key), error))]
+                    return [*entries, _Failed(at_path("scan", (*branch.path, key), error))]
         return entries
 
     def _entries(self, branches: list[_Branch], keys: list[str], oids: Oids) -> list[_Entry | None]:
@@ -387,7 +387,7 @@ class Scanner:
                     attributes_of[name] = value
                 yield node_record(path, path[-1], attributes_of, None)
             except Exception as error:
-                yield _Failed(_at(path, error))
+                yield _Failed(at_path("scan", path, error))
                 return
 
     def _record(self, node: BaseNode, path: _Path) -> NodeRecord | None:
@@ -478,12 +478,3 @@ def _path_of(node: BaseNode) -> _Path:
     except AttributeError as error:
         raise damaged(oid, f"is not what a lotdb node should be: {error}") from error
     return tuple(reversed(keys))
-
-
-def _at(path: _Path, error: Exception) -> Exception:
-    """The error, with the path if it tells only of an object."""
-    if type(error) is not DamagedDatabaseError:
-        return error
-    with_path = DamagedDatabaseError(f"scan: {as_text(path)}: {error}")
-    with_path.__cause__ = error
-    return with_path

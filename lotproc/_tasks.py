@@ -16,7 +16,7 @@ from ._batches import Units, units_of
 from .errors import NotReadyError, ProcessorError, add_note
 from .models import Failure, NodeRecord, ProcessResult, counted
 
-__all__ = ["Rescued", "Task", "called", "drained", "failure_of", "hand_on_inputs", "spliced", "travelling"]
+__all__ = ["Rescued", "Task", "failure_of", "hand_on_inputs", "spliced", "travelling"]
 
 HERE = os.path.dirname(__file__)
 #: Characters of a message that a failure keeps, and of a traceback, from its end.

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
 
+from ._jar import at_path
 from ._ledger import outstanding_failures
 from ._lookup import LiveLookup, Lookup, RecordLookup, top_of
 from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
@@ -162,8 +163,10 @@ class _Filter:
             self._last = None, ()
             try:
                 kept += self.pending([item])
+            except DamagedDatabaseError as error:
+                return kept, at_path("pending", path_of("pending", item), error)
             except Exception as error:
-                return kept, _at(item, error)
+                return kept, error
         return kept, None
 
     def _paths(self, items: list[Any]) -> list[_Path]:
@@ -248,15 +251,6 @@ def _no_record(item: object) -> ArgumentTypeError:
             f"not say what is taken of it; put snapshot(...) in front"
         )
     return no_item("pending", item, "a NodeRecord, as inputs=True needs it")
-
-
-def _at(item: object, error: Exception) -> Exception:
-    """The error, with the path if it tells only of an object of the database."""
-    if type(error) is not DamagedDatabaseError:
-        return error
-    with_path = DamagedDatabaseError(f"pending: {as_text(path_of('pending', item))}: {error}")
-    with_path.__cause__ = error
-    return with_path
 
 
 @overload
