@@ -54,16 +54,21 @@ def install(session: nox.Session, *more: str, extras: str = "") -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run all tests and all examples with everything installed."""
-    install(session, extras="all,test")
+    """Run all tests and all examples with everything installed, also what the stores are compatible with."""
+    install(session, extras="all,test,originals")
     session.run("pytest", *ON_ALL_CORES, *session.posargs)
+
+
+#: Files of tests that take long, and in which nothing optional comes up.
+LONG = ("bulk", "damage", "failures", "resumed_runs", "resuming", "several_writers")
 
 
 @nox.session
 def bare(session: nox.Session) -> None:
-    """Run the tests without any optional package; those that need one are skipped."""
+    """Run the tests without any optional package; those that need one are skipped, and so are the longest files."""
     install(session, extras="test")
-    session.run("pytest", "tests", *ON_ALL_CORES, *session.posargs)
+    ignored = [f"--ignore=tests/test_{name}.py" for name in LONG]
+    session.run("pytest", "tests", *ignored, *ON_ALL_CORES, *session.posargs)
 
 
 @nox.session
@@ -98,13 +103,13 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure against hand-written loops, and write docs/performance.md; what follows `--` goes to the program."""
-    install(session)
+    """Measure against what others wrote, and write docs/performance.md; what follows `--` goes to the program."""
+    install(session, extras="lmdb,originals")
     session.run("python", "-m", "benchmarks.run", *(session.posargs or ["--write", "docs/performance.md"]))
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Kill, interrupt and fill disks, hundreds of times; what follows `--` goes to the program. A tmpfs needs root."""
-    install(session)
+    install(session, extras="lmdb,originals")
     session.run("python", "-m", "benchmarks.soak", *session.posargs)

@@ -16,6 +16,19 @@ from .models import Partition as Partition
 from .scanning import partitions as partitions
 from .scanning import scan as scan
 
+# Stores beside the tree
+from .sources import records as records
+from .copying import PayloadCopy as PayloadCopy
+from .copying import copy as copy
+from .stores import Archive as Archive
+from .stores import DirectoryEntry as DirectoryEntry
+from .stores import DirectoryStore as DirectoryStore
+from .stores import EntryStat as EntryStat
+from .stores import LmdbStore as LmdbStore
+from .stores import StoredPayload as StoredPayload
+from .stores import shuffled as shuffled
+from .stores import token_batches as token_batches
+
 # Detach, batch, process
 from .models import NodeRecord as NodeRecord
 from .models import ProcessResult as ProcessResult
@@ -85,19 +98,27 @@ from .processors import node_process_cruncher as node_process_cruncher
 # Errors
 from .errors import ArgumentError as ArgumentError
 from .errors import ArgumentTypeError as ArgumentTypeError
+from .errors import CodecError as CodecError
 from .errors import DamagedDatabaseError as DamagedDatabaseError
+from .errors import DamagedStoreError as DamagedStoreError
 from .errors import DetachError as DetachError
 from .errors import ExistsError as ExistsError
+from .errors import ForeignFileError as ForeignFileError
 from .errors import LiveNodeError as LiveNodeError
 from .errors import LotprocError as LotprocError
 from .errors import MissingExtraError as MissingExtraError
+from .errors import NoSuchKeyError as NoSuchKeyError
 from .errors import NotPicklableError as NotPicklableError
 from .errors import NotReadyError as NotReadyError
 from .errors import PatternError as PatternError
 from .errors import PayloadError as PayloadError
 from .errors import ProcessorError as ProcessorError
+from .errors import ReadOnlyStoreError as ReadOnlyStoreError
 from .errors import ReadOnlyTreeError as ReadOnlyTreeError
 from .errors import ResultError as ResultError
+from .errors import StoreClosedError as StoreClosedError
+from .errors import StoreFullError as StoreFullError
+from .errors import StoreLockedError as StoreLockedError
 from .errors import UncommittedError as UncommittedError
 from .errors import WorkerDiedError as WorkerDiedError
 from .errors import WorkerTimeoutError as WorkerTimeoutError

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter, sleep
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from lotdb import BaseNode
+from lotdb import BaseNode, DataObject
 from transaction.interfaces import TransientError
 
 from ._arrays import Arrays, as_data_node, payload_names, sample_rate, store_payload
@@ -18,19 +17,17 @@ from ._bulk import Bulk, NotServed, is_clean
 from ._interrupts import uninterrupted
 from ._ledger import Ledger
 from ._nodes import connection_of
-from ._stamps import INPUTS, VERSION
+from ._stamps import VERSION
+from ._tally import STAMPS, IfExists, Mark, Planned, Tally, note_batch, tell, told_on_failure
 from ._transactions import Changes, already_there, check_storable, plain_pickle, undone_on_failure
 from .errors import add_note
-from .models import Failure, Write, WriteReport, counted
+from .models import Write, counted
 
-__all__ = ["Destination", "IfExists", "Planned", "Tally", "apply_in_memory", "apply_to_database"]
+__all__ = ["Destination", "apply_in_memory", "apply_to_database"]
 
-IfExists: TypeAlias = Literal["merge", "replace", "skip", "error"]
 Path: TypeAlias = "tuple[str, ...]"
 
 _ABSENT = object()
-#: What a written node may have that says which result it holds.
-STAMPS = (VERSION, INPUTS)
 #: Results between two savepoints, which check that they can be stored and bound what is held in memory.
 SAVEPOINT_EVERY = 2_000
 #: Results that wait at most to be written as records, or are kept at most to be applied again; and nodes that are
@@ -44,24 +41,6 @@ NOT_AGAIN = (
     "lotproc: results that others are in the way of are applied again only where the connection had nothing to commit "
     f"before, and no more than {MOST_WAITING:,} of them go into one commit"
 )
-#: Failures that a report keeps.
-MOST_FAILURES = 1_000
-#: Bytes of failures that wait for the commit, to be written with it.
-MOST_KEPT = 1 << 20
-
-
-class Planned(NamedTuple):
-    """What is to be done about a batch.
-
-    Args:
-        writes: Its writes.
-        failures: Its failures.
-        sources: The paths of the records that the writes come from, where these are to be remembered.
-    """
-
-    writes: list[Write]
-    failures: list[Failure]
-    sources: list[Path]
 
 
 @dataclass(frozen=True)
@@ -74,128 +53,43 @@ class Destination:
     version: str | None
 
 
-class _Mark(NamedTuple):
-    written: int
-    skipped: int
-    last_path: Path | None
-
-
-@dataclass
-class Tally:
-    """What was done so far; the fields are those of the report."""
-
-    written: int = 0
-    skipped: int = 0
-    commits: int = 0
-    last_path: Path | None = None
-    failed: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    errors: Counter[str] = field(default_factory=Counter)
-    writing: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._committed = self.mark()
-
-    def fail(self, failures: list[Failure]) -> None:
-        self.failed += len(failures)
-        self.failures += failures[: MOST_FAILURES - len(self.failures)]
-        self.errors.update(failure.error for failure in failures)
-
-    def mark(self) -> _Mark:
-        """What changes as results are applied."""
-        return _Mark(self.written, self.skipped, self.last_path)
-
-    def back_to(self, mark: _Mark) -> None:
-        """Forget what was applied since."""
-        self.written, self.skipped, self.last_path = mark
-
-    def commit(self) -> None:
-        """What was applied stays."""
-        self.commits += 1
-        self._committed = self.mark()
-
-    def back_to_commit(self) -> None:
-        """Forget what did not stay."""
-        self.back_to(self._committed)
-
-    def report(self, seconds: float, waiting: float) -> WriteReport:
-        return WriteReport(
-            *(self.written, self.skipped, self.commits, self.last_path),
-            *(self.failed, tuple(self.failures), dict(self.errors)),
-            *(seconds, waiting, self.writing),
-        )
-
-
 def apply_in_memory(to: Destination, batches: Iterable[Planned], tally: Tally, ledger: Ledger | None) -> None:
     """Apply everything, or nothing; the last thing that may fail is the pulling of the batches."""
     writes: list[Write] = []
     for batch in batches:
-        _note(batch, tally, ledger)
+        note_batch(batch, tally, ledger)
         writes += batch.writes
     if to.if_exists == "error":
         coming: set[Path] = set()
         for planned in writes:
             if planned.path in coming or _find(to.root, planned.path) is not None:
-                raise already_there(planned)
+                raise already_there("write", planned.path)
             coming.update(planned.path[:depth] for depth in range(len(planned.path) + 1))
     start = perf_counter()
     _apply(writes, to, tally)
     tally.writing += perf_counter() - start
     if ledger is not None:  # what is applied to a tree in memory stays
-        _tell(ledger, tally, _Mark(0, 0, None), 0, tally.writing)
+        tell(ledger, tally, Mark(0, 0, None), 0, tally.writing)
 
 
 def apply_to_database(
     to: Destination, batches: Iterable[Planned], commit_every: int | None, tally: Tally, ledger: Ledger | None
 ) -> None:
     """Apply batch by batch, and commit where that is asked for; a failure takes the tally back to the last commit."""
-    try:
-        with undone_on_failure(to.root) as changes:
-            span = _Span(to, tally, commit_every, ledger)
-            for batch in batches:
-                _note(batch, tally, ledger)
-                start = perf_counter()
-                span.write(batch.writes)
-                if commit_every is not None and span.new >= commit_every:
-                    span.commit(changes)
-                    span = _Span(to, tally, commit_every, ledger)
-                tally.writing += perf_counter() - start
-            if commit_every is not None and (span.new or (ledger is not None and ledger.has_recovered)):
-                start = perf_counter()
+    with told_on_failure(tally, ledger, "the database"), undone_on_failure(to.root) as changes:
+        span = _Span(to, tally, commit_every, ledger)
+        for batch in batches:
+            note_batch(batch, tally, ledger)
+            start = perf_counter()
+            span.write(batch.writes)
+            if commit_every is not None and span.new >= commit_every:
                 span.commit(changes)
-                tally.writing += perf_counter() - start
-    except BaseException as error:
-        tally.back_to_commit()
-        if ledger is not None:
-            ledger.drop_recovered()
-        if tally.commits:
-            done = f"{counted(tally.written, 'result')} in {counted(tally.commits, 'commit')}"
-            add_note(error, f"lotproc: before this, {done} went into the database, and stay; the rest was undone")
-        raise
-
-
-def _tell(ledger: Ledger, tally: Tally, before: _Mark, failed: int, seconds: float) -> None:
-    """Write into a ledger what has come since a mark."""
-    ledger.commit(
-        written=tally.written - before.written,
-        skipped=tally.skipped - before.skipped,
-        failed=tally.failed - failed,
-        seconds=seconds,
-        last_path=tally.last_path,
-    )
-
-
-def _note(batch: Planned, tally: Tally, ledger: Ledger | None) -> None:
-    """Count the failures of a batch, and keep what is known of it."""
-    if batch.failures:
-        tally.fail(batch.failures)
-    if ledger is not None:
-        for failure in batch.failures:
-            ledger.failed(failure)
-        for path in batch.sources:
-            ledger.wrote(path)
-        if ledger.kept > MOST_KEPT:
-            ledger.flush()
+                span = _Span(to, tally, commit_every, ledger)
+            tally.writing += perf_counter() - start
+        if commit_every is not None and (span.new or (ledger is not None and ledger.has_recovered)):
+            start = perf_counter()
+            span.commit(changes)
+            tally.writing += perf_counter() - start
 
 
 class _Span:
@@ -303,7 +197,7 @@ class _Span:
         changes.commit()
         self._tally.commit()
         if self._ledger is not None:
-            _tell(self._ledger, self._tally, self._mark, self._failed, perf_counter() - self._start)
+            tell(self._ledger, self._tally, self._mark, self._failed, perf_counter() - self._start)
 
     def _take_up(self, bulk: Bulk, batch: list[Write]) -> bool:
         """Let a batch wait, if it can be written as records and does not make too much wait."""
@@ -337,7 +231,7 @@ def _apply(writes: Iterable[Write], to: Destination, tally: Tally) -> None:
             tally.skipped += 1
             continue
         elif to.if_exists == "error":
-            raise already_there(planned)
+            raise already_there("write", planned.path)
         else:  # stamps that are left would say that this result is another one
             stale = node.all_attribute_keys() if to.if_exists == "replace" else STAMPS
             for name in set(stale) - planned.attributes.keys():
@@ -347,6 +241,9 @@ def _apply(writes: Iterable[Write], to: Destination, tally: Tally) -> None:
         rate = sample_rate(planned.attributes)
         if payloads and node is not to.root:
             node = as_data_node(node, payloads[-1], to.arrays, rate)  # the output is the last
+        for name, value in planned.attributes.items():
+            if isinstance(value, DataObject) and node is not to.root:
+                node = as_data_node(node, name, "blob", value.samplerate_hz)
         for name, value in planned.attributes.items():
             if name in payloads:
                 store_payload(node, name, value, to.arrays, rate)

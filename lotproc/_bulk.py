@@ -144,7 +144,7 @@ class Bulk:
             if self._if_exists == "skip" and (self._skips_found or type(place) is _New):
                 return False
             if self._if_exists == "error":
-                raise already_there(planned)
+                raise already_there("write", planned.path)
             if type(place) is _Found:
                 raise NotServed
         attributes = planned.attributes

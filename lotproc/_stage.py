@@ -151,6 +151,8 @@ def _feed(name: str, data: str, also: type | None, run: Callable[[Any], Any], va
         if also is None or not isinstance(value, also):
             check_root(name, value)
         return run(value)
+    if data == "source":  # a store or a root; it says itself which
+        return run(value)
     _check_items(name, data, value)
     try:
         result = run(value)
@@ -194,7 +196,7 @@ def _close(items: Iterable[Any]) -> None:
         items.close()
 
 
-def check_root(name: str, root: object) -> None:
+def check_root(name: str, root: object, expected: str = "a lotdb node as the root of a tree") -> None:
     """Refuse a root that is no node of a tree."""
     if not isinstance(root, BaseNode):
         hint = ""
@@ -204,7 +206,7 @@ def check_root(name: str, root: object) -> None:
             hint = "; only scan() and pending() take partitions"
         elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Partition):
             hint = "; give partitions one by one, as parallel_map(compose_left(scan(...), ...)) does"
-        raise ArgumentTypeError(f"{name}: expected a lotdb node as the root of a tree, got {got(root)}{hint}")
+        raise ArgumentTypeError(f"{name}: expected {expected}, got {got(root)}{hint}")
 
 
 def check_count(name: str, argument: str, value: object, minimum: int = 1) -> None:

@@ -15,7 +15,6 @@ from zodbpickle import pickle as zodb_pickle
 from ._nodes import connection_of, dumps_detached
 from ._stage import check_count
 from .errors import ArgumentError, ExistsError, NotPicklableError, ReadOnlyTreeError, add_note, as_text, got
-from .models import Write
 
 __all__ = [
     *("Changes", "already_there", "check_storable", "check_writable", "plain_pickle"),
@@ -157,11 +156,10 @@ def _store_nowhere(value: Any, connection: Any) -> bool:
     return plain
 
 
-def already_there(planned: Write) -> ExistsError:
-    """The error for a node that is there, where `if_exists` is "error"."""
-    return ExistsError(
-        f'write: the node {as_text(planned.path)} is already there; if_exists="merge", "replace" or "skip" would go on'
-    )
+def already_there(name: str, path: tuple[str, ...]) -> ExistsError:
+    """The error for a path where something is, with `if_exists="error"`."""
+    others = '"merge", "replace" or "skip"' if name == "write" else '"replace" or "skip"'
+    return ExistsError(f"{name}: {as_text(path)} is already there; if_exists={others} would go on")
 
 
 def plain_pickle(value: Any) -> bytes | None:

@@ -16,19 +16,27 @@ from lotdb import BaseNode
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "CodecError",
     "DamagedDatabaseError",
+    "DamagedStoreError",
     "DetachError",
     "ExistsError",
+    "ForeignFileError",
     "LiveNodeError",
     "LotprocError",
     "MissingExtraError",
+    "NoSuchKeyError",
     "NotPicklableError",
     "NotReadyError",
     "PatternError",
     "PayloadError",
     "ProcessorError",
+    "ReadOnlyStoreError",
     "ReadOnlyTreeError",
     "ResultError",
+    "StoreClosedError",
+    "StoreFullError",
+    "StoreLockedError",
     "UncommittedError",
     "WorkerDiedError",
     "WorkerTimeoutError",
@@ -84,7 +92,7 @@ class NotReadyError(LotprocError, RuntimeError):
 
 
 class ExistsError(LotprocError, ValueError):
-    """A node is already there, and the call was told not to touch it."""
+    """Something is already there, and the call was told not to touch it."""
 
 
 class DamagedDatabaseError(LotprocError, RuntimeError):
@@ -101,6 +109,40 @@ class PayloadError(LotprocError, ValueError):
 
 class ReadOnlyTreeError(LotprocError, RuntimeError):
     """Writing was asked of a tree whose connection can only read."""
+
+
+class NoSuchKeyError(LotprocError, KeyError):
+    """A store has nothing under a key."""
+
+    __str__ = Exception.__str__  # a KeyError shows the repr of what it is given
+
+
+class CodecError(LotprocError, ValueError):
+    """A value that the store's codec can't hold, or a store that another codec wrote."""
+
+
+class DamagedStoreError(LotprocError, RuntimeError):
+    """What a store's file holds can't be read."""
+
+
+class ForeignFileError(LotprocError, ValueError):
+    """A file that is none of the store's kind, or of a later version; it is never overwritten."""
+
+
+class ReadOnlyStoreError(LotprocError, RuntimeError):
+    """Writing was asked of a store that was opened for reading."""
+
+
+class StoreClosedError(LotprocError, RuntimeError):
+    """A store was used after it was closed, or in a process that was forked from the one that opened it."""
+
+
+class StoreFullError(LotprocError, RuntimeError):
+    """A store is as large as it may become."""
+
+
+class StoreLockedError(LotprocError, TimeoutError):
+    """Somebody else holds a lock."""
 
 
 class MissingExtraError(LotprocError, ImportError):

@@ -63,7 +63,7 @@ class Pipeline:
 
     @classmethod
     def from_iterable(cls, items: Iterable[Any]) -> Pipeline:
-        """Start from any items: nodes, records, or what else the later stages take; from an iterator only once."""
+        """Start from any items: nodes, records, those of a store too; from an iterator only once."""
         if not isinstance(items, Iterable):
             raise ArgumentTypeError(f"Pipeline.from_iterable: items must be an iterable, got {got(items)}")
         return cls(items)

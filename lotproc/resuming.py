@@ -17,9 +17,11 @@ from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
 from ._partitions import opened_partition
 from ._stage import check_root, stage
 from ._stamps import inputs_digest
+from ._store_lookup import StoreLookup
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, as_text, got
 from .models import NodeRecord, Partition, ProcessResult
 from .scanning import has_changes, pinned_storage
+from .stores._store import Store
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
 
 __all__ = ["pending", "retry_failed"]
@@ -37,7 +39,7 @@ LIVE_WINDOW = 128
 @overload
 def pending(
     policy: Policy,
-    root: BaseNode | Partition,
+    root: BaseNode | Partition | Store,
     items: Iterable[T],
     *,
     version: str | None = None,
@@ -45,11 +47,11 @@ def pending(
 ) -> Iterator[T]: ...
 @overload
 def pending(
-    policy: Policy, root: BaseNode | Partition, *, version: str | None = None, inputs: bool = False
+    policy: Policy, root: BaseNode | Partition | Store, *, version: str | None = None, inputs: bool = False
 ) -> Callable[[Iterable[T]], Iterator[T]]: ...
 @stage("items")
 def pending(
-    policy: Policy, root: BaseNode | Partition, *, version: str | None = None, inputs: bool = False
+    policy: Policy, root: BaseNode | Partition | Store, *, version: str | None = None, inputs: bool = False
 ) -> Callable[[Iterable[T]], Iterator[T]]:
     """Keep the items whose result is not there yet, so that a pipeline that is run again does only what is left.
 
@@ -70,8 +72,9 @@ def pending(
 
     Args:
         policy: The `write`'s: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
-        root: The `write`'s target, in memory or persistent; or one of its `partitions`, so that it can be sent to
-            worker processes: `parallel_map(compose_left(scan(...), pending(policy, partition), each(fn)))`.
+        root: The `write`'s target: a store, or a node, in memory or persistent; or one of the `partitions` of a tree,
+            so that it can be sent to worker processes:
+            `parallel_map(compose_left(scan(...), pending(policy, partition), each(fn)))`.
         items: Nodes or records.
         version: What the result's attribute `_version` has to be; `None` for anything.
         inputs: Whether the result must have been made from these attributes: whether its attribute `_inputs` is the
@@ -81,9 +84,9 @@ def pending(
 
     Returns:
         An iterator of the items kept, in their order. Lazy; holds up to 1,024 records, or 128 live nodes. It only
-        reads. A database is read at the transaction that the connection of `root` sees when the items come; where that
-        has changes that are not committed, through its live nodes, which show them. Then, and with live items, it is
-        for the connection's thread only.
+        reads. A store is read as it is when the items come. A database is read at the transaction that the connection
+        of `root` sees then; where that has changes that are not committed, through its live nodes, which show them.
+        Then, and with live items, it is for the connection's thread only.
 
     Raises:
         ArgumentError: `version` is empty; the connection of `root` is closed; the file of a partition is not there; or
@@ -97,7 +100,7 @@ def pending(
         raise ArgumentTypeError(
             f"pending: policy must be inline(...), mirror(...), fresh(...) or a function; got {got(policy)}"
         )
-    if not isinstance(root, Partition):
+    if not isinstance(root, (Partition, Store)):
         check_root("pending", root)
     if version is not None and not isinstance(version, str):
         raise ArgumentTypeError(f"pending: version must be a str or None, got {got(version)}")
@@ -114,8 +117,10 @@ def pending(
     return run
 
 
-def _lookup(root: BaseNode | Partition, *, at_top: bool) -> Lookup:
-    """What looks for nodes below a root, or below the top of its tree."""
+def _lookup(root: BaseNode | Partition | Store, *, at_top: bool) -> Lookup:
+    """What looks for results in a store, below a root, or below the top of its tree."""
+    if isinstance(root, Store):
+        return StoreLookup(root)
     if isinstance(root, Partition):
         storage = opened_partition("pending", root)
         return RecordLookup(storage, top_of(storage, root.root) if at_top else root.root)

@@ -199,8 +199,17 @@ def _described(value: object) -> str:
     return got(value)
 
 
-def detached(stage_name: str, value: Any, what: str, path: tuple[str, ...]) -> Any:
-    """A copy of a value that shares nothing with the tree; `what` of the node at `path` it is, errors tell."""
+def detached(
+    stage_name: str,
+    value: Any,
+    what: str,
+    path: tuple[str, ...],
+    payload: Callable[[Any], Any] = PayloadHandle.of,
+) -> Any:
+    """A copy of a value that shares nothing with the tree; `what` of the node at `path` it is, errors tell.
+
+    What stands for a payload object in it is made by `payload`.
+    """
 
     def detach(value: Any) -> Any:
         kind = type(value)
@@ -222,7 +231,7 @@ def detached(stage_name: str, value: Any, what: str, path: tuple[str, ...]) -> A
         if isinstance(value, PathFileObj):
             return value.path
         if isinstance(value, (DataObject, BlobObject, Blob)):
-            return PayloadHandle.of(value)
+            return payload(value)
         if type(value).__module__.startswith("BTrees."):
             if hasattr(value, "items"):
                 return {detach(key): detach(item) for key, item in value.items()}

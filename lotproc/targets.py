@@ -1,4 +1,4 @@
-"""Write targets: a write policy bound to the root that it writes to."""
+"""Write targets: a write policy bound to the root or the store that it writes to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 from lotdb import BaseNode
 
+from .errors import brief
 from .models import ProcessResult, WriteReport
+from .stores._store import Store
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
 from .writing import Policy, write
 
@@ -15,7 +17,7 @@ __all__ = ["InlineTarget", "MirrorTarget", "NewDatabaseTarget", "WriteTarget"]
 
 
 class WriteTarget:
-    """A policy, the root that it writes to, and the name for outputs.
+    """A policy, the root or the store that it writes to, and the name for outputs.
 
     >>> from lotdb import BaseNode
     >>> from lotproc import InlineWritePolicy, ProcessResult, WriteTarget
@@ -25,7 +27,7 @@ class WriteTarget:
     [('clip_1', 'results', 'run_001')]
 
     Args:
-        root: The node below which the policy's paths start.
+        root: The node below which the policy's paths start; or a store.
         policy: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
         output_attribute: The attribute that holds a result's output; `None` writes a result's attributes only.
 
@@ -34,25 +36,25 @@ class WriteTarget:
         report: What the last write did, with the failures that it got; `None` before the first.
     """
 
-    def __init__(self, root: BaseNode, policy: Policy, output_attribute: str | None = "result") -> None:
+    def __init__(self, root: BaseNode | Store, policy: Policy, output_attribute: str | None = "result") -> None:
         write(policy, root, output_attribute=output_attribute)  # checks all three now
         self.root, self.policy, self.output_attribute = root, policy, output_attribute
         self.written_paths: list[tuple[str, ...]] = []
         self.report: WriteReport | None = None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(<{self.root.key}>, {self.policy!r}, output_attribute={self.output_attribute!r})"
+        return f"{type(self).__name__}({brief(self.root)}, {self.policy!r}, output_attribute={self.output_attribute!r})"
 
     def target_path(self, result: ProcessResult) -> tuple[str, ...]:
         """The path that `result` is written to."""
         return checked_path("the policy's path", self.policy(result), of=result.path)
 
     def write(self, result: ProcessResult) -> None:
-        """Write one result; the caller commits."""
+        """Write one result; in a tree, the caller commits."""
         self.write_many([result])
 
     def write_many(self, results: Iterable[Any]) -> None:
-        """Write results, nested in any iterables; the caller commits. A failure leaves no trace."""
+        """Write results, nested in any iterables; in a tree, the caller commits, and a failure leaves no trace."""
         policy = _Recording(self)
         try:
             self.report = write(policy, self.root, results, output_attribute=self.output_attribute)
@@ -85,7 +87,7 @@ class InlineTarget(WriteTarget):
     """
 
     def __init__(
-        self, root: BaseNode, output_attribute: str | None = "result", base_path: tuple[str, ...] = ("_proc",)
+        self, root: BaseNode | Store, output_attribute: str | None = "result", base_path: tuple[str, ...] = ("_proc",)
     ) -> None:
         super().__init__(root, InlineWritePolicy(base_path), output_attribute)
 
@@ -100,7 +102,7 @@ class MirrorTarget(WriteTarget):
     """
 
     def __init__(
-        self, root: BaseNode, output_attribute: str | None = "result", base_path: tuple[str, ...] = ()
+        self, root: BaseNode | Store, output_attribute: str | None = "result", base_path: tuple[str, ...] = ()
     ) -> None:
         super().__init__(root, MirrorWritePolicy(base_path), output_attribute)
 
@@ -115,6 +117,6 @@ class NewDatabaseTarget(WriteTarget):
     """
 
     def __init__(
-        self, root: BaseNode, output_attribute: str | None = "result", base_path: tuple[str, ...] = ()
+        self, root: BaseNode | Store, output_attribute: str | None = "result", base_path: tuple[str, ...] = ()
     ) -> None:
         super().__init__(root, FreshWritePolicy(base_path), output_attribute)

@@ -10,16 +10,19 @@ from typing import Any, TypeAlias, overload
 
 from lotdb import BaseNode
 
-from ._applying import Destination, IfExists, Planned, Tally, apply_in_memory, apply_to_database
+from ._applying import Destination, apply_in_memory, apply_to_database
 from ._arrays import Arrays, check_arrays
 from ._clock import ticking
 from ._ledger import Ledger
 from ._nodes import connection_of
 from ._stage import check_choice, check_root, stage
 from ._stamps import INPUTS, VERSION
+from ._storing import Shelf, apply_to_store, check_store
+from ._tally import IfExists, Planned, Tally
 from ._transactions import check_writable
 from .errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from .models import Failure, ProcessResult, Write, WriteReport, written_attributes
+from .stores._store import OUTPUT, Store
 from .write_policies import checked_path
 
 __all__ = ["plan", "write"]
@@ -67,7 +70,7 @@ def plan(
 @overload
 def write(
     policy: Policy,
-    target: BaseNode,
+    target: BaseNode | Store,
     results: Iterable[Any],
     *,
     output_attribute: str | None = "result",
@@ -80,7 +83,7 @@ def write(
 @overload
 def write(
     policy: Policy,
-    target: BaseNode,
+    target: BaseNode | Store,
     *,
     output_attribute: str | None = "result",
     if_exists: IfExists = "merge",
@@ -92,7 +95,7 @@ def write(
 @stage("results")
 def write(
     policy: Policy,
-    target: BaseNode,
+    target: BaseNode | Store,
     *,
     output_attribute: str | None = "result",
     if_exists: IfExists = "merge",
@@ -101,7 +104,7 @@ def write(
     version: str | None = None,
     ledger: str | os.PathLike[str] | None = None,
 ) -> Callable[[Iterable[Any]], WriteReport]:
-    """Write results into a tree: this runs the pipeline.
+    """Write results into a tree or a store: this runs the pipeline.
 
     >>> from lotdb import BaseNode
     >>> from lotproc import ProcessResult, inline, write
@@ -117,12 +120,17 @@ def write(
     nodes; the tree shows them from the commit on. Several programs may write to one tree, through ZEO for instance:
     where one is in the way of another, its results are applied again to what is there by then.
 
+    A store commits by itself: when `write` returns, everything is in it. There the output of a result is the value, and
+    its other attributes are metadata, if the store has metadata and JSON holds them exactly, but for numbers of numpy,
+    which become Python's; else the value is a dict of all attributes. A `write` that fails leaves in a store what was
+    committed: LMDB commits about a thousand results at a time, a directory each batch, an archive all at the end.
+
     Whatever is raised has a `report`, which says what was committed before.
 
     Args:
         policy: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
-        target: The node below which the policy's paths start. `inline` always starts at the root of the target's tree,
-            as the records' paths do.
+        target: The node below which the policy's paths start; `inline` always starts at the root of the target's tree,
+            as the records' paths do. Or a `DirectoryStore`, an `LmdbStore`, an `Archive`.
         results: `ProcessResult`s, nested in any iterables: what `parallel_map` gives. Each item is a batch. A `Failure`
             among them is counted, and kept in the report.
         output_attribute: The attribute that holds the result's output; `None` leaves the output out.
@@ -130,13 +138,14 @@ def write(
             "replace": drop the others; "skip": leave the node as it is, if it has the `version` that is given;
             "error": stop. Children always stay.
         commit_every: Commit as soon as this many results are written and their batch is whole, and at the end.
-            `None`: the caller commits.
+            `None`: the caller commits; a store commits when it suits it, and at the end.
         arrays: Where outputs and attributes go that are numpy arrays. "inline": into the node's attributes, as they
             are. "blob", "zarr": into lotdb payloads, which `DataNode.read_data` reads; new nodes, and `BaseNode`s
             that are there, become `DataNode`s for that, all but `target` itself. A result's attribute
             `samplerate_hz`, if it has one, is their sample rate. What a payload can't give back as it was stays
             inline: arrays inside of lists and dicts, without dimensions, of Python objects, of a subclass. What zarr
-            writes lies outside of transactions: what an undone write leaves there is not referred to.
+            writes lies outside of transactions: what an undone write leaves there is not referred to. A store takes
+            "inline" alone.
         version: The name of what made the results, "mfcc-3" say. It becomes the attribute `_version` of each written
             node, by which `pending(..., version="mfcc-3")` knows what is done. Choose another one whenever the same
             records would give other results. Results whose records went through `pending(..., inputs=True)` get
@@ -154,10 +163,11 @@ def write(
             path, or its output's name or that of a stamp among its attributes; `ledger` can't be one, or is a file
             of another kind; `if_exists="replace"` would replace the processed node
             itself.
-        ArgumentTypeError: `target` is no node, or an option has the wrong type.
-        ReadOnlyTreeError: The target's connection is read-only.
+        ArgumentTypeError: `target` is neither a node nor a store, or an option has the wrong type.
+        ReadOnlyTreeError, ReadOnlyStoreError: The target can only be read.
         ResultError: Something came that is no result; says what, and from which batch.
         NotPicklableError: An output or an attribute can't be stored in the database; says which.
+        CodecError: The codec of a store can't hold a result; says which.
         ExistsError: A node is already there, with `if_exists="error"`.
         ConflictError: Others were in the way of a commit, 30 times in turn; or once, where the results can't be applied
             again: the connection had something to commit before, or more than 10,000 results belong to the commit.
@@ -165,29 +175,37 @@ def write(
             the `report` before.
     """
     planner = _Planner("write", policy, output_attribute, version)
-    check_root("write", target)
+    if not isinstance(target, Store):
+        check_root("write", target, "a lotdb node, a DirectoryStore, an LmdbStore or an Archive")
     check_choice("write", "if_exists", if_exists, ("merge", "replace", "skip", "error"))
     check_choice("write", "arrays", arrays, ("inline", "blob", "zarr"))
-    check_writable("write", target, commit_every)
-    check_arrays("write", target, arrays)
+    if isinstance(target, Store):
+        check_store("write", target, commit_every, arrays)
+    else:
+        check_writable("write", target, commit_every)
+        check_arrays("write", target, arrays)
     if ledger is not None:
         Ledger("write", ledger)
-    if getattr(policy, "starts_at_top", False):
+    if getattr(policy, "starts_at_top", False) and not isinstance(target, Store):
         while target.parent is not None:
             target = target.parent
         if if_exists == "replace":
             planner.policy = _never_the_source(policy)
 
     def run(results: Iterable[Any]) -> WriteReport:
-        to, tally, start = Destination(target, if_exists, arrays, version), Tally(), perf_counter()
+        tally, start = Tally(), perf_counter()
         book = None if ledger is None else Ledger("write", ledger)
         with ticking() as waited:
             try:
                 with book or nullcontext():
                     batches = planner.planned(results, book)
-                    if connection_of(target) is None:
-                        apply_in_memory(to, batches, tally, book)
+                    if isinstance(target, Store):
+                        shelf = Shelf(target, if_exists, output_attribute or OUTPUT, version)
+                        apply_to_store(shelf, batches, commit_every, tally, book)
+                    elif connection_of(target) is None:
+                        apply_in_memory(Destination(target, if_exists, arrays, version), batches, tally, book)
                     else:
+                        to = Destination(target, if_exists, arrays, version)
                         apply_to_database(to, batches, commit_every, tally, book)
             except BaseException as error:
                 with suppress(AttributeError):  # of the few errors that take no attribute

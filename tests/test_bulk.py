@@ -419,9 +419,9 @@ def test_skipping_and_overwriting_what_waits_needs_no_live_nodes() -> None:
             write(mirror("replace"), root, found, commit_every=9, if_exists="replace")
             assert write(mirror("skip"), root, found, commit_every=9, if_exists="skip").skipped == 2
             assert write(mirror("skip"), root, found, commit_every=9, if_exists="skip").skipped == 3
-            with pytest.raises(ExistsError, match="the node error/a/b is already there"):
+            with pytest.raises(ExistsError, match="error/a/b is already there"):
                 write(mirror("error"), root, found, commit_every=9, if_exists="error")
-            with pytest.raises(ExistsError, match="the node skip/a is already there"):
+            with pytest.raises(ExistsError, match="skip/a is already there"):
                 write(mirror("skip"), root, found[2:], commit_every=9, if_exists="error")
         assert count.transactions == 3
         assert contents(root) == {

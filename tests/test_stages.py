@@ -671,7 +671,7 @@ def test_every_error_survives_pickling_with_its_message(kind: type[Exception]) -
 
 @pytest.mark.parametrize("kind", all_errors(lp.LotprocError)[1:])
 def test_every_error_is_also_one_that_python_programmers_know(kind: type[Exception]) -> None:
-    assert issubclass(kind, (ValueError, TypeError, RuntimeError, ImportError, TimeoutError))
+    assert issubclass(kind, (ValueError, TypeError, KeyError, RuntimeError, ImportError, TimeoutError))
 
 
 def test_every_error_is_public() -> None:

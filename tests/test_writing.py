@@ -472,7 +472,7 @@ def test_an_existing_node_stops_a_write_that_is_told_to_and_nothing_stays(commit
         plant(root, {("a",): {"x": 1}})
         db.commit()
         batches = [[ProcessResult(("b",), 1)], [ProcessResult(("c",), 2), ProcessResult(("a",), 3)]]
-        with pytest.raises(ExistsError, match=r'the node a is already there; if_exists="merge"'):
+        with pytest.raises(ExistsError, match=r'write: a is already there; if_exists="merge"'):
             write(mirror(), root, batches, if_exists="error", commit_every=commit_every)
         assert contents(root) == committed(db) == {(): {}, ("a",): {"x": 1}}
 
@@ -767,7 +767,7 @@ def test_what_is_no_tree_is_refused_at_once() -> None:
     with database() as db:
         refused(db, ArgumentTypeError, r"write: .* got LOTDB .*open it first: root = LOTDB\(")
     for target in (None, "root", {}):
-        refused(target, ArgumentTypeError, "write: expected a lotdb node as the root of a tree")
+        refused(target, ArgumentTypeError, "write: expected a lotdb node, a DirectoryStore, an LmdbStore or an Archive")
 
 
 def test_commit_every_on_a_tree_in_memory_is_refused_at_once() -> None:

@@ -1,0 +1,287 @@
+"""From any store or tree to any other."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from lotdb import BaseNode, BlobObject, DataObject
+from ZODB.blob import Blob
+from ZODB.interfaces import IBlobStorage
+
+from ._applying import Destination, apply_in_memory, apply_to_database
+from ._extras import needed
+from ._nodes import connection_of, node_path
+from ._stage import check_choice
+from ._storing import check_store, put_batches
+from ._tally import Planned, Tally
+from ._transactions import already_there, check_writable
+from .errors import ArgumentError, ArgumentTypeError, as_text, brief, got
+from .models import Write, WriteReport
+from .payloads import PayloadHandle
+from .snapshots import detached
+from .sources import Source, as_store
+from .stores._store import OUTPUT, Entry, Item, Store, Writer, as_attributes, as_item
+from .stores.directory import DirectoryStore
+from .traversal import walk
+
+__all__ = ["PayloadCopy", "copy"]
+
+Present: TypeAlias = Literal["replace", "skip", "error"]
+
+
+@dataclass(frozen=True)
+class PayloadCopy:
+    """A payload of a tree with all its data: what `copy` puts into a store for it, and makes a payload of again.
+
+    Args:
+        kind: "DataObject", "BlobObject" or "Blob": what it was in the tree, and will be again.
+        content: The bytes of its blob; for what lay in zarr, those of an npy file.
+        payload: "array", "bytes", "text" or "table".
+        samplerate_hz: Samples per second, where that is known.
+        metadata: What lotdb keeps beside the payload.
+        blob_metadata: What lotdb keeps beside the blob.
+    """
+
+    kind: str
+    content: bytes = field(repr=False)
+    payload: str = "bytes"
+    samplerate_hz: float | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    blob_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, stored: DataObject | BlobObject | Blob) -> PayloadCopy:
+        """The copy of a payload object of a live tree."""
+        handle = PayloadHandle.of(stored)
+        content = _npy(handle.read()) if handle.dataset is not None else handle.file.read_bytes()
+        if isinstance(stored, Blob):
+            return cls("Blob", content)
+        metadata = stored.metadata_dict()
+        if isinstance(stored, BlobObject):
+            return cls("BlobObject", content, handle.kind, blob_metadata=metadata)
+        if stored.blob_object is None:  # it lay in zarr, which a copy leaves
+            metadata = {name: value for name, value in metadata.items() if not name.startswith("zarr_")}
+            metadata["backend"] = "blob"
+            blob = {"content_type": stored.content_type, "format": "npy", "dtype": stored.dtype, "shape": stored.shape}
+        else:
+            blob = stored.blob_object.metadata_dict()
+        metadata["content_type"] = stored.content_type
+        return cls("DataObject", content, handle.kind, stored.samplerate_hz, metadata, blob)
+
+    def read(self) -> Any:
+        """The payload as `PayloadHandle.read` gives it: an array, bytes, a str, or a pandas DataFrame."""
+        if self.payload == "array":
+            return np.load(io.BytesIO(self.content), allow_pickle=False)
+        if self.payload == "bytes":
+            return self.content
+        text = self.content.decode(self.metadata.get("text_encoding", "utf-8"))
+        if self.payload == "text":
+            return text
+        return needed("pandas", "pandas", "a table").read_csv(io.StringIO(text))
+
+    def restored(self) -> DataObject | BlobObject | Blob:
+        """A new payload object for a tree, with its data in a blob."""
+        if self.kind == "Blob":
+            blob = Blob()
+            with blob.open("w") as file:
+                file.write(self.content)
+            return blob
+        held = BlobObject(metadata=self.blob_metadata)
+        held.write_bytes(self.content)
+        if self.kind == "BlobObject":
+            return held
+        metadata = dict(self.metadata)
+        data = DataObject("blob", self.samplerate_hz, content_type=metadata.pop("content_type"), metadata=metadata)
+        data.blob_object = held
+        return data
+
+
+def copy(
+    source: Source,
+    target: Source,
+    *,
+    output_attribute: str = OUTPUT,
+    if_exists: Present = "replace",
+    commit_every: int | None = None,
+    progress: bool | None = None,
+) -> WriteReport:
+    """Copy everything from a store or a tree into another one.
+
+    >>> import tempfile
+    >>> from lotdb import BaseNode
+    >>> from lotproc import copy
+    >>> from lotproc.stores import DirectoryStore
+    >>> root = BaseNode("corpus")
+    >>> _ = root.gns(["ann", "clip_1"]).set_attribute("duration", 1.2)
+    >>> store = DirectoryStore(tempfile.mkdtemp())
+    >>> print(copy(root, store))
+    1 result written, 1 commit
+    >>> store["ann", "clip_1"]
+    {'duration': 1.2}
+
+    Between stores, values and metadata stay as they are. Where the target has no metadata, they become a dict, with the
+    value as `result`. A node of a tree is a dict of its attributes, detached as by `snapshot`. Its payloads go along
+    with all their data, as `PayloadCopy`s, and become payloads again in a tree. Nodes without attributes are
+    copied where they have no children; elsewhere their children's paths tell of them.
+
+    Args:
+        source: A `DirectoryStore`, an `LmdbStore`, an `Archive`, or a node: all that is below it, itself included.
+        target: Another one. Paths are the same as in the source; those of trees begin below the node that is given.
+        output_attribute: What a value is called where it becomes an attribute beside its metadata.
+        if_exists: What to do where the path is there already. "replace": put what the source has in its place, though
+            the children of a node stay; "skip": leave it as it is; "error": stop.
+        commit_every: Commit as soon as this many are written, as `write` does; a tree in a database is not committed
+            otherwise, a store is when all is written.
+        progress: Whether to show a bar that counts what is copied; `None`: where stderr is a terminal.
+
+    Returns:
+        A `WriteReport`. It holds one record at a time; on a tree in memory all of them; an archive that is read keeps
+        the place of each key.
+
+    Raises:
+        ArgumentTypeError: `source` or `target` is neither a store nor a node.
+        ArgumentError: The target is the source or lies in it; a key can't be one of the target's; or there is metadata
+            with the name of the value.
+        CodecError, NotPicklableError: The target can't hold a value; names its path.
+        DetachError: An attribute can't be taken out of the tree; names its path and its name.
+        ExistsError: A path is there already, with `if_exists="error"`.
+    """
+    check_choice("copy", "if_exists", if_exists, ("replace", "skip", "error"))
+    if progress is not None and not isinstance(progress, bool):
+        raise ArgumentTypeError(f"copy: progress must be True, False or None, got {got(progress)}")
+    for end in (source, target):
+        if not isinstance(end, BaseNode):
+            as_store("copy", end)
+    if not isinstance(output_attribute, str):
+        raise ArgumentTypeError(f"copy: output_attribute must be a str, got {got(output_attribute)}")
+    if _is_inside(source, target):
+        raise ArgumentError(f"copy: the target {brief(target)} is the source {brief(source)}, or lies in it")
+    if isinstance(target, Store):
+        check_store("copy", target, commit_every, "inline")
+    else:
+        check_writable("copy", target, commit_every)
+    entries = source._entries() if isinstance(source, Store) else _nodes(source)
+    total = len(source) if isinstance(source, Store) else None  # type: ignore[arg-type]
+    tally, start = Tally(), perf_counter()
+    try:
+        with _bar(entries, total, progress) as bar:
+            if isinstance(target, Store):
+                _into_store(bar, target, output_attribute, if_exists, commit_every, tally)
+            else:
+                _into_tree(bar, target, output_attribute, if_exists, commit_every, tally)
+    finally:
+        entries.close()  # type: ignore[attr-defined]
+    return tally.report(perf_counter() - start, 0.0)
+
+
+def _is_inside(source: Source, target: Source) -> bool:
+    """Whether what is written would come up in what is still to be read."""
+    if isinstance(source, BaseNode):
+        node = target if isinstance(target, BaseNode) else None
+        while node is not None and node is not source:
+            node = node.parent
+        return node is source
+    if isinstance(source, DirectoryStore) and isinstance(target, DirectoryStore):
+        return target.is_below(source)
+    return source == target
+
+
+def _bar(entries: Iterator[Entry], total: int | None, progress: bool | None) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(entries, total=total, desc="copy", disable=None if progress is None else not progress)
+
+
+def _nodes(root: BaseNode) -> Iterator[Entry]:
+    """The nodes of a tree as a store would give them."""
+    for node in walk(root):
+        if node.attribute_storage or (node is not root and not node.node_storage):
+            path = node_path(node, root)
+            values = dict(node.attribute_storage.items())
+            yield Entry(path, None, partial(_detached, path, values), None)
+
+
+def _detached(path: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: detached("copy", value, f"attribute {name!r}", path, payload=PayloadCopy.of)
+        for name, value in values.items()
+    }
+
+
+def _into_store(
+    entries: Iterable[Entry], store: Store, output: str, if_exists: Present, commit_every: int | None, tally: Tally
+) -> None:
+    def items(writer: Writer, entry: Entry) -> list[Item]:
+        if if_exists != "replace" and writer.find(entry.path) is not None:
+            if if_exists == "error":
+                raise already_there("copy", entry.path)
+            tally.skipped += 1
+            return []
+        value = entry.load()
+        tally.written += 1
+        tally.last_path = entry.path
+        if entry.metadata is None:
+            as_it_is = store.codec.holds_mappings or not isinstance(value, Mapping)
+        else:
+            as_it_is = store.has_metadata
+        if as_it_is:
+            return [Item(entry.path, value, entry.metadata)]
+        attributes = as_attributes("copy", entry.path, entry.metadata, value, output)
+        return [as_item("copy", store, entry.path, attributes, output)]
+
+    put_batches(store, entries, items, commit_every, tally)
+
+
+def _into_tree(
+    entries: Iterable[Entry], root: BaseNode, output: str, if_exists: Present, commit_every: int | None, tally: Tally
+) -> None:
+    connection = connection_of(root)
+    blobs = connection is None or IBlobStorage.providedBy(connection.db().storage)
+
+    def planned(entry: Entry) -> Planned:
+        attributes = as_attributes("copy", entry.path, entry.metadata, entry.load(), output)
+        for name, value in attributes.items():
+            if not isinstance(name, str):
+                raise ArgumentTypeError(
+                    f"copy: what is at {as_text(entry.path)} can't be attributes: the name of one must be a str, got "
+                    f"{got(name)}"
+                )
+            attributes[name] = _restored(value)
+            if attributes[name] is not value and not blobs:
+                raise ArgumentError(
+                    f"copy: attribute {name!r} of {as_text(entry.path)} is a payload, which needs a database with a "
+                    f"directory for blobs, and that of {root.key!r} has none"
+                )
+        return Planned([Write(entry.path, attributes)], [], [])
+
+    to = Destination(root, if_exists, "inline", None)
+    batches = map(planned, entries)
+    if connection is None:
+        apply_in_memory(to, batches, tally, None)
+    else:
+        apply_to_database(to, batches, commit_every, tally, None)
+
+
+def _restored(value: Any) -> Any:
+    """A value with payloads where it has copies of them; the same object where it has none."""
+    if isinstance(value, PayloadCopy):
+        return value.restored()
+    if type(value) is dict:
+        made: Any = {key: _restored(item) for key, item in value.items()}
+        return made if any(made[key] is not item for key, item in value.items()) else value
+    if type(value) in (list, tuple):
+        made = [_restored(item) for item in value]
+        return type(value)(made) if any(new is not old for new, old in zip(made, value, strict=True)) else value
+    return value
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()

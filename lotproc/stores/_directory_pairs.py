@@ -1,0 +1,353 @@
+"""The value and the metadata of an entry, changed and read as one.
+
+Two files can't be renamed in one step. A change of both is therefore written down before it is made, in a hidden file
+beside them, the journal: whoever finds it there, with nobody at work on it, makes the change. The steps are
+
+1. the new files are written under hidden names, and synced;
+2. the journal is made and locked, and says what is to be done; from here on the change is made, whatever happens;
+3. the metadata's file takes its place, or is removed;
+4. the value's file takes its place: where its hidden name is still there, the change has not come to its end;
+5. the journal is removed.
+
+A journal is locked as long as its writer lives. Readers that find one wait for it, or go on where it stopped. A change
+of one file needs none of this.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+from ..errors import ForeignFileError, StoreLockedError, add_note, as_text
+from . import _directory_locks as locks
+from ._directory_files import (
+    exchange_or_replace,
+    make_directories,
+    new_token,
+    put_in_place,
+    sync_directory,
+    temporary,
+    write_new,
+)
+from ._directory_keys import Place
+
+__all__ = ["REMOVE", "REPLACE", "Pairs"]
+
+REPLACE, REMOVE = "replace", "remove"
+_LINE = re.compile(rb"lotproc ([0-9a-f]+-\d+) (replace|remove) (replace|remove)\n")
+_START = b"lotproc "
+#: Attempts to read a pair beside its writers before they are kept out.
+ATTEMPTS = 5
+
+
+class Pairs:
+    """Changes and reads the files of entries.
+
+    Args:
+        store: For messages.
+        durable: Whether a change is on the disk when it is made.
+        timeout: Seconds to wait for somebody else's change of an entry.
+    """
+
+    def __init__(self, store: object, durable: bool, timeout: float | None) -> None:
+        self.store, self.durable, self.timeout = store, durable, timeout
+
+    def prepare(self, place: Place, value: Callable[[IO[bytes]], Any] | None, meta: bytes | None) -> str:
+        """Write new files under hidden names; None of `value` is an entry that is to go. Returns the token of them."""
+        token = new_token()
+        try:
+            write_new(temporary(place.directory, token, "value"), place.data, value or _nothing, self.durable)
+            if meta is not None:
+                self.prepare_meta(place, token, meta)
+        except BaseException as error:
+            self.drop(place, token)
+            self._note(place, error)
+            raise
+        return token
+
+    def prepare_meta(self, place: Place, token: str, meta: bytes) -> None:
+        """Write a new file of metadata under a hidden name."""
+        write_new(temporary(place.directory, token, "meta"), place.meta, lambda file: file.write(meta), self.durable)
+
+    def drop(self, place: Place, token: str) -> None:
+        """Remove what was prepared and is not in its place."""
+        for kind in ("value", "meta", "value-2", "meta-2"):
+            with suppress(OSError):
+                os.unlink(temporary(place.directory, token, kind))
+
+    def change_value(self, place: Place, token: str, unsynced: set[str] | None = None) -> None:
+        """Put a prepared value in its place; the metadata stays."""
+        try:
+            self.complete(place)
+            put_in_place(temporary(place.directory, token, "value"), place.data, self.durable)
+        except BaseException as error:
+            self.drop(place, token)
+            self._note(place, error)
+            raise
+        if self.durable:
+            self._sync(place, unsynced)
+
+    def change_meta(self, place: Place, meta: bytes | None) -> None:
+        """Put metadata in its place, or remove it; the value stays."""
+        with self._noted(place):
+            self.complete(place)
+            if meta is None:
+                try:
+                    os.unlink(place.meta)
+                except FileNotFoundError:
+                    return
+            else:
+                token = new_token()
+                self.prepare_meta(place, token, meta)
+                try:
+                    put_in_place(temporary(place.directory, token, "meta"), place.meta, self.durable)
+                except BaseException:
+                    self.drop(place, token)
+                    raise
+        self._sync(place, None)
+
+    def change(self, place: Place, token: str, meta: str, value: str, unsynced: set[str] | None = None) -> None:
+        """Put a prepared value and metadata in their places, as one; REMOVE means that there is to be none.
+
+        Until the journal is written a failure leaves what was there. From then on the change is made, if need be by
+        whoever comes next.
+        """
+        journal = None
+        is_written = was_written = False
+        try:
+            journal = self._own(place)
+            if meta == REMOVE and not os.access(place.meta, os.F_OK):  # one step will do
+                if value == REPLACE:
+                    put_in_place(temporary(place.directory, token, "value"), place.data, self.durable)
+                else:
+                    self._remove_value(place, token)
+            else:
+                line = f"lotproc {token} {meta} {value}\n".encode()
+                if os.write(journal, line) < len(line):  # it is empty, and at its start
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place.journal)
+                if self.durable:
+                    os.fsync(journal)
+                    sync_directory(place.directory)
+                is_written = was_written = True
+                self._finish(place, token, meta, value)
+                is_written = False
+        except BaseException as error:
+            if not is_written:
+                self.drop(place, token)
+            self._note(place, error)
+            raise
+        finally:
+            if journal is not None:
+                self._disown(place, journal, keep=is_written)
+        if self.durable and not was_written:
+            self._sync(place, unsynced)
+
+    def complete(self, place: Place) -> None:
+        """Wait for a change that is being made, or make what a killed writer has left."""
+        while os.access(place.journal, os.F_OK):
+            with self._noted(place), suppress(FileNotFoundError):
+                self._disown(place, self._own(place, create=False))
+
+    def open(self, place: Place) -> tuple[int, bytes | None] | None:
+        """An entry's value, open for reading, and the bytes of its metadata as they belong together."""
+        for _ in range(ATTEMPTS):
+            self.complete(place)
+            opened, is_one = self._open(place)
+            if is_one:
+                return opened
+            if opened is not None:
+                os.close(opened[0])
+        with self._noted(place):
+            journal = self._own(place)
+            try:
+                return self._open(place)[0]
+            finally:
+                self._disown(place, journal)
+
+    def _open(self, place: Place) -> tuple[tuple[int, bytes | None] | None, bool]:
+        """What is there, and whether it was there at one moment."""
+        try:
+            value = os.open(place.data, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            return None, not os.access(place.journal, os.F_OK)
+        meta = -1
+        try:
+            text = None
+            with suppress(FileNotFoundError):
+                meta = os.open(place.meta, os.O_RDONLY)
+                text = _read(meta)
+            # Both files are open, so their numbers are not given to others. Where neither has been replaced since it
+            # was opened, and no change of both was under way in between, there was a moment with both of them.
+            is_one = (
+                not os.access(place.journal, os.F_OK) and _is_still(place.meta, meta) and _is_still(place.data, value)
+            )
+        except BaseException:
+            os.close(value)
+            raise
+        finally:
+            if meta >= 0:
+                os.close(meta)
+        return (value, text), is_one
+
+    def _own(self, place: Place, *, create: bool = True) -> int:
+        """The entry's journal, locked and empty, after what it said has been done."""
+        while True:
+            try:
+                journal = self._open_journal(place, create)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                make_directories(place.directory, self.durable)
+                continue
+            try:
+                if not locks.keep_out(journal, self.timeout):
+                    raise StoreLockedError(
+                        f"{self.store!r}: {as_text(place.path)} is being changed by {locks.holder(place.journal)}; "
+                        f"waited {self.timeout:g} s"
+                    )
+                if os.fstat(journal).st_nlink:
+                    self._redo(place, journal)
+                    return journal
+            except BaseException:
+                locks.let_in(journal)
+                raise
+            locks.let_in(journal)  # its writer has removed it
+
+    def _open_journal(self, place: Place, create: bool) -> int:
+        flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | (os.O_CREAT if create else 0)
+        try:
+            return os.open(place.journal, flags, 0o666)
+        except OSError as error:
+            if create or error.errno not in (errno.EACCES, errno.EROFS):
+                raise
+            return os.open(place.journal, os.O_RDONLY)
+
+    def _redo(self, place: Place, journal: int) -> None:
+        data = os.read(journal, 4096)
+        line = _LINE.fullmatch(data)
+        if line is None and not _START.startswith(data[: len(_START)].rstrip(b"\0")):
+            raise ForeignFileError(f"{self.store!r}: {place.journal} is no file of lotproc's; give it another name")
+        if line is not None:
+            token, meta, value = (part.decode() for part in line.groups())
+            try:
+                self._finish(place, token, meta, value)
+            except PermissionError as error:
+                add_note(error, "a change of this entry was begun and not ended; open the store as one who may write")
+                raise
+        if data:
+            os.lseek(journal, 0, os.SEEK_SET)
+            os.ftruncate(journal, 0)
+
+    def _finish(self, place: Place, token: str, meta: str, value: str) -> None:
+        """Do what a journal says, unless it has been done.
+
+        dirdb does not know of journals: after a kill between the two steps it sees the new metadata with the old value.
+        So there is nothing between them that takes time.
+        """
+        new_value, new_meta = (temporary(place.directory, token, kind) for kind in ("value", "meta"))
+        if not self.durable and value == REPLACE and self._exchange(place, token, meta):
+            return
+        if meta == REPLACE:
+            with suppress(FileNotFoundError):
+                os.replace(new_meta, place.meta)
+        elif os.access(new_value, os.F_OK):
+            with suppress(FileNotFoundError):
+                os.unlink(place.meta)
+        if value == REPLACE:
+            with suppress(FileNotFoundError):
+                os.replace(new_value, place.data)
+                os.unlink(new_value)  # it stays where it was in its place before, under a second name
+        elif os.access(new_value, os.F_OK):
+            self._remove_value(place, token)
+        with suppress(FileNotFoundError):
+            os.unlink(new_meta)
+        self._sync(place, None)
+
+    def _exchange(self, place: Place, token: str, meta: str) -> bool:
+        """Put new files, which were not synced, in their places by second names; whether that could be done.
+
+        See `put_in_place` for why. The hidden names that tell that a change has not come to its end stay until it has.
+        """
+        kinds = ["value"] if meta == REMOVE else ["value", "meta"]
+        new = [temporary(place.directory, token, kind) for kind in kinds]
+        second = [temporary(place.directory, token, f"{kind}-2") for kind in kinds]
+        try:
+            for one, two in zip(new, second, strict=True):
+                os.link(one, two)
+        except OSError:  # a file system without such names, or a change that was begun before
+            return False
+        if meta == REPLACE:
+            exchange_or_replace(second[1], place.meta)
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(place.meta)
+        exchange_or_replace(second[0], place.data)
+        for hidden in (*reversed(new), *second):
+            with suppress(FileNotFoundError):
+                os.unlink(hidden)
+        return True
+
+    def _remove_value(self, place: Place, token: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(place.data)
+        self._sync(place, None)
+        os.unlink(temporary(place.directory, token, "value"))
+
+    def _disown(self, place: Place, journal: int, keep: bool = False) -> None:
+        if os.name == "nt":  # where a file that is open can't be removed; whoever has opened it meanwhile removes it
+            locks.let_in(journal)
+            with suppress(PermissionError, FileNotFoundError):
+                if not keep:
+                    os.unlink(place.journal)
+            return
+        try:
+            if not keep:
+                os.unlink(place.journal)
+        finally:
+            locks.let_in(journal)
+
+    def _sync(self, place: Place, unsynced: set[str] | None) -> None:
+        if self.durable:
+            if unsynced is None:
+                sync_directory(place.directory)
+            else:
+                unsynced.add(place.directory)
+
+    @contextmanager
+    def _noted(self, place: Place) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._note(place, error)
+            raise
+
+    def _note(self, place: Place, error: BaseException) -> None:
+        if isinstance(error, OSError) and not isinstance(error, StoreLockedError):
+            add_note(error, f"{self.store!r}: while writing {as_text(place.path)}")
+
+
+def _read(descriptor: int) -> bytes:
+    parts = []
+    while part := os.read(descriptor, 1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _is_still(path: str, descriptor: int) -> bool:
+    """Whether a path is the file that was opened; -1: still is not there."""
+    try:
+        now = os.stat(path)
+    except FileNotFoundError:
+        return descriptor < 0
+    if descriptor < 0:
+        return False
+    then = os.fstat(descriptor)
+    return (now.st_ino, now.st_dev) == (then.st_ino, then.st_dev)
+
+
+def _nothing(file: IO[bytes]) -> None:
+    """Write nothing."""
