@@ -11,6 +11,7 @@ from statistics import median
 from benchmarks.rows import Row
 
 PACKAGES = ["lotdb", "ZODB", "BTrees", "persistent", "numpy"]
+STORE_PACKAGES = ["dirdb", "filelock", "lmdb-object-store", "lmdb", "roxxel"]
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,26 @@ def _cells(line: Line) -> list[str]:
 
 def machine() -> str:
     """What it ran on, without saying where."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
         f"{os.cpu_count()} cores, {platform.system()} on {platform.machine()}, {platform.python_implementation()} "
-        f"{platform.python_version()}, {versions}"
+        f"{platform.python_version()}, {versions(PACKAGES)}"
     )
 
 
-def page(lines: list[Line], leaves: int, rounds: int) -> str:
-    """The page of the documentation."""
-    [raw] = [line for line in lines if "raw limit" in line.row.work]
+def versions(packages: list[str]) -> str:
+    return ", ".join(f"{name} {version(name)}" for name in packages)
+
+
+def page(trees: list[Line], stores: list[Line], leaves: int, rounds: int) -> str:
+    """The page of the documentation, about trees and about stores."""
+    [raw] = [line for line in trees if "raw limit" in line.row.work]
     per_leaf = 1e6 / leaves
     return f"""\
 # Performance
 
-How fast lotproc is, and how much memory it takes, against what one would write by hand with lotdb and ZODB. A program
-in the repository, `benchmarks/`, writes this page, so to change the page, change the program.
+How fast lotproc is, and how much memory it takes, against what one would write by hand with lotdb and ZODB, and its
+stores against the packages whose files they read and write. A program in the repository, `benchmarks/`, writes this
+page, so to change the page, change the program.
 
 ## Run it
 
@@ -86,12 +91,13 @@ in the repository, `benchmarks/`, writes this page, so to change the page, chang
 $ nox -s bench
 ```
 
-builds the trees, measures, prints the table and writes this page, in about a quarter of an hour. What follows `--` goes
-to the program:
+builds the trees and the stores, measures, prints the table and writes this page, in about half an hour. What follows
+`--` goes to the program:
 
 ```console
 $ nox -s bench -- --leaves 2000 --rounds 1
 $ nox -s bench -- --only 'cold `scan`'
+$ nox -s bench -- --only '^(LMDB|archive|directory)'
 ```
 
 ## What is measured
@@ -122,7 +128,7 @@ Measured on: {machine()}.
 
 ## Results
 
-{table(lines)}
+{table(trees)}
 
 ## How to read it
 
@@ -137,4 +143,31 @@ up in FileStorage's own index, with no connection, no cache, no check, and only 
 (`benchmarks/raw.py`). That takes {raw.theirs * per_leaf:.1f} µs a leaf here, and `scan`
 {raw.ours * per_leaf:.1f} µs. `scan` can be below it because it does not unpickle a record whose bytes have the shape it
 has learned: it compares them, and takes out the two object ids.
+
+## Stores
+
+{leaves:,} records of 100 B unless the row says otherwise. Values are bytes; keys are the paths of the leaves of the
+tree above, as text, in order unless the row says otherwise. As above, both sides run in turn, each in a process of its
+own, {rounds} rounds, and what they read, or what the other package (or plain `lmdb`) then reads of what they wrote,
+must be the same, to the last byte.
+
+- Both sides read the same files, from the operating system's cache: LMDB databases that plain `lmdb` wrote, directories
+  that dirdb wrote, and archives that lotproc wrote, so that it has checksums to look at. Opening is outside the timed
+  part, but for the archives that are written: there it is the work, and so is finishing.
+- dirdb and roxxel never wait for the disk, and lotproc does unless it is told not to. So the targets are for
+  `durable=False`. The rows with "durable" say what waiting costs: they have `durable=False` on the other side, and
+  "times" below 1 there means how much slower the safe way is. With LMDB both sides wait, or neither: `sync=False`
+  leaves the disk out, on which the time of many small transactions depends.
+- LMDB's map is large enough from the start, so neither side has to let it grow. Both put 1,000 values in a transaction
+  where they buffer. On the side of raw `lmdb` keys are encoded and decoded, as the stores do it.
+- Also without waiting for the disk, the system holds up now one side, now the other, by a fifth of a second, when the
+  disk is behind with its writing: large files suffer most. `TMPDIR=/dev/shm nox -s bench` keeps all files in memory;
+  then waiting for the disk costs nothing, either.
+- A directory's calls are `save_data` and `get_data` on both sides, which lock the entry.
+- The memory of the array row is lotproc's own, in whole megabytes, above what is held with the array; the target is for
+  that alone.
+
+Measured with {versions(STORE_PACKAGES)}.
+
+{table(stores)}
 """

@@ -1,4 +1,4 @@
-"""Run the benchmark: build the trees, measure both sides of each row in turn, print a table.
+"""Run the benchmark: build the trees and the stores, measure both sides of each row in turn, print a table.
 
 python -m benchmarks.run --leaves 2000 --rounds 1          # a quick look
 python -m benchmarks.run --only 'cold `scan`'              # some of the rows
@@ -19,12 +19,20 @@ from tempfile import TemporaryDirectory
 from benchmarks.measuring import WARM_UP, Measured, in_fresh_process, measured
 from benchmarks.report import Line, page, table
 from benchmarks.rows import Row, Side, all_rows
+from benchmarks.store_rows import store_rows
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure lotproc against what one writes by hand.")
+    parser = argparse.ArgumentParser(
+        description="Measure lotproc against what one writes by hand, and against other packages."
+    )
     parser.add_argument("--rounds", type=int, default=5, help="how often each row is measured (default: 5)")
-    parser.add_argument("--leaves", type=int, default=100_000, help="the size of the trees (default: 100,000)")
+    parser.add_argument(
+        "--leaves",
+        type=int,
+        default=100_000,
+        help="the size of the trees, and the records in a store (default: 100,000)",
+    )
     parser.add_argument(
         "--only", default="", metavar="PATTERN", help="the rows whose work this regular expression finds"
     )
@@ -36,12 +44,15 @@ def main(arguments: list[str] | None = None) -> None:
     if options.write and options.only:
         parser.error("the page has all rows; leave out --only or --write")
 
-    rows = [row for row in all_rows(options.leaves) if re.search(options.only, row.work)]
+    sections = [
+        [row for row in rows if re.search(options.only, row.work)]
+        for rows in (all_rows(options.leaves), store_rows(options.leaves))
+    ]
     with nullcontext(options.folder) if options.folder else TemporaryDirectory() as folder:
-        lines = [measured_row(row, options.rounds, Path(folder)) for row in rows]
-    print(table(lines))
+        trees, stores = ([measured_row(row, options.rounds, Path(folder)) for row in section] for section in sections)
+    print(table([*trees, *stores]))
     if options.write:
-        options.write.write_text(page(lines, options.leaves, options.rounds), encoding="utf-8")
+        options.write.write_text(page(trees, stores, options.leaves, options.rounds), encoding="utf-8")
 
 
 def measured_row(row: Row, rounds: int, folder: Path) -> Line:

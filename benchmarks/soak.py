@@ -1,4 +1,4 @@
-"""Measure what a job survives: kills, full disks, Ctrl-C; and what that costs. Prints a table.
+"""Measure what jobs and stores survive: kills, full disks, Ctrl-C, damage; and what that costs. Prints a table.
 
 python -m benchmarks.soak --runs 10                # a quick look
 python -m benchmarks.soak --only 'full disk'       # some of the rows
@@ -26,6 +26,7 @@ from benchmarks.soak_costs import collect_nothing, resume_finished
 from benchmarks.soak_disk import fill_disks
 from benchmarks.soak_kills import interrupt_jobs, kill_jobs, kill_workers_from_inside, kill_workers_from_outside
 from benchmarks.soak_rows import Outcome, Row, Settings, say
+from benchmarks.soak_stores import STORE_ROWS
 
 ROWS = [
     Row("a job of 2,000 leaves is killed with SIGKILL at a random moment, then resumed", kill_jobs),
@@ -38,6 +39,7 @@ ROWS = [
     Row('price of `on_error="collect"` on clean data, mode "sync"', partial(collect_nothing, "sync")),
     Row('price of `on_error="collect"` on clean data, mode "thread"', partial(collect_nothing, "thread")),
     Row('price of `on_error="collect"` on clean data, mode "process"', partial(collect_nothing, "process")),
+    *STORE_ROWS,
 ]
 
 

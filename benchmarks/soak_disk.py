@@ -52,6 +52,11 @@ def disk(folder: Path, size: int) -> Iterator[Path]:
         _run("umount", str(folder))
 
 
+def make_room(mounted: Path) -> None:
+    """Let a disk have room enough."""
+    _run("mount", "-o", f"remount,size={ENOUGH_ROOM}", str(mounted))
+
+
 def _run(*command: str) -> None:
     try:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -103,7 +108,7 @@ def _filled(bases: Bases, settings: Settings, folder: Path, where: Counter[str])
                         if ledger_on_disk:
                             ledger = Path(shutil.copy(ledger, folder / "ledger"))
                     else:
-                        _run("mount", "-o", f"remount,size={ENOUGH_ROOM}", str(mounted))
+                        make_room(mounted)
                     options |= {"folder": str(database), "ledger": str(ledger)}
                     if again:
                         (folder / "again").touch()

@@ -41,12 +41,15 @@ class Job:
         options: What the job takes.
     """
 
+    #: Where the jobs are.
+    module = "benchmarks.soak_jobs"
+
     def __init__(self, name: str, folder: Path, /, **options: Any) -> None:
         self._output, self._errors = folder / "stdout", folder / "stderr"
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.soak_jobs", name, json.dumps(options)],
+                [sys.executable, "-m", self.module, name, json.dumps(options)],
                 cwd=Path(__file__).parents[1],
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -128,9 +131,13 @@ class Job:
 
     def told(self) -> dict[str, Any]:
         """What it said last; nothing if it did not get that far."""
+        facts = self.all_told()
+        return facts[-1] if facts else {}
+
+    def all_told(self) -> list[dict[str, Any]]:
+        """All that it said; without what it is about to say."""
         lines = self._output.read_text().splitlines(keepends=True)
-        facts: dict[str, Any] = json.loads(lines[-1]) if lines and lines[-1].endswith("\n") else {}
-        return facts
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def errors(self) -> str:
         """What it said of errors."""
