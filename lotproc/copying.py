@@ -26,6 +26,7 @@ from .models import Write, WriteReport
 from .payloads import PayloadHandle
 from .snapshots import detached
 from .sources import Source, as_store
+from .stores._codecs import NAMED
 from .stores._store import OUTPUT, Entry, Item, Store, Writer, as_attributes, as_item
 from .stores.directory import DirectoryStore
 from .traversal import walk
@@ -59,7 +60,7 @@ class PayloadCopy:
     def of(cls, stored: DataObject | BlobObject | Blob) -> PayloadCopy:
         """The copy of a payload object of a live tree."""
         handle = PayloadHandle.of(stored)
-        content = _npy(handle.read()) if handle.dataset is not None else handle.file.read_bytes()
+        content = bytes(NAMED["npy"].encode(handle.read())) if handle.dataset is not None else handle.file.read_bytes()
         if isinstance(stored, Blob):
             return cls("Blob", content)
         metadata = stored.metadata_dict()
@@ -279,9 +280,3 @@ def _restored(value: Any) -> Any:
         made = [_restored(item) for item in value]
         return type(value)(made) if any(new is not old for new, old in zip(made, value, strict=True)) else value
     return value
-
-
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
-    return file.getvalue()

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ArgumentError, ArgumentTypeError, CodecError, NotPicklableError, got
 
-__all__ = ["NAMED", "Codec", "CodecLike", "as_codec", "check_codec", "json_metadata", "wrong_codec"]
+__all__ = ["NAMED", "Codec", "CodecLike", "as_codec", "check_codec", "json_metadata", "json_text", "wrong_codec"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -145,9 +145,18 @@ def _not_picklable(value: Any, error: Exception) -> NotPicklableError:
 
 def _as_json(value: Any) -> bytes:
     try:
-        return json.dumps(_json_keys(value), default=_json_number, separators=(",", ":")).encode()
+        return json_text(value, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CodecError(f'codec "json" can\'t hold this {type(value).__name__}: {error}') from error
+
+
+def json_text(value: Any, separators: tuple[str, str] | None = None) -> str:
+    """A value as JSON, in ASCII, numbers of numpy as Python's.
+
+    Raises:
+        TypeError, ValueError, RecursionError: JSON can't hold it, or a key of a dict would come back as another one.
+    """
+    return json.dumps(_json_keys(value), default=_json_number, separators=separators)
 
 
 def _json_keys(value: Any) -> Any:

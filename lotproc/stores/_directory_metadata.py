@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from ..errors import CodecError, got
+from ._codecs import json_text
 
 __all__ = ["Metadata", "metadata_from", "metadata_text"]
 
@@ -99,7 +98,7 @@ def metadata_text(where: str, metadata: Any) -> bytes:
 
 
 def _text(metadata: Mapping[str, Any]) -> bytes:
-    return json.dumps(_checked(metadata), default=_plain).encode("ascii")
+    return json_text(dict(metadata)).encode("ascii")
 
 
 def _is_json(metadata: Mapping[str, Any]) -> bool:
@@ -120,24 +119,3 @@ def metadata_from(data: bytes) -> Metadata:
 
 def _nested(value: Any) -> Any:
     return Metadata(value) if type(value) is dict else value
-
-
-def _checked(value: Any) -> Any:
-    """The value, if no key of a dict in it would come back as another one."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"a key must be a str, got {got(key)}")
-            if isinstance(item, (dict, list, tuple)):
-                _checked(item)
-    else:
-        for item in value:
-            if isinstance(item, (dict, list, tuple)):
-                _checked(item)
-    return value if isinstance(value, (dict, list, tuple)) else dict(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.bool_, np.integer, np.floating)):
-        return value.item()
-    raise TypeError(f"it holds {got(value)}")
