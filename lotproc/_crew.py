@@ -15,6 +15,7 @@ from multiprocessing.util import Finalize
 from threading import Lock
 from time import monotonic, sleep
 
+from ._raised import Raised
 from ._serving import BATCH, DONE, PREPARE, REST, serve
 from .errors import NotReadyError, WorkerDiedError, WorkerTimeoutError
 
@@ -268,12 +269,11 @@ class Hand:
         self._worker: Worker | None = None
         self._batches = 0
 
-    def __call__(self, packed: bytes) -> bytes | Lost:
-        """The packed result of a packed batch.
+    def __call__(self, packed: bytes) -> bytes | Raised | Lost:
+        """The packed result of a packed batch, or what the processor raised.
 
         Raises:
             CallOver: The crew is closed.
-            Exception: What the processor raised.
         """
         crew = self._crew
         if self._worker is None:
@@ -295,8 +295,8 @@ class Hand:
             self._worker = None
         if kind == DONE:
             return answer
-        failed: Exception = pickle.loads(answer)
-        raise failed
+        raised: Raised = pickle.loads(answer)
+        return raised
 
     def _ready(self) -> Worker:
         """A worker that can begin."""
@@ -319,7 +319,7 @@ class Hand:
             if kind == DONE:
                 return worker
             self._dismiss(worker)
-            reason: Exception = pickle.loads(answer)
+            reason: BaseException = pickle.loads(answer).error
             raise NotReadyError(
                 f"parallel_map: a worker process can't begin, since its initializer or the loading of the processor "
                 f"failed: {type(reason).__qualname__}: {reason}"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from contextlib import contextmanager
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any
 
 from ._batches import Units, span, units_of
 from ._clock import waiting
 from ._crew import CallOver, Lost
+from ._raised import Raised, error_types
 from ._tasks import Rescued, Task, failure_of, spliced
 from ._workers import Place
 from .errors import LiveNodeError, WorkerDiedError, add_note, as_text
@@ -41,9 +43,9 @@ class _Part:
 class _Slot:
     """A batch in flight, with the parts that it is run in, in order; at first there is one."""
 
-    def __init__(self, batch: Any, note: str) -> None:
+    def __init__(self, index: int, batch: Any) -> None:
+        self.index = index
         self.batch = batch
-        self.note = note
         self.parts = [_Part(batch)]
         self.running = 1
         self.error: BaseException | None = None
@@ -59,7 +61,7 @@ class _Slot:
     def outcome(self) -> Any:
         """What the task made of the batch."""
         if self.error is not None:
-            with noted(self.note):
+            with noted(lambda: f"in batch {self.index}{span(self.batch)}"):
                 raise self.error
         if len(self.parts) == 1:
             return self.parts[0].outcome
@@ -106,21 +108,38 @@ class Flight:
 
     def add(self, index: int, batch: Any) -> None:
         """Take a batch."""
-        slot = _Slot(batch, f"in batch {index}{span(batch)}")
+        slot = _Slot(index, batch)
         self._slots.append(slot)
         self._submit(slot, slot.parts[0])
 
     def next(self) -> _Slot:
         """Wait for a batch that is done, and let go of it."""
-        while True:
-            for slot in self._slots:
-                is_first = slot is self._slots[0]
-                if slot.is_done and (is_first or not (self._ordered or slot.is_refused)):
-                    self._slots.remove(slot)
-                    return slot
+        while (slot := self._done()) is None:
             with waiting():
                 future = self._finished.get()
             self._settle(future, *self._submitted.pop(future))
+        self._slots.remove(slot)
+        return slot
+
+    def is_ready(self, seconds: float) -> bool:
+        """Whether `next` has something to give, now or within so many seconds."""
+        end = monotonic() + seconds
+        while self._done() is None:
+            try:
+                with waiting():
+                    future = self._finished.get(timeout=max(0.0, end - monotonic()))
+            except Empty:
+                return False
+            self._settle(future, *self._submitted.pop(future))
+        return True
+
+    def _done(self) -> _Slot | None:
+        """The batch that is to be given next, if it is done."""
+        for slot in self._slots:
+            is_first = slot is self._slots[0]
+            if slot.is_done and (is_first or not (self._ordered or slot.is_refused)):
+                return slot
+        return None
 
     def cancel(self) -> None:
         """Let nothing more begin."""
@@ -146,6 +165,9 @@ class Flight:
             return
         try:
             outcome = future.result()
+            if isinstance(outcome, Raised):
+                self._failed(slot, part, outcome.error)
+                return
             if not isinstance(outcome, Lost):
                 part.outcome = self._place.load(outcome)
                 slot.running -= 1
@@ -168,9 +190,9 @@ class Flight:
         slot.error = error
         self.fails = True
 
-    def _failed(self, slot: _Slot, part: _Part, error: Exception, *, is_lost: bool = False) -> None:
+    def _failed(self, slot: _Slot, part: _Part, error: BaseException, *, is_lost: bool = False) -> None:
         """Run a part again, as it is or in halves; or else give it up."""
-        if not is_lost and not self._task.collects:
+        if not isinstance(error, error_types()) or not (is_lost or self._task.collects):
             self._fail(slot, error)
             return
         units = units_of(part.batch)
@@ -180,7 +202,7 @@ class Flight:
             if part.deaths < DEATHS:
                 self._submit(slot, part)
                 return
-        may_try_again = part.retries < self._task.retries and isinstance(error, self._task.retry_on)
+        may_try_again = part.retries < self._task.retries and self._task.tries_again(error)
         if may_try_again and (len(units) == 1 or not self._task.collects):
             part.retries += 1
             self._submit(slot, part)
@@ -197,10 +219,10 @@ class Flight:
 
 
 @contextmanager
-def noted(note: str) -> Iterator[None]:
+def noted(note: Callable[[], str]) -> Iterator[None]:
     """Say where it happened in whatever is raised inside."""
     try:
         yield
-    except Exception as error:
-        add_note(error, f"lotproc: {note}")
+    except error_types() as error:
+        add_note(error, f"lotproc: {note()}")
         raise

@@ -9,12 +9,15 @@ import os
 import pickle
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple
 
-from ._tasks import Task, travelling
+from ._arithmetic import AS_IMPORTED, Arithmetic, changed_by, within
+from ._raised import Raised
+from ._tasks import Task
 
 __all__ = ["BATCH", "DONE", "IDLE_SECONDS", "PREPARE", "REST", "Surroundings", "packed_result", "serve"]
 
@@ -73,10 +76,10 @@ def serve(connection: Any) -> None:
             if kind == PREPARE:
                 task, answer = _prepared(packed), b""
             else:
-                answer = packed_result(task, packed)
+                answer = task(packed)
             kind = DONE
         except BaseException as error:
-            kind, answer = FAILED, _packed_error(error)
+            kind, answer = FAILED, pickle.dumps(Raised(error))
         del packed
         if os.getpid() != worker:  # a child that a processor forked, and did not end
             os._exit(1)
@@ -111,28 +114,28 @@ class Surroundings(NamedTuple):
             os.environ.update(self.environment)
 
 
-def _prepared(packed: bytes) -> Task:
+def _prepared(packed: bytes) -> Callable[[bytes], bytes]:
+    """What processes packed batches from now on: with the arithmetic of the caller, or that of an initializer."""
     surroundings, packed_task = pickle.loads(packed)
     surroundings.take()
     task, initializer = pickle.loads(packed_task)
-    if initializer is not None:
-        initializer()
-    return task  # type: ignore[no-any-return]
+    own = changed_by(initializer)
+    return partial(packed_result, task, own=own, otherwise=AS_IMPORTED)
 
 
-def packed_result(task: Task, packed: bytes) -> bytes:
-    """What a task makes of a packed batch, packed."""
+def packed_result(
+    task: Task, packed: bytes, *, own: Arithmetic | None = None, otherwise: Arithmetic | None = None
+) -> bytes:
+    """What a task makes of a packed batch, packed.
+
+    Args:
+        task: The task.
+        packed: The batch, and the arithmetic to process it with, or `None` for that of a program that changed none.
+        own: Arithmetic to take in its place.
+        otherwise: What to take for `None`, which by default is as it is here.
+    """
     import cloudpickle
 
-    result: bytes = task(pickle.loads(packed), partial(cloudpickle.dumps, protocol=pickle.HIGHEST_PROTOCOL))
-    return result
-
-
-def _packed_error(error: BaseException) -> bytes:
-    """An error with where it happened, which a pickle leaves out."""
-    import cloudpickle
-
-    if not isinstance(error, Exception):
-        error = RuntimeError(f"{type(error).__qualname__}: {error}")
-    error = travelling(error)
-    return cloudpickle.dumps(error, protocol=pickle.HIGHEST_PROTOCOL)  # type: ignore[no-any-return]
+    arithmetic, batch = pickle.loads(packed)
+    pack = partial(cloudpickle.dumps, protocol=pickle.HIGHEST_PROTOCOL)
+    return within(own or arithmetic or otherwise, task, batch, pack)  # type: ignore[no-any-return]

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from ._batches import Units, units_of
-from .errors import NotReadyError, ProcessorError, add_note
+from ._raised import MAX_TEXT, error_types, said, users_frames
+from .errors import ProcessorError, add_note
 from .models import Failure, NodeRecord, ProcessResult, counted
 
-__all__ = ["Rescued", "Task", "failure_of", "hand_on_inputs", "spliced", "travelling"]
-
-HERE = os.path.dirname(__file__)
-#: Characters of a message that a failure keeps, and of a traceback, from its end.
-MAX_TEXT = 20_000
+__all__ = ["Rescued", "Task", "drained", "failure_of", "hand_on_inputs", "spliced"]
 
 
 class Rescued(list[Any]):
@@ -52,8 +46,8 @@ class Task:
         """
         try:
             return check(self._called(batch))
-        except Exception as error:
-            if not self.collects and not (self.retries and isinstance(error, self.retry_on)):
+        except error_types() as error:
+            if not self.collects and not (self.retries and self.tries_again(error)):
                 raise
             failed = error
         units = units_of(batch) if self.collects else Units(batch)
@@ -65,6 +59,11 @@ class Task:
             results += spliced(self._alone(units, index, check))
         return check(results)
 
+    def tries_again(self, error: BaseException) -> bool:
+        """Whether a record that failed with this error may be tried again."""
+        is_cancellation = not isinstance(error, Exception)  # which counts as one
+        return isinstance(error, self.retry_on) or (is_cancellation and Exception in self.retry_on)
+
     def _called(self, batch: Any) -> Any:
         try:
             return called(self.fn, batch)
@@ -73,16 +72,16 @@ class Task:
                 raise
             raise ProcessorError(f"SystemExit: {error}") from error
 
-    def _alone(self, units: Units, index: int, check: Callable[[Any], Any], error: Exception | None = None) -> Any:
+    def _alone(self, units: Units, index: int, check: Callable[[Any], Any], error: BaseException | None = None) -> Any:
         """What one record gives, by itself; `error` is that of its first attempt, if it was made already."""
         attempts = 0 if error is None else 1
-        while error is None or (attempts <= self.retries and isinstance(error, self.retry_on)):
+        while error is None or (attempts <= self.retries and self.tries_again(error)):
             attempts += 1
             try:
                 result = self._called(units.batch(index, index + 1))
                 check(result)
                 return result
-            except Exception as failed:
+            except error_types() as failed:
                 error = failed
         if self.collects:
             return failure_of(error, units, index, attempts)
@@ -93,25 +92,8 @@ class Task:
 def failure_of(error: BaseException, units: Units, index: int, attempts: int) -> Failure:
     """The `Failure` of one record."""
     path, item = units.named(index)
-    text = "".join(traceback.format_exception(type(error), error, _outside(error.__traceback__)))
-    return Failure(path, type(error).__qualname__, _said(error), text[-MAX_TEXT:], attempts, item)
-
-
-def _outside(frames: TracebackType | None) -> TracebackType | None:
-    """A traceback from the first frame on that is not lotproc's: from the processor on."""
-    outside = frames
-    while outside is not None and os.path.dirname(outside.tb_frame.f_code.co_filename) == HERE:
-        outside = outside.tb_next
-    return outside or frames
-
-
-def _said(error: BaseException) -> str:
-    """What an error says, even if it can't."""
-    try:
-        text = str(error)
-    except Exception as reason:
-        return f"it can't say what it is: {type(reason).__qualname__}"
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+    text = "".join(traceback.format_exception(type(error), error, users_frames(error.__traceback__)))
+    return Failure(path, type(error).__qualname__, said(error), text[-MAX_TEXT:], attempts, item)
 
 
 def spliced(result: Any) -> Iterable[Any]:
@@ -170,22 +152,3 @@ def drained(result: Any) -> Any:
 
 def _nests(items: Iterable[Any]) -> bool:
     return any(issubclass(kind, (Iterator, list, tuple)) for kind in set(map(type, items)))
-
-
-def travelling(error: Exception) -> Exception:
-    """The error, or one that tells of it, where it does not come out of a pickle as what it was."""
-    if isinstance(error, NotReadyError):
-        return error
-    import cloudpickle
-
-    try:
-        if type(pickle.loads(cloudpickle.dumps(error))) is type(error):
-            return error
-    except Exception:  # many that take several arguments fail here
-        pass
-    told = ProcessorError(f"{type(error).__qualname__}: {_said(error)}")
-    # The formatted traceback has the notes, but not in Python 3.10.
-    notes = [] if hasattr(error, "add_note") else getattr(error, "__notes__", [])
-    for note in [*notes, "".join(traceback.format_exception(error))]:
-        add_note(told, note)
-    return told

@@ -8,19 +8,23 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import Context, copy_context
 from functools import lru_cache
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
+from ._arithmetic import AS_IMPORTED, Arithmetic, changed_by, within
+from ._clock import ticking
 from ._crew import Crew, Hand, Lost
 from ._interrupts import is_interrupt, uninterrupted
 from ._nodes import dumps_detached
 from ._serving import Surroundings, packed_result
-from ._tasks import Task, travelling
+from ._raised import attempted
+from ._tasks import Task
 from .errors import LiveNodeError, NotPicklableError, NotReadyError, got
 
 __all__ = ["Initializer", "Place", "begin", "check_picklable", "cpu_count", "handed_in", "processes", "threads"]
@@ -35,7 +39,7 @@ class Place(NamedTuple):
     """Where batches are processed.
 
     Args:
-        submit: Takes a batch, and gives a `Future` of what the task makes of it, or of a `Lost`.
+        submit: Takes a batch, and gives a `Future` of what the task makes of it, or of a `Raised` or a `Lost`.
         load: Makes of what the future has what the task made.
     """
 
@@ -101,34 +105,48 @@ class _Threads:
 
 
 class _InThread:
-    """What a thread does with batches: the task itself."""
+    """What a thread does with batches: the task itself, with the arithmetic and the context variables of the caller.
+
+    Those that the initializer has set are the thread's own.
+    """
 
     def __init__(self, task: Task, initializer: Initializer) -> None:
         self._task = task
         self._error: Exception | None = None
+        self._arithmetic: Arithmetic | None = None
         try:
-            begin(initializer)
+            self._arithmetic = begin(initializer)
         except NotReadyError as error:
             self._error = error
         except BaseException as error:  # SystemExit, say, which is nobody's to catch in a thread
             self._error = NotReadyError(f"parallel_map: the initializer {got(initializer)} failed: {error!r}")
 
-    def __call__(self, batch: Any) -> Any:
-        return self._task(batch) if self._error is None else Lost(self._error, is_fatal=True)
+        self._variables = list(copy_context().items()) if initializer else []
+
+    def __call__(self, job: tuple[Context, Arithmetic, Any]) -> Any:
+        if self._error is not None:
+            return Lost(self._error, is_fatal=True)
+        context, arithmetic, batch = job
+        return context.run(self._called, arithmetic, batch)
+
+    def _called(self, arithmetic: Arithmetic, batch: Any) -> Any:
+        for variable, value in self._variables:
+            variable.set(value)
+        with ticking():  # the caller counts its own seconds
+            return attempted(within, self._arithmetic or arithmetic, self._task, batch)
 
     def close(self) -> None:
         """There is nothing to let go of."""
 
 
-def begin(initializer: Initializer) -> None:
-    """Call the function that comes before the first batch."""
-    if initializer is not None:
-        try:
-            initializer()
-        except Exception as error:
-            raise NotReadyError(
-                f"parallel_map: the initializer {got(initializer)} failed: {type(error).__qualname__}: {error}"
-            ) from error
+def begin(initializer: Initializer) -> Arithmetic | None:
+    """Call the function that comes before the first batch; give the arithmetic that it has set, if it has."""
+    try:
+        return changed_by(initializer)
+    except Exception as error:
+        raise NotReadyError(
+            f"parallel_map: the initializer {got(initializer)} failed: {type(error).__qualname__}: {error}"
+        ) from error
 
 
 @contextmanager
@@ -137,7 +155,7 @@ def threads(workers: int, task: Task, initializer: Initializer) -> Iterator[Plac
     pool = _Threads(workers, lambda: _InThread(task, initializer))
     seconds: float | None = None
     try:
-        yield Place(pool.submit, _as_it_is)
+        yield Place(lambda batch: pool.submit((copy_context(), Arithmetic.here(), batch)), _as_it_is)
     except BaseException as error:
         seconds = INTERRUPT_SECONDS if is_interrupt(error) else None
         raise
@@ -171,17 +189,18 @@ def handed_in(executor: Executor, task: Task) -> Iterator[Place]:
     """An executor of somebody else's, which is left running."""
     if isinstance(executor, ProcessPoolExecutor):
         packed_task = _packed_task(task)
-        yield Place(lambda batch: executor.submit(_call_packed, packed_task, _packed(batch)), pickle.loads)
+        yield Place(lambda batch: executor.submit(attempted, _call_packed, packed_task, _packed(batch)), pickle.loads)
+    elif isinstance(executor, ThreadPoolExecutor):
+        yield Place(
+            lambda batch: executor.submit(copy_context().run, attempted, within, Arithmetic.here(), task, batch),
+            _as_it_is,
+        )
     else:
-        yield Place(lambda batch: executor.submit(task, batch), _as_it_is)
+        yield Place(lambda batch: executor.submit(attempted, within, _own_arithmetic(), task, batch), _as_it_is)
 
 
 def _call_packed(packed_task: bytes, packed: bytes) -> bytes:
-    try:
-        return packed_result(_unpacked(packed_task), packed)
-    except Exception as error:
-        told = travelling(error)
-    raise told  # out here, without the error behind it, which may be one that can't be pickled
+    return packed_result(_unpacked(packed_task), packed)
 
 
 @lru_cache(maxsize=8)
@@ -191,12 +210,18 @@ def _unpacked(packed_task: bytes) -> Task:
     return task  # type: ignore[no-any-return]
 
 
+def _own_arithmetic() -> Arithmetic | None:
+    """The caller's arithmetic, where it is not that of any program that changed none."""
+    arithmetic = Arithmetic.here()
+    return None if arithmetic == AS_IMPORTED else arithmetic
+
+
 def _packed(batch: Any) -> bytes:
-    """A batch as bytes: in one go, and refused where it would take a tree along."""
+    """A batch and the caller's arithmetic as bytes: in one go, and refused where it would take a tree along."""
     import cloudpickle
 
     try:
-        return dumps_detached(batch, pickler=cloudpickle.Pickler)
+        return dumps_detached((_own_arithmetic(), batch), pickler=cloudpickle.Pickler)
     except LiveNodeError as error:
         raise LiveNodeError(f"parallel_map: a batch can't leave its process: {error}; snapshot(...) it first") from None
     except Exception as error:

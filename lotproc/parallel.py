@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import AbstractContextManager
+from time import perf_counter
 from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
 
 from lotdb import BaseNode
@@ -13,8 +14,9 @@ from ._batches import is_divisible, span, where
 from ._clock import waiting
 from ._flight import Flight, noted
 from ._nodes import node_path
+from ._raised import error_types
 from ._stage import check_choice, check_count, stage
-from ._tasks import Rescued, Task, hand_on_inputs
+from ._tasks import Rescued, Task, drained, hand_on_inputs
 from ._workers import Initializer, Place, begin, check_picklable, cpu_count, handed_in, processes, threads
 from .errors import (
     ArgumentError,
@@ -35,6 +37,9 @@ T = TypeVar("T")
 Mode: TypeAlias = Literal["sync", "thread", "process"]
 OnError: TypeAlias = "Literal['raise', 'skip', 'collect'] | Callable[[Failure], Any]"
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
+
+#: How long a result is waited for before more is pulled from the source, as a part of the time that a pull takes.
+PATIENCE = 0.05
 
 #: Types that are no nodes and hold none.
 _PLAIN = {type(None), bool, int, float, str, bytes}
@@ -249,8 +254,13 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
             if type(record) is Failure:
                 results.append(cast(R, record))
                 continue
-            with noted(f"at {where(record)}, record {position} of its batch"):
+            try:
                 result = fn(record)
+                if isinstance(result, Iterator) or type(result) in (list, tuple):
+                    result = drained(result)  # here, where it is known which record's it is
+            except error_types() as error:
+                add_note(error, f"lotproc: at {where(record)}, record {position} of its batch")
+                raise
             if isinstance(record, NodeRecord) and record.inputs:
                 hand_on_inputs([record], result)
             results.append(result)
@@ -323,15 +333,19 @@ class _Handling:
             return item
         if not callable(self._on_error):
             return None
-        with noted(f"in on_error, for {item}"):
+        with noted(lambda: f"in on_error, for {item}"):
             return self._on_error(item)
 
 
 def _in_line(handling: _Handling, batches: Iterator[Any], initializer: Initializer) -> Iterator[Any]:
     begin(initializer)
     for index, batch in enumerate(batches):
-        with noted(f"in batch {index}{span(batch)}"), waiting():
-            outcome = handling.task(batch)
+        try:
+            with waiting():
+                outcome = handling.task(batch)
+        except error_types() as error:
+            add_note(error, f"lotproc: in batch {index}{span(batch)}")
+            raise
         yield from handling.given(batch, outcome)
         del outcome
 
@@ -343,7 +357,7 @@ def _submitted(
     buffersize: int,
     ordered: bool,
 ) -> Iterator[Any]:
-    """Keep `buffersize` batches in flight, and yield their results."""
+    """Keep up to `buffersize` batches in flight, and yield their results: one that is ready before more is pulled."""
     numbered = enumerate(batches)
     failure: Exception | None = None
     with opened as place:
@@ -351,6 +365,7 @@ def _submitted(
         try:
             while True:
                 while failure is None and len(flight) < buffersize and not flight.fails:
+                    start = perf_counter()
                     try:
                         index, batch = next(numbered)
                     except StopIteration:
@@ -360,6 +375,8 @@ def _submitted(
                     else:
                         flight.add(index, batch)
                         del batch
+                        if flight.is_ready(PATIENCE * (perf_counter() - start)):
+                            break
                 if not flight:
                     break
                 slot = flight.next()

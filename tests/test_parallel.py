@@ -12,7 +12,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -249,24 +251,43 @@ def test_no_more_than_max_workers_run_at_once_and_that_many_do() -> None:
 # Bounds
 
 
+class InFlight:
+    """Makes batches, and knows how many are in flight when one is pulled; `sum_later` waits for `most` to be there."""
+
+    def __init__(self, count: int, most: int) -> None:
+        self.count, self.most, self.given = count, min(most, count), 0
+        self.counted: list[int] = []
+
+    def batches(self, there: Path) -> Iterator[list[int]]:
+        for number in range(self.count):
+            self.counted.append(number + 1 - self.given)
+            if self.counted[-1] == self.most:
+                there.touch()
+            yield [number]
+
+    def pulls_no_more_than_most_and_that_many(self, run: Callable[[Any, Iterator[list[int]]], Iterator[Any]]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            there = Path(folder, "there")
+            for _ in run(functools.partial(sum_later, there), self.batches(there)):
+                self.given += 1
+        assert self.given == self.count
+        assert max(self.counted, default=0) == self.most
+
+
+def sum_later(there: Path, batch: list[int]) -> int:
+    end = time.monotonic() + 60
+    while not there.exists():  # in any process
+        assert time.monotonic() < end, "so many were never in flight"
+        time.sleep(0.001)
+    return sum(batch)
+
+
 @settings(deadline=None, max_examples=60)
 @given(count=st.integers(0, 14), buffersize=st.integers(1, 5), mode=modes, ordered=st.booleans())
 def test_in_flight_are_buffersize_batches_and_never_more(count: int, buffersize: int, mode: str, ordered: bool) -> None:
-    pulled = given = 0
-    in_flight = []
-
-    def source() -> Iterator[list[int]]:
-        nonlocal pulled
-        for number in range(count):
-            pulled += 1
-            in_flight.append(pulled - given)
-            yield [number]
-
-    for _ in mapped(sum, source(), mode=mode, buffersize=buffersize, ordered=ordered):
-        given += 1
-    limit = 1 if mode == "sync" else buffersize
-    assert given == count
-    assert max(in_flight, default=0) == min(limit, count)
+    InFlight(count, 1 if mode == "sync" else buffersize).pulls_no_more_than_most_and_that_many(
+        functools.partial(mapped, mode=mode, buffersize=buffersize, ordered=ordered)
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -274,12 +295,39 @@ def test_in_flight_are_buffersize_batches_and_never_more(count: int, buffersize:
 def test_on_an_executor_in_flight_are_buffersize_batches_and_never_more(
     executor: Executor, count: int, buffersize: int, ordered: bool
 ) -> None:
-    source, given, in_flight = Source([[number] for number in range(count)]), 0, []
-    for _ in parallel_map(sum, source, executor=executor, buffersize=buffersize, ordered=ordered):
-        in_flight.append(source.pulled - given)
-        given += 1
-    assert given == count
-    assert max(in_flight, default=0) == min(buffersize, count)
+    most = 1 if isinstance(executor, InlineExecutor) else buffersize
+    InFlight(count, most).pulls_no_more_than_most_and_that_many(
+        functools.partial(parallel_map, executor=executor, buffersize=buffersize, ordered=ordered)
+    )
+
+
+def test_a_result_that_is_ready_comes_before_more_is_pulled() -> None:
+    pulled = []
+
+    def source() -> Iterator[list[int]]:
+        for number in range(5):
+            pulled.append(number)
+            yield [number]
+
+    results = parallel_map(sum, source(), executor=InlineExecutor(), buffersize=4)
+    assert [(result, len(pulled)) for result in results] == [(number, number + 1) for number in range(5)]
+
+
+def test_a_slow_source_is_not_asked_for_more_as_long_as_a_result_is_about_to_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lotproc.parallel.PATIENCE", 1000.0)  # so that no busy machine is too slow for it
+    given: list[int] = []
+
+    def source() -> Iterator[list[int]]:
+        for number in range(3):
+            assert len(given) == number
+            time.sleep(0.05)
+            yield [number]
+
+    for result in parallel_map(sum, source(), mode="thread", max_workers=1, buffersize=3):
+        given.append(result)
+    assert given == [0, 1, 2]
 
 
 @settings(deadline=None, max_examples=60)
@@ -331,11 +379,9 @@ def test_nothing_is_pulled_before_the_first_result_is_asked_for(mode: str, order
 
 
 def test_by_default_twice_the_workers_are_in_flight() -> None:
-    source = Source([[number] for number in range(50)])
-    results = parallel_map(sum, source, mode="thread", max_workers=3)
-    next(results)
-    assert source.pulled == 6
-    results.close()
+    InFlight(50, 6).pulls_no_more_than_most_and_that_many(
+        functools.partial(parallel_map, mode="thread", max_workers=3)
+    )
 
 
 # Closing
@@ -391,8 +437,13 @@ def test_closing_cancels_what_has_not_started(ordered: bool) -> None:
 
 
 def test_closing_with_threads_starts_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocked, release = threading.Event(), threading.Event()
+    pulled, blocked, release = threading.Event(), threading.Event(), threading.Event()
     started = []
+
+    def source() -> Iterator[list[int]]:
+        yield from ([number] for number in range(4))
+        pulled.set()
+        yield [4]
 
     class Releasing(SimpleQueue[Any]):
         def put(self, item: Any) -> None:
@@ -404,12 +455,14 @@ def test_closing_with_threads_starts_nothing_more(monkeypatch: pytest.MonkeyPatc
 
     def work(batch: list[int]) -> int:
         started.append(batch[0])
+        if batch[0] == 0:
+            pulled.wait(timeout=60)
         if batch[0] == 1:
             blocked.set()
             release.wait(timeout=60)
         return batch[0]
 
-    results = parallel_map(work, [[number] for number in range(5)], mode="thread", max_workers=1, buffersize=5)
+    results = parallel_map(work, source(), mode="thread", max_workers=1, buffersize=5)
     assert next(results) == 0
     assert blocked.wait(timeout=60)
     results.close()

@@ -1,0 +1,78 @@
+"""How numpy and decimal calculate where they are called: what they do about errors, and how decimal rounds."""
+
+from __future__ import annotations
+
+import decimal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["AS_IMPORTED", "Arithmetic", "changed_by", "within"]
+
+
+class Arithmetic(NamedTuple):
+    """The settings of `numpy.errstate` and of decimal's context.
+
+    Args:
+        numpy: What `numpy.geterr` says.
+        callback: What `numpy.geterrcall` says, where an error may come to it.
+        decimal: The arguments of a `decimal.Context`: precision, rounding, least and greatest exponent, capitals,
+            clamp; and the signals that it traps.
+    """
+
+    numpy: tuple[tuple[str, Any], ...]
+    callback: Any
+    decimal: tuple[Any, ...]
+
+    @classmethod
+    def here(cls) -> Arithmetic:
+        """Those that hold where this is called."""
+        handled = np.geterr()
+        callback = np.geterrcall() if "call" in handled.values() or "log" in handled.values() else None
+        context = decimal.getcontext()
+        trapped = tuple([signal for signal, is_trapped in context.traps.items() if is_trapped])
+        return cls(
+            tuple(handled.items()),
+            callback,
+            (context.prec, context.rounding, context.Emin, context.Emax, context.capitals, context.clamp, trapped),
+        )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let them hold inside; what is changed there, decimal's flags too, ends with it."""
+        *settings, trapped = self.decimal
+        context = decimal.Context(*settings, flags=[], traps=list(trapped))
+        callback = {} if self.callback is None else {"call": self.callback}
+        with np.errstate(**dict(self.numpy), **callback), decimal.localcontext(context):
+            yield
+
+
+#: The settings of a program that has changed none.
+AS_IMPORTED = Arithmetic(
+    tuple({"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}.items()),
+    None,
+    (
+        *(28, decimal.ROUND_HALF_EVEN, -999999, 999999, 1, 0),
+        (decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow),
+    ),
+)
+
+
+def within(arithmetic: Arithmetic | None, call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives where some arithmetic holds; `None` leaves it as it is."""
+    if arithmetic is None:
+        return call(*arguments)
+    with arithmetic.held():
+        return call(*arguments)
+
+
+def changed_by(initializer: Callable[[], object] | None) -> Arithmetic | None:
+    """Call an initializer, if there is one; give the arithmetic that holds behind it, if that is another one."""
+    if initializer is None:
+        return None
+    before = Arithmetic.here()
+    initializer()
+    after = Arithmetic.here()
+    return None if after == before else after

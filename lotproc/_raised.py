@@ -1,0 +1,197 @@
+"""Errors that travel: between processes they keep their type, arguments, message, causes and the lines of their code."""
+
+from __future__ import annotations
+
+import copyreg
+import os
+import pickle
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from functools import cache
+from types import TracebackType
+from typing import Any
+
+from ._nodes import dumps_detached
+from .errors import ProcessorError, add_note, got
+
+__all__ = ["Raised", "attempted", "error_types", "said", "users_frames"]
+
+HERE = os.path.dirname(__file__)
+#: Characters of a message that is quoted.
+MAX_TEXT = 20_000
+
+
+def error_types() -> tuple[type[BaseException], ...]:
+    """The classes of what counts as an error of a processor: exceptions, and asyncio's cancellation, which is none."""
+    asyncio = sys.modules.get("asyncio.exceptions")  # not imported here: who has not, can't raise it
+    return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
+
+
+class Raised:
+    """Comes in place of a result where the processor raised an error. In its own process it holds that very error.
+
+    An error is made anew from its type and its arguments, without a call of its constructor, which may take others.
+    Its traceback begins where the user's code does. Attributes and causes that can't be pickled stay behind, and a note
+    says so; an error that can't be had elsewhere at all becomes a `ProcessorError` that quotes it.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (_packed(self.error), quoted(self.error))
+
+
+def attempted(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives, or the `Raised` of its error."""
+    try:
+        return call(*arguments)
+    except error_types() as error:
+        return Raised(error)
+
+
+def _arrived(packed: bytes, quote: str) -> Raised:
+    try:
+        return Raised(pickle.loads(packed))
+    except Exception as error:  # its class can't be imported here, say
+        told = ProcessorError(quote.partition("\n")[0])
+        add_note(told, f"lotproc: as itself it can't be had in this process: {error!r}\n{quote}")
+        return Raised(told)
+
+
+def quoted(error: BaseException) -> str:
+    """An error in words, with where it happened behind the first line."""
+    # The formatted traceback has the notes, but not in Python 3.10.
+    notes = [] if hasattr(error, "add_note") else getattr(error, "__notes__", [])
+    lines = traceback.format_exception(type(error), error, users_frames(error.__traceback__))
+    return "\n".join([f"{type(error).__qualname__}: {said(error)}", *map(str, notes), "".join(lines)])
+
+
+def said(error: BaseException) -> str:
+    """What an error says, even if it can't."""
+    try:
+        text = str(error)
+    except Exception as reason:
+        return f"it can't say what it is: {type(reason).__qualname__}"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+
+
+def users_frames(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is not lotproc's: from the processor on."""
+    outside = frames
+    while outside is not None and os.path.dirname(outside.tb_frame.f_code.co_filename) == HERE:
+        outside = outside.tb_next
+    return outside or frames
+
+
+def _packed(error: BaseException) -> bytes:
+    """An error as bytes that give it back as it is, as far as it can be pickled."""
+    packed = _dumps(error)
+    if packed is None:
+        _leave_behind(error)
+        packed = _dumps(error)
+    if packed is None:
+        first, _, rest = quoted(error).partition("\n")
+        told = ProcessorError(first)
+        add_note(told, rest)
+        packed = pickle.dumps(told)
+    return packed
+
+
+def _dumps(error: BaseException) -> bytes | None:
+    """The pickle of an error; `None` where what comes out of it is not what went in."""
+    try:
+        packed = dumps_detached(error, pickler=_pickler())
+        again = pickle.loads(packed)
+    except Exception:
+        return None
+    is_same = type(again) is type(error) and _ADDRESS.sub("", said(again)) == _ADDRESS.sub("", said(error))
+    return packed if is_same else None
+
+
+#: Where an object is that a message shows; one that was made anew is somewhere else.
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
+
+
+def _leave_behind(error: BaseException) -> None:
+    """Take from an error, which nobody needs any more where it was raised, what can't be pickled."""
+    for name, value in list(vars(error).items()):
+        try:
+            pickle.loads(dumps_detached(value, pickler=_pickler()))
+        except Exception:
+            del error.__dict__[name]
+            add_note(error, f"lotproc: its attribute {name!r} can't be pickled, and stays where it was: {got(value)}")
+    is_explicit = error.__suppress_context__
+    if error.__cause__ is not None and error.__cause__ is not error:
+        error.__cause__ = _arrived(_packed(error.__cause__), "").error
+    if error.__context__ is not None and error.__context__ is not error:
+        error.__context__ = _arrived(_packed(error.__context__), "").error
+    error.__suppress_context__ = is_explicit
+
+
+@cache
+def _pickler() -> Any:
+    """A pickler that takes errors apart in its own way, wherever they are."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            return _reduced(value) if isinstance(value, BaseException) else super().reducer_override(value)
+
+    return Pickler
+
+
+def _reduced(error: BaseException) -> tuple[Any, ...]:
+    kind = type(error)
+    base = _base_of(kind)
+    usual = (
+        kind.__reduce__ is base.__reduce__
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__setstate__ is BaseException.__setstate__
+        and kind not in copyreg.dispatch_table
+    )
+    make, arguments, *more = error.__reduce__() if usual else error.__reduce_ex__(4)  # type: ignore[misc]
+    if usual:
+        make, arguments = _made, (kind, arguments)
+        slots = {name: getattr(error, name) for name in copyreg._slotnames(kind) if hasattr(error, name)}  # type: ignore[attr-defined]
+        more = [{**(more[0] if more else {}), **slots}]
+    frames = "".join(traceback.format_tb(users_frames(error.__traceback__)))
+    causes = error.__cause__, error.__context__, error.__suppress_context__
+    return make, arguments, (more[0] if more else None, usual, causes, frames), None, None, _restore
+
+
+def _base_of(kind: type[BaseException]) -> Any:
+    """The class of Python's own that instances of a class of errors are made by."""
+    base: Any = kind
+    while base.__flags__ & 1 << 9:  # made by a `class` statement
+        base = base.__base__
+    return base
+
+
+def _made(kind: type[BaseException], arguments: tuple[Any, ...]) -> BaseException:
+    """An error with its arguments, whatever the constructors of its class take."""
+    base = _base_of(kind)
+    error: BaseException = base.__new__(kind, *arguments)
+    base.__init__(error, *arguments)
+    return error
+
+
+def _restore(error: BaseException, parts: tuple[Any, ...]) -> None:
+    """Give an error that was made anew its attributes, its causes and the lines that it came through."""
+    import tblib
+
+    attributes, usual, (cause, context, is_explicit), frames = parts
+    if not usual and attributes is not None:
+        error.__setstate__(attributes)
+    elif usual:
+        for name, value in attributes.items():
+            try:
+                object.__setattr__(error, name, value)  # whatever its class says, which may be that it is frozen
+            except AttributeError:  # a property of that name
+                error.__dict__[name] = value
+    error.__cause__, error.__context__, error.__suppress_context__ = cause, context, is_explicit
+    if frames:
+        text = f"Traceback (most recent call last):\n{frames}"
+        error.__traceback__ = tblib.Traceback.from_string(text).as_traceback()
