@@ -40,6 +40,7 @@ from .buffering import chunked_by as chunked_by
 from .buffering import chunked_bytes as chunked_bytes
 from .parallel import each as each
 from .parallel import parallel_map as parallel_map
+from .sampling import rng as rng
 from .models import Failure as Failure
 
 # Write

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["AS_IMPORTED", "Arithmetic", "changed_by", "within"]
+__all__ = ["Arithmetic", "changed_by", "within"]
 
 
 class Arithmetic(NamedTuple):
@@ -39,18 +39,24 @@ class Arithmetic(NamedTuple):
             (context.prec, context.rounding, context.Emin, context.Emax, context.capitals, context.clamp, trapped),
         )
 
+    @classmethod
+    def changed(cls) -> Arithmetic | None:
+        """The same, for a pickle: `None` where nobody changed them."""
+        here = cls.here()
+        return None if here == _AS_IMPORTED else here
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Let them hold inside; what is changed there, decimal's flags too, ends with it."""
-        *settings, trapped = self.decimal
-        context = decimal.Context(*settings, flags=[], traps=list(trapped))
+        prec, rounding, least, greatest, capitals, clamp, trapped = self.decimal
+        context = decimal.Context(prec, rounding, least, greatest, capitals, clamp, flags=[], traps=list(trapped))
         callback = {} if self.callback is None else {"call": self.callback}
         with np.errstate(**dict(self.numpy), **callback), decimal.localcontext(context):
             yield
 
 
 #: The settings of a program that has changed none.
-AS_IMPORTED = Arithmetic(
+_AS_IMPORTED = Arithmetic(
     tuple({"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}.items()),
     None,
     (
@@ -61,10 +67,8 @@ AS_IMPORTED = Arithmetic(
 
 
 def within(arithmetic: Arithmetic | None, call: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call gives where some arithmetic holds; `None` leaves it as it is."""
-    if arithmetic is None:
-        return call(*arguments)
-    with arithmetic.held():
+    """What a call gives where some arithmetic holds, or for `None` that which nobody changed."""
+    with (arithmetic or _AS_IMPORTED).held():
         return call(*arguments)
 
 

@@ -50,7 +50,7 @@ class _Slot:
         self.running = 1
         self.error: BaseException | None = None
         #: What was wrong with a part of it that was halved to find the record that is to blame.
-        self.blamed: Exception | None = None
+        self.blamed: BaseException | None = None
         #: Whether it could not be submitted; what was submitted before it comes first.
         self.is_refused = False
 
@@ -77,7 +77,7 @@ class _Slot:
         return halves
 
 
-def _of_none(error: Exception) -> Exception:
+def _of_none(error: BaseException) -> BaseException:
     """The error where a batch can't be processed, and its records can."""
     return type(error)(
         f"parallel_map: the batch as a whole: {error}; in parts it can be processed, so smaller batches may"

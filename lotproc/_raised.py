@@ -1,4 +1,4 @@
-"""Errors that travel: between processes they keep their type, arguments, message, causes and the lines of their code."""
+"""Errors that travel between processes: they keep their type, arguments, message and causes, and the lines of code."""
 
 from __future__ import annotations
 
@@ -45,10 +45,12 @@ class Raised:
 
 
 def attempted(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call gives, or the `Raised` of its error."""
+    """What a call gives, or the `Raised` of its error; what ends a program goes its own way."""
     try:
         return call(*arguments)
-    except error_types() as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
         return Raised(error)
 
 
@@ -152,14 +154,16 @@ def _reduced(error: BaseException) -> tuple[Any, ...]:
         and kind.__setstate__ is BaseException.__setstate__
         and kind not in copyreg.dispatch_table
     )
-    make, arguments, *more = error.__reduce__() if usual else error.__reduce_ex__(4)  # type: ignore[misc]
+    reduced: Any = error.__reduce__() if usual else error.__reduce_ex__(4)
+    make, arguments = reduced[:2]
+    attributes = reduced[2] if len(reduced) > 2 else None
     if usual:
         make, arguments = _made, (kind, arguments)
-        slots = {name: getattr(error, name) for name in copyreg._slotnames(kind) if hasattr(error, name)}  # type: ignore[attr-defined]
-        more = [{**(more[0] if more else {}), **slots}]
+        names: Any = copyreg._slotnames(kind)  # type: ignore[attr-defined]
+        attributes = {**(attributes or {}), **{name: getattr(error, name) for name in names if hasattr(error, name)}}
     frames = "".join(traceback.format_tb(users_frames(error.__traceback__)))
     causes = error.__cause__, error.__context__, error.__suppress_context__
-    return make, arguments, (more[0] if more else None, usual, causes, frames), None, None, _restore
+    return make, arguments, (attributes, usual, causes, frames), None, None, _restore
 
 
 def _base_of(kind: type[BaseException]) -> Any:

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple
 
-from ._arithmetic import AS_IMPORTED, Arithmetic, changed_by, within
+from ._arithmetic import Arithmetic, changed_by, within
 from ._raised import Raised
 from ._tasks import Task
 
@@ -120,22 +120,13 @@ def _prepared(packed: bytes) -> Callable[[bytes], bytes]:
     surroundings.take()
     task, initializer = pickle.loads(packed_task)
     own = changed_by(initializer)
-    return partial(packed_result, task, own=own, otherwise=AS_IMPORTED)
+    return partial(packed_result, task, own=own)
 
 
-def packed_result(
-    task: Task, packed: bytes, *, own: Arithmetic | None = None, otherwise: Arithmetic | None = None
-) -> bytes:
-    """What a task makes of a packed batch, packed.
-
-    Args:
-        task: The task.
-        packed: The batch, and the arithmetic to process it with, or `None` for that of a program that changed none.
-        own: Arithmetic to take in its place.
-        otherwise: What to take for `None`, which by default is as it is here.
-    """
+def packed_result(task: Task, packed: bytes, *, own: Arithmetic | None = None) -> bytes:
+    """What a task makes of a packed batch, packed; with the batch comes the arithmetic to use, unless it is `own`."""
     import cloudpickle
 
     arithmetic, batch = pickle.loads(packed)
     pack = partial(cloudpickle.dumps, protocol=pickle.HIGHEST_PROTOCOL)
-    return within(own or arithmetic or otherwise, task, batch, pack)  # type: ignore[no-any-return]
+    return within(own or arithmetic, task, batch, pack)  # type: ignore[no-any-return]

@@ -6,26 +6,30 @@ Each of `threads`, `processes` and `handed_in` opens to a `Place`.
 from __future__ import annotations
 
 import pickle
+import random
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
-from functools import lru_cache
+from functools import cache, lru_cache
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
-from ._arithmetic import AS_IMPORTED, Arithmetic, changed_by, within
+import numpy as np
+
+from ._arithmetic import Arithmetic, changed_by, within
 from ._clock import ticking
 from ._crew import Crew, Hand, Lost
 from ._interrupts import is_interrupt, uninterrupted
 from ._nodes import dumps_detached
-from ._serving import Surroundings, packed_result
 from ._raised import attempted
+from ._serving import Surroundings, packed_result
 from ._tasks import Task
-from .errors import LiveNodeError, NotPicklableError, NotReadyError, got
+from .errors import LiveNodeError, NotPicklableError, NotReadyError, got, warn
 
 __all__ = ["Initializer", "Place", "begin", "check_picklable", "cpu_count", "handed_in", "processes", "threads"]
 
@@ -196,7 +200,7 @@ def handed_in(executor: Executor, task: Task) -> Iterator[Place]:
             _as_it_is,
         )
     else:
-        yield Place(lambda batch: executor.submit(attempted, within, _own_arithmetic(), task, batch), _as_it_is)
+        yield Place(lambda batch: executor.submit(attempted, within, Arithmetic.changed(), task, batch), _as_it_is)
 
 
 def _call_packed(packed_task: bytes, packed: bytes) -> bytes:
@@ -210,18 +214,12 @@ def _unpacked(packed_task: bytes) -> Task:
     return task  # type: ignore[no-any-return]
 
 
-def _own_arithmetic() -> Arithmetic | None:
-    """The caller's arithmetic, where it is not that of any program that changed none."""
-    arithmetic = Arithmetic.here()
-    return None if arithmetic == AS_IMPORTED else arithmetic
-
-
 def _packed(batch: Any) -> bytes:
     """A batch and the caller's arithmetic as bytes: in one go, and refused where it would take a tree along."""
     import cloudpickle
 
     try:
-        return dumps_detached((_own_arithmetic(), batch), pickler=cloudpickle.Pickler)
+        return dumps_detached((Arithmetic.changed(), batch), pickler=cloudpickle.Pickler)
     except LiveNodeError as error:
         raise LiveNodeError(f"parallel_map: a batch can't leave its process: {error}; snapshot(...) it first") from None
     except Exception as error:
@@ -229,8 +227,8 @@ def _packed(batch: Any) -> bytes:
 
 
 def check_picklable(task: Task, initializer: Initializer) -> None:
-    """Refuse what can't be sent to a process."""
-    _packed_task(task)
+    """Refuse what can't be sent to a process, and warn of what does not do there what it does here."""
+    _sendable("processor", task.fn, task, _watching())
     if initializer is not None:
         _sendable("initializer", initializer, initializer)
 
@@ -240,13 +238,36 @@ def _packed_task(task: Task, initializer: Initializer = None) -> bytes:
     return _sendable("processor", task.fn, (task, initializer))
 
 
-def _sendable(what: str, fn: object, value: object) -> bytes:
+@cache
+def _watching() -> Any:
+    """A pickler that warns of generators of random numbers, which would be the same in each worker."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            used = [value]
+            if isinstance(value, FunctionType):  # one that is imported by its name is no part of the pickle
+                used += [value.__globals__.get(name) for name in value.__code__.co_names]
+            for found in used:
+                if isinstance(found, (np.random.Generator, np.random.RandomState, random.Random)):
+                    warn(
+                        f"parallel_map: the processor takes a generator of random numbers to its workers, {got(found)}; all "
+                        f"of them draw the same from it; use lotproc.rng(record), whose numbers are the record's own"
+                    )
+            return super().reducer_override(value)
+
+    return Pickler
+
+
+def _sendable(what: str, fn: object, value: object, pickler: Any = None) -> bytes:
     import cloudpickle
 
     if "__mp_main__" in sys.modules:  # the main program, as a process that `multiprocessing` spawned has it
         cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
     try:
-        return dumps_detached(value, pickler=cloudpickle.Pickler)
+        return dumps_detached(value, pickler=pickler or cloudpickle.Pickler)
+    except Warning:  # made an error by the user
+        raise
     except LiveNodeError as error:
         raise LiveNodeError(
             f"parallel_map: the {what} {got(fn)} can't leave its process: {error}; pass what it needs as records or "

@@ -30,6 +30,7 @@ from .stores._codecs import NAMED
 from .stores._store import OUTPUT, Entry, Item, Store, Writer, as_attributes, as_item
 from .stores.directory import DirectoryStore
 from .traversal import walk
+from .views import bar
 
 __all__ = ["PayloadCopy", "copy"]
 
@@ -171,11 +172,12 @@ def copy(
     total = len(source) if isinstance(source, Store) else None  # type: ignore[arg-type]
     tally, start = Tally(), perf_counter()
     try:
-        with _bar(entries, total, progress) as bar:
+        hidden = None if progress is None else not progress
+        with bar(entries, total, "copy", disable=hidden) as shown:
             if isinstance(target, Store):
-                _into_store(bar, target, output_attribute, if_exists, commit_every, tally)
+                _into_store(shown, target, output_attribute, if_exists, commit_every, tally)
             else:
-                _into_tree(bar, target, output_attribute, if_exists, commit_every, tally)
+                _into_tree(shown, target, output_attribute, if_exists, commit_every, tally)
     finally:
         entries.close()  # type: ignore[attr-defined]
     return tally.report(perf_counter() - start, 0.0)
@@ -191,12 +193,6 @@ def _is_inside(source: Source, target: Source) -> bool:
     if isinstance(source, DirectoryStore) and isinstance(target, DirectoryStore):
         return target.is_below(source)
     return source == target
-
-
-def _bar(entries: Iterator[Entry], total: int | None, progress: bool | None) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(entries, total=total, desc="copy", disable=None if progress is None else not progress)
 
 
 def _nodes(root: BaseNode) -> Iterator[Entry]:

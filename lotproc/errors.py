@@ -7,6 +7,8 @@ All of them survive pickling, so they arrive whole from worker processes.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
 from reprlib import Repr
@@ -171,7 +173,18 @@ def as_text(path: Iterable[str]) -> str:
 #: Characters of a value in a message.
 MAX_BRIEF = 120
 
-_repr = Repr()
+
+class _Repr(Repr):
+    """Looks at no more of a value than it shows."""
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value) if len(value) <= self.maxother else f"{repr(value[: self.maxother])[: self.maxother]}…"
+
+    def repr_bytearray(self, value: bytearray, level: int) -> str:
+        return f"bytearray({self.repr_bytes(bytes(value[: self.maxother + 1]), level)})"
+
+
+_repr = _Repr()
 _repr.maxstring = 40
 _repr.maxother = 80
 _repr.maxlevel = 2
@@ -199,6 +212,18 @@ def got(value: object) -> str:
     """
     text, kind = brief(value), type(value).__name__
     return text if value is None or isinstance(value, type) or kind in text[: len(kind) + 1] else f"{kind} {text}"
+
+
+def warn(text: str) -> None:
+    """Warn of something in the user's code, at the line of it that called lotproc."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level)
+
+
+#: Packages whose code may lie between a warning and the user's line.
+_BETWEEN = frozenset({"lotproc", "cloudpickle", "toolz", "more_itertools"})
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -134,6 +134,10 @@ def parallel_map(
     A worker process that dies costs the record that it died of, and no other: another takes its place, and the batch
     that it had is run again. If that kills its worker too, it is run in halves, down to the record that is to blame.
 
+    `numpy.errstate` and decimal's context are for each batch what they are here as it is pulled, in every mode and on
+    any executor, or what the initializer sets; in line a processor that changes them changes the caller's. On threads
+    the caller's context variables are there too; to processes they can't travel. Random numbers: see `rng`.
+
     Args:
         fn: A function of a batch. On processes, lambdas and functions of a notebook work too; it is sent once to each
             worker. Iterators that it returns are drained where it ran, so it may be a generator function. Where
@@ -149,7 +153,8 @@ def parallel_map(
             `submit` is used, and it is left running.
         buffersize: The most batches that are in flight: pulled, and their results not asked for yet. By default twice
             the workers. In line there is always one.
-        ordered: Give the results in the order of the batches; else as they are finished.
+        ordered: Give the results in the order of the batches; else as they are finished. One that is ready comes out
+            before more is pulled, and while the source is slow it is waited for, for a twentieth of the time of a pull.
         on_error: What becomes of a record that `fn` raises an error for, that kills its worker, or that takes too
             long. "raise": the error comes out; "skip": the record is left out; "collect": a `Failure` takes its place;
             a function, called here with the `Failure`: what it returns takes its place, unless that is `None`.
@@ -179,8 +184,9 @@ def parallel_map(
         LiveNodeError: A batch holds a live node, or on processes `fn` does; use `snapshot` first.
         NotReadyError: The initializer fails, or the processor can't be loaded in a worker; whatever `on_error` is.
         WorkerDiedError, WorkerTimeoutError: A worker died, or took too long; names the record.
-        ProcessorError: In place of an error of `fn` that can't come out of its process.
-        Exception: Whatever `fn` raises, with a note that names the batch and its paths.
+        ProcessorError: In place of an error of `fn` that can't be pickled; quotes it.
+        Exception: Whatever `fn` raises, as it was raised: its type, arguments and message, with the lines that it came
+            through, and a note that names the batch and its paths.
     """
     if not callable(fn):
         raise ArgumentTypeError(f"parallel_map: fn must be a function of a batch, got {got(fn)}")
@@ -243,7 +249,7 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
 
     Raises:
         ArgumentTypeError: `fn` is not callable.
-        Exception: Whatever `fn` raises, with a note that names the record's path.
+        Exception: Whatever `fn` raises, also as a generator, with a note that names the record's path.
     """
     if not callable(fn):
         raise ArgumentTypeError(f"each: fn must be a function of a record, got {got(fn)}")

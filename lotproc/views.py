@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar, overload
@@ -197,7 +198,7 @@ def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[
 
     Returns:
         An iterator of the same items, in their order. Lazy; holds one item. The bar is shown on stderr from the first
-        item on, in a notebook as a widget.
+        item on, in a notebook as a widget; where there is no stderr, or it is closed, there is no bar.
 
     Raises:
         ArgumentError: `total` is negative.
@@ -209,9 +210,15 @@ def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[
         raise ArgumentTypeError(f"progress: desc must be a str, got {got(desc)}")
 
     def run(items: Iterable[T]) -> Iterator[T]:
-        from tqdm.auto import tqdm
-
-        with tqdm(items, total=total, desc=desc) as bar:
-            yield from bar
+        with bar(items, total, desc) as shown:
+            yield from shown
 
     return run
+
+
+def bar(items: Iterable[T], total: int | None, desc: str | None, *, disable: bool | None = False) -> Any:
+    """A tqdm bar over items, where there is a stderr to show it on; `disable` is as tqdm takes it."""
+    from tqdm.auto import tqdm
+
+    has_nowhere = sys.stderr is None or getattr(sys.stderr, "closed", False)  # a service has none, say
+    return tqdm(items, total=total, desc=desc, disable=has_nowhere or disable)

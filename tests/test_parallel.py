@@ -379,9 +379,7 @@ def test_nothing_is_pulled_before_the_first_result_is_asked_for(mode: str, order
 
 
 def test_by_default_twice_the_workers_are_in_flight() -> None:
-    InFlight(50, 6).pulls_no_more_than_most_and_that_many(
-        functools.partial(parallel_map, mode="thread", max_workers=3)
-    )
+    InFlight(50, 6).pulls_no_more_than_most_and_that_many(functools.partial(parallel_map, mode="thread", max_workers=3))
 
 
 # Closing
