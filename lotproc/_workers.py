@@ -251,8 +251,8 @@ def _watching() -> Any:
             for found in used:
                 if isinstance(found, (np.random.Generator, np.random.RandomState, random.Random)):
                     warn(
-                        f"parallel_map: the processor takes a generator of random numbers to its workers, {got(found)}; "
-                        f"all of them draw the same from it; use lotproc.rng(record), whose numbers are the record's own"
+                        f"parallel_map: the processor takes a generator of random numbers to workers, {got(found)}; "
+                        f"all of them draw the same from it; use lotproc.rng(record): its numbers are the record's own"
                     )
             return super().reducer_override(value)
 
