@@ -5,9 +5,10 @@ from __future__ import annotations
 from struct import Struct
 from typing import Any, TypeAlias
 
-from ZODB.FileStorage import FileStorage
 from ZODB.mvccadapter import MVCCAdapterInstance
 from ZODB.utils import p64, u64, z64
+
+from ._pinned import plain_file
 
 __all__ = ["NewRecord", "new_oids", "store_new"]
 
@@ -42,11 +43,8 @@ def store_new(instance: Any, records: list[NewRecord], transaction: Any) -> None
 
 def _plain_file(instance: Any) -> Any:
     """The FileStorage behind it, if records can be appended to that as they are."""
-    if type(instance) is MVCCAdapterInstance and type(instance._storage) is FileStorage:
-        file = instance._storage
-        if file._quota is None:
-            return file
-    return None
+    file = plain_file(instance._storage) if type(instance) is MVCCAdapterInstance else None
+    return file if file is not None and file._quota is None else None
 
 
 def _append(file: Any, records: list[NewRecord], transaction: Any) -> int:

@@ -19,6 +19,7 @@ from ZODB.interfaces import IBlobStorage
 
 from ._extras import needed
 from ._nodes import connection_of, node_path
+from ._pinned import unwrapped
 from .errors import ArgumentError
 
 __all__ = ["Arrays", "as_data_node", "check_arrays", "payload_names", "sample_rate", "store_payload"]
@@ -165,5 +166,5 @@ def _same_bytes(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool
 def _zarr_store(node: BaseNode) -> Path | None:
     """Where lotdb keeps the zarr arrays of the database that a node lies in."""
     connection = connection_of(node)
-    storage = None if connection is None else connection.db().storage
+    storage = None if connection is None else unwrapped(connection.db().storage)
     return Path(f"{storage.getName()}.data.zarr").absolute() if isinstance(storage, FileStorage) else None

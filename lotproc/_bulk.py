@@ -28,7 +28,7 @@ from ._encoding import (
     tree_records,
 )
 from ._jar import RecordJar
-from ._pinned import PinnedStorage, as_oids, pinned_at, view_of
+from ._pinned import PinnedStorage, as_oids, pinned_in_thread, view_of
 from ._records import EMPTY_TREE, NODE, NodeReader, beginning_with
 from ._transactions import already_there
 from .errors import DamagedDatabaseError
@@ -215,7 +215,7 @@ class Bulk:
             return
         self._loads += 1
         if self._loads == MANY:
-            self._pinned = pinned_at(self._view, self._connection.db())
+            self._pinned = pinned_in_thread(self._view, self._connection)
             self._load = self._pinned.load
         node = _decoded(read_node, self._load(place.oid)[0])
         if node is None or node[0] is not place.kind:
@@ -277,7 +277,7 @@ class Bulk:
         """New and changed records, and objects that must not have changed by then with their transactions."""
         new: list[NewRecord] = []
         changed: list[_Record] = []
-        jar = _WritableJar(self._connection._normal_storage.load, self._connection.db(), storage.new_oid)
+        jar = _WritableJar(self._connection._normal_storage, self._connection.db(), storage.new_oid)
         oids = iter(new_oids(storage, 3 * self._made))
         waiting: list[Any] = list(self._changed)
         for place in waiting:
@@ -315,8 +315,8 @@ def _fits(place: _Found) -> bool:
 class _WritableJar(RecordJar):
     """A jar whose objects can be changed: it gives the records of those that were."""
 
-    def __init__(self, load: Callable[[bytes], tuple[bytes, bytes]], db: Any, new_oid: Callable[[], bytes]) -> None:
-        super().__init__(load, db)
+    def __init__(self, storage: Any, db: Any, new_oid: Callable[[], bytes]) -> None:
+        super().__init__(storage.load, db, storage)
         self.new_oid = new_oid
         self.current: dict[bytes, bytes] = {}  # objects that have to be unchanged, and their transactions
         self._changed: list[Any] = []

@@ -11,12 +11,16 @@ from ZODB.POSException import ReadOnlyError
 from ZODB.serialize import ObjectReader
 from ZODB.utils import u64
 
-from .errors import DamagedDatabaseError, as_text
+from .errors import ArgumentError, DamagedDatabaseError, as_text
 
-__all__ = ["RecordJar", "at_path", "damaged", "unreadable"]
+__all__ = ["OutdatedViewError", "RecordJar", "at_path", "damaged", "unreadable"]
 
 #: Objects that a jar keeps when it trims its cache.
 KEPT = 400
+
+
+class OutdatedViewError(ArgumentError):
+    """What the root's connection sees is no longer in its storage, since others have written to that."""
 
 
 class RecordJar:
@@ -27,13 +31,23 @@ class RecordJar:
 
     Args:
         load: A function from an object's id to its record and the transaction that stored it.
-        db: The ZODB database, which knows the classes and the files of blobs.
+        db: The ZODB database, which knows the classes.
+        storage: What knows the files of blobs.
+        sibling: A function from the name of another database to a new jar of its objects.
     """
 
-    def __init__(self, load: Callable[[bytes], tuple[bytes, bytes]], db: Any) -> None:
+    def __init__(
+        self,
+        load: Callable[[bytes], tuple[bytes, bytes]],
+        db: Any,
+        storage: Any,
+        sibling: Callable[[str], RecordJar] | None = None,
+    ) -> None:
         self._load = load
         self._db = db
-        self._storage = db.storage
+        self._storage = storage  # blobs look for it under this name
+        self._sibling = sibling
+        self._family: dict[str, RecordJar] = {db.database_name: self}
         self._cache = PickleCache(self, KEPT)
         self._reader = ObjectReader(self, self._cache, db.classFactory)
 
@@ -47,9 +61,20 @@ class RecordJar:
             data, _ = self._load(oid)
             try:
                 found = self._reader.getGhost(data)
+            except ArgumentError:
+                raise
             except Exception as error:
                 raise unreadable(oid, error) from error
             self._cache.new_ghost(oid, found)
+        return found
+
+    def get_connection(self, name: str) -> RecordJar:
+        """The jar of another database that objects here refer to."""
+        found = self._family.get(name)
+        if found is None:
+            assert self._sibling is not None
+            found = self._family[name] = self._sibling(name)
+            found._family = self._family
         return found
 
     def cacheGC(self) -> None:
@@ -58,7 +83,8 @@ class RecordJar:
 
     def close(self) -> None:
         """Let go of the records. Objects that were not loaded yet can't be after this."""
-        del self._load
+        for jar in self._family.values():
+            del jar._load, jar._sibling
 
     def setstate(self, ghost: Any) -> None:
         """Load an object; objects call this themselves."""
@@ -66,6 +92,8 @@ class RecordJar:
         data, tid = self._load(oid)
         try:
             self._reader.setGhostState(ghost, data)
+        except ArgumentError:
+            raise
         except Exception as error:
             raise unreadable(oid, error) from error
         ghost._p_serial = tid
@@ -95,8 +123,9 @@ def unreadable(oid: bytes, error: Exception) -> DamagedDatabaseError:
 
 def at_path(stage_name: str, path: Iterable[str], error: Exception) -> Exception:
     """The error, with the path if it tells only of an object."""
-    if type(error) is not DamagedDatabaseError:
+    kind = type(error)
+    if kind not in (DamagedDatabaseError, OutdatedViewError):
         return error
-    with_path = DamagedDatabaseError(f"{stage_name}: {as_text(path)}: {error}")
+    with_path = kind(f"{stage_name}: {as_text(path)}: {error}")
     with_path.__cause__ = error
     return with_path

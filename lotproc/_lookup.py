@@ -19,7 +19,7 @@ from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 from ZODB.broken import Broken
 
-from ._jar import RecordJar, damaged, unreadable
+from ._jar import damaged, unreadable
 from ._nodes import connection_of
 from ._pinned import Oids, PinnedStorage, as_oids
 from ._records import UnusualRecord, stored_node
@@ -155,6 +155,10 @@ class _Place:
         self.node: BaseNode | None = None  # itself, if only its class can tell its children
 
 
+class _Elsewhere(Exception):
+    """A node lies in a sibling database, which has its own ids."""
+
+
 class RecordLookup:
     """Looks for nodes in the records of a storage.
 
@@ -165,7 +169,8 @@ class RecordLookup:
 
     def __init__(self, storage: PinnedStorage, root: bytes) -> None:
         self._storage = storage
-        self._jar = RecordJar(storage.load, storage.db)
+        self._jar = storage.jar()
+        self._live: LiveLookup | None = None  # what looks through objects, once some lie in other databases
         self._reader = NodeShapes()
         self._trees = TreeShapes()
         self._beginnings: dict[tuple[str | None, bool], list[Beginning]] = {}
@@ -175,6 +180,16 @@ class RecordLookup:
 
     def are_there(
         self, paths: Sequence[_Path], tail: _Path = (), version: str | None = None, digests: Sequence[str] | None = None
+    ) -> list[bool]:
+        if self._live is None:
+            try:
+                return self._are_there(paths, tail, version, digests)
+            except _Elsewhere:
+                self._live = LiveLookup(self._node(self._root.oid))
+        return self._live.are_there(paths, tail, version, digests)
+
+    def _are_there(
+        self, paths: Sequence[_Path], tail: _Path, version: str | None, digests: Sequence[str] | None
     ) -> list[bool]:
         if self._held > MOST_HELD:
             self._root, self._held = _Place(self._root.oid), 0
@@ -193,6 +208,7 @@ class RecordLookup:
 
     def close(self) -> None:
         self._jar.close()
+        self._storage.close()
 
     # From paths to ids
 
@@ -270,7 +286,7 @@ class RecordLookup:
             tree: bytes | None = stored_node(self._storage.load(oid)[0]).children
         except UnusualRecord:
             stored = self._node(oid).node_storage
-            tree = stored._p_oid if type(stored) is OOBTree else None
+            tree = stored._p_oid if type(stored) is OOBTree and stored._p_jar is self._jar else None
         return None if tree is None else items_or_parts(self._storage.load(tree)[0])
 
     def _fill(self, place: _Place, items: dict[str, bytes] | Parts | None) -> None:
@@ -407,6 +423,8 @@ class RecordLookup:
             oid: bytes | None = None if child is None else child._p_oid
         except AttributeError as error:
             raise unreadable(node._p_oid, error) from error
+        if child is not None and child._p_jar is not self._jar and oid is not None:
+            raise _Elsewhere
         if child is not None and oid is None:
             raise damaged(node._p_oid, f"has a child {key!r} that is not stored as an object of its own")
         return oid
@@ -434,8 +452,7 @@ class RecordLookup:
 
 def top_of(storage: PinnedStorage, oid: bytes) -> bytes:
     """The id of the root of the tree that a node lies in."""
-    jar = RecordJar(storage.load, storage.db)
-    node = jar.get(oid)
+    node = storage.jar().get(oid)
     seen: set[bytes] = set()
     try:
         while (parent := node.parent) is not None:

@@ -14,7 +14,7 @@ from ZODB._compat import FILESTORAGE_MAGIC
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
-from ._pinned import PinnedStorage, Places, pinned_at
+from ._pinned import PinnedStorage, Places, last_complete, pinned_at
 from ._records import UnusualRecord, bucket_or_parts, children_oid
 from .errors import ArgumentError, DamagedDatabaseError, LotprocError
 from .models import Partition
@@ -144,7 +144,7 @@ def _opened(name: str, partition: Partition) -> tuple[DB, Places]:
             raise _unopened(name, partition, error) from error
         identity = (found.st_dev, found.st_ino)
         known = _databases.pop(partition.file, None)
-        if known and (known[0] != identity or known[1].storage.lastTransaction() < _last(partition)):
+        if known and (known[0] != identity or last_complete(known[1].storage) < _last(partition)):
             known[1].close()
             known = None
         if known is None:
@@ -152,7 +152,11 @@ def _opened(name: str, partition: Partition) -> tuple[DB, Places]:
                 with open(partition.file, "rb") as file:
                     if file.read(len(FILESTORAGE_MAGIC)) != FILESTORAGE_MAGIC:
                         raise ValueError("this is no FileStorage")
-                database = DB(FileStorage(partition.file, read_only=True, blob_dir=partition.blobs))
+                storage = FileStorage(partition.file, read_only=True, blob_dir=partition.blobs)
+                if last_complete(storage) < _last(partition):
+                    storage.close()
+                    raise ValueError("it ends before the transaction that the partition was made at")
+                database = DB(storage)
             except Exception as error:
                 raise _unopened(name, partition, error) from error
             known = identity, database, Places(database.storage._index._data)

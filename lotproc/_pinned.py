@@ -5,21 +5,29 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+from ZODB._compat import FILESTORAGE_MAGIC
+from ZODB.blob import BlobStorage
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.format import CorruptedError
 from ZODB.interfaces import IPrefetchStorage
 from ZODB.POSException import POSKeyError
-from ZODB.utils import p64, u64
+from ZODB.utils import p64, u64, z64
 
-from ._jar import damaged, unreadable
-from .errors import DamagedDatabaseError
+from ._jar import OutdatedViewError, RecordJar, damaged, unreadable
+from .errors import ArgumentError, DamagedDatabaseError
 
-__all__ = ["Oids", "PinnedFile", "PinnedStorage", "Places", "Records", "as_oids", "pinned_at", "rows_at", "view_of"]
+__all__ = [
+    *("Oids", "PinnedFile", "PinnedInstance", "PinnedStorage", "Places", "Records", "as_oids", "last_complete"),
+    *("pinned_at", "pinned_in_thread", "pinned_view", "plain_file", "rows_at", "until_closed", "unwrapped", "view_of"),
+]
+
+T = TypeVar("T")
 
 #: Object ids: an array of bytes, 8 to a row.
 Oids: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
@@ -61,22 +69,112 @@ def rows_at(array: np.ndarray[Any, np.dtype[np.uint8]], starts: _Numbers, length
     return windows[starts]
 
 
+def unwrapped(storage: Any) -> Any:
+    """The storage that holds the records: itself, but for a `BlobStorage`, which adds a directory to another one."""
+    return storage._BlobStorage__storage if type(storage) is BlobStorage else storage
+
+
+def plain_file(storage: Any) -> Any:
+    """The FileStorage that holds the records of a storage; `None` if that is of another kind."""
+    file = unwrapped(storage)
+    return file if type(file) is FileStorage else None
+
+
+def last_complete(file: Any) -> bytes:
+    """The last transaction of a FileStorage that is whole, as far as its index knows.
+
+    One that is opened for reading while another program is within a commit names the transaction of that commit.
+    """
+    if not file.isReadOnly():
+        last: bytes = file.lastTransaction()
+        return last
+    tid: bytes = z64
+    with file._lock:
+        end = file._pos
+        if end > len(FILESTORAGE_MAGIC):
+            file._file.seek(end - 8)
+            file._file.seek(end - 8 - u64(file._file.read(8)))  # a transaction ends with its length
+            tid = file._file.read(8)
+    return tid
+
+
+def _newest(storage: Any) -> bytes:
+    """The first transaction that is not in a storage yet."""
+    file = plain_file(storage)
+    return _after(storage.lastTransaction() if file is None else last_complete(file))
+
+
+def _after(tid: bytes) -> bytes:
+    following: bytes = p64(u64(tid) + 1)
+    return following
+
+
 def view_of(connection: Any) -> bytes:
     """The first transaction that a connection does not see: its view ends before it."""
-    storage = connection._normal_storage
-    view: bytes | None = getattr(storage, "_start", None) or getattr(storage, "_before", None)
-    return view or p64(u64(storage.lastTransaction()) + 1)
+    storage, database = connection._normal_storage, connection.db()
+    historical: bytes | None = getattr(storage, "_before", None)
+    view: bytes | None
+    if _keeps_views(database):
+        return historical or _after(storage.lastTransaction())
+    view = historical or storage._start
+    if connection.explicit_transactions and getattr(connection.transaction_manager, "_txn", None) is None:
+        view = historical  # between two transactions: it shows what it committed last, and else nothing for sure
+    file = plain_file(database.storage)
+    if view is not None and not historical and not (file is not None and file.isReadOnly()):
+        return view  # what is just being committed may be in it, and not be in the storage yet
+    newest = _newest(database.storage)
+    return newest if view is None else min(view, newest)
 
 
-def pinned_at(before: bytes, db: Any, places: Places | None = None) -> PinnedStorage:
+def _keeps_views(database: Any) -> bool:
+    """Whether the storage itself gives each connection a view of its own, as RelStorage does, and not ZODB for it."""
+    return database._mvcc_storage is database.storage
+
+
+def pinned_at(before: bytes | None, db: Any, places: Places | None = None) -> PinnedStorage:
     """The records of a ZODB database as they were before a transaction, in the fastest way that its storage has.
 
     Args:
-        before: The first transaction that is not seen.
+        before: The first transaction that is not seen; `None` to see all that are there.
         db: The ZODB database.
         places: The places of a FileStorage's records, if they are at hand.
     """
-    return PinnedFile(before, db, places) if type(db.storage) is FileStorage else PinnedStorage(before, db)
+    if _keeps_views(db):
+        return PinnedInstance(before, db, db._mvcc_storage.new_instance(), is_own=True)
+    if before is None:
+        before = _newest(db.storage)
+    return PinnedStorage(before, db) if plain_file(db.storage) is None else PinnedFile(before, db, places)
+
+
+def pinned_view(connection: Any) -> PinnedStorage:
+    """The records that a connection sees, for any thread, with those of its sibling databases; to be closed."""
+    pinned = pinned_at(view_of(connection), connection.db())
+    pinned.views = {name: view_of(other) for name, other in connection.connections.items()}
+    pinned.before_others = connection.before
+    return pinned
+
+
+def pinned_in_thread(before: bytes, connection: Any) -> PinnedStorage:
+    """The records that a connection sees, for its own thread and as long as its view stays; nothing is to be closed."""
+    database = connection.db()
+    if _keeps_views(database):
+        return PinnedInstance(before, database, connection._normal_storage)
+    return pinned_at(before, database)
+
+
+def until_closed(items: Iterator[T], close: Callable[[], object]) -> Iterator[T]:
+    """The same items; at their end, or when they are closed or dropped, begun or not, `close` is called."""
+
+    def given() -> Iterator[Any]:
+        try:
+            yield  # which is reached now: a generator that has not begun knows of no end
+            yield from items
+        finally:
+            close()
+
+    begun = given()
+    next(begun)
+    return begun
 
 
 class Places:
@@ -125,45 +223,152 @@ class PinnedStorage:
     Args:
         before: The first transaction that is not seen.
         db: The ZODB database.
+        storage: Where the records and the files of blobs come from; by default the storage of the database.
     """
 
-    def __init__(self, before: bytes, db: Any) -> None:
+    def __init__(self, before: bytes, db: Any, storage: Any = None) -> None:
         self.before = before
         self.db = db
-        self.storage = db.storage
+        self.storage = db.storage if storage is None else storage
         #: Whether classes are found by their names alone, which is how the records are decoded that are read at once.
         self.plain_classes = getattr(db.classFactory, "__func__", None) is DB.classFactory
         self._prefetches = IPrefetchStorage.providedBy(self.storage)
+        #: The views of databases that objects may refer to, by their names; those of others are the newest, or this.
+        self.views: Mapping[str, bytes] = {}
+        self.before_others: bytes | None = None
+        self._family: dict[str, PinnedStorage] = {}  # once an object of another one was asked for: all, with this
+
+    @property
+    def must_close(self) -> bool:
+        """Whether something may have been opened for these records or those of their siblings."""
+        return any(map(_keeps_views, self.db.databases.values()))
+
+    def sibling(self, name: str) -> PinnedStorage:
+        """The records of another database of the same family, as the connection sees them."""
+        self._family.setdefault(self.db.database_name, self)
+        found = self._family.get(name)
+        if found is None:
+            database = self.db.databases.get(name)
+            if database is None:
+                raise ArgumentError(
+                    f"an object refers to the database {name!r}, which was not opened together with this one; a "
+                    f"partition knows the file of its own alone: read such a tree from its root"
+                )
+            found = pinned_at(self.views.get(name, self.before_others), database)
+            found.views, found.before_others, found._family = self.views, self.before_others, self._family
+            self._family[name] = found
+        return found
+
+    def jar(self) -> RecordJar:
+        """What loads objects from these records."""
+        return RecordJar(self.load, self.db, self.storage, lambda name: self.sibling(name).jar())
+
+    def close(self) -> None:
+        """Let go of what was opened for these records and those of their siblings."""
+        for pinned in self._family.values() or [self]:
+            pinned.release()
+
+    def release(self) -> None:
+        """Let go of what was opened for these records alone."""
 
     def load(self, oid: bytes) -> tuple[bytes, bytes]:
         """A record and the transaction that stored it."""
         try:
-            found = self.storage.loadBefore(oid, self.before)
+            found = self._find(oid)
         except POSKeyError:
             found = None
         except (CorruptedError, ArithmeticError, MemoryError, ValueError, struct.error) as error:
             raise unreadable(oid, error) from error
         if found is None:
-            raise gone(oid, self.before)
-        data, tid, _ = found
-        return data, tid
+            raise self._gone(oid)
+        return found
+
+    def _find(self, oid: bytes) -> tuple[bytes, bytes] | None:
+        """A record and the transaction that stored it; `None`, or a POSKeyError, if it is not there."""
+        found = self.storage.loadBefore(oid, self.before)
+        return None if found is None else found[:2]
+
+    def _gone(self, oid: bytes) -> Exception:
+        return gone(oid, self.before)
 
     def load_many(self, oids: Oids) -> Records:
         """Many records at once, in the order of their ids."""
         joined = oids.tobytes()
         each = [joined[start : start + 8] for start in range(0, len(joined), 8)]
-        if self._prefetches:
-            self.storage.prefetch(each, self.before)
-        load, before = self.storage.loadBefore, self.before
-        try:
-            found = [load(oid, before)[:2] for oid in each]
-        except Exception:  # this tells which it is, and why
-            found = [self.load(oid) for oid in each]
+        found = self._load_each(each)
         records = [data for data, _ in found]
         lengths = np.fromiter(map(len, records), np.int64, len(records))
         data = b"".join(records)
         starts = np.cumsum(lengths) - lengths
         return Records(data, np.frombuffer(data, np.uint8), starts, lengths, as_oids([tid for _, tid in found]))
+
+    def _load_each(self, oids: list[bytes]) -> list[tuple[bytes, bytes]]:
+        if self._prefetches:
+            self.storage.prefetch(oids, self.before)
+        load, before = self.storage.loadBefore, self.before
+        try:
+            return [load(oid, before)[:2] for oid in oids]
+        except Exception:  # this tells which it is, and why
+            return [self.load(oid) for oid in oids]
+
+
+class PinnedInstance(PinnedStorage):
+    """The records of a storage that gives each connection an instance of its own, which sees what it did when polled.
+
+    Args:
+        before: The first transaction that is not seen; `None` to see all that are there.
+        db: The ZODB database.
+        instance: An instance of its storage.
+        is_own: Whether it was made for this, to be polled now and released at the end; or is that of a connection.
+    """
+
+    def __init__(self, before: bytes | None, db: Any, instance: Any, *, is_own: bool = False) -> None:
+        self._is_open = is_own
+        try:
+            if is_own:
+                instance.poll_invalidations()
+            seen = _after(instance.lastTransaction())
+            super().__init__(seen if before is None else before, db, instance)
+            #: Whether the instance sees what is wanted; otherwise that is asked for, which takes longer.
+            self._is_current = seen == self.before
+            if seen < self.before:
+                raise OutdatedViewError(
+                    f"the root's connection sees transaction {u64(self.before) - 1:#x}, and a new one to "
+                    f"{instance.getName()} only {u64(seen) - 1:#x}, as from a copy that is behind; begin a transaction "
+                    f"and try again"
+                )
+        except BaseException:
+            if is_own:
+                instance.release()
+            raise
+
+    def release(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self.storage.release()
+
+    def _find(self, oid: bytes) -> tuple[bytes, bytes] | None:
+        if self._is_current:
+            data, tid = self.storage.load(oid)
+            if tid < self.before or not self._is_open:
+                return data, tid
+            self._is_current = False  # it was connected anew since
+        found = super()._find(oid)
+        return None if found is None or found[0] is None else found
+
+    def _gone(self, oid: bytes) -> Exception:
+        if self._is_current:
+            return gone(oid, self.before)
+        return OutdatedViewError(
+            f"object {u64(oid):#x} was written or removed by others since transaction {u64(self.before) - 1:#x}, which "
+            f"the root's connection sees, and {self.storage.getName()} no longer has it as it was; begin a transaction "
+            f"(connection.sync(), or abort what is begun) and try again"
+        )
+
+    def _load_each(self, oids: list[bytes]) -> list[tuple[bytes, bytes]]:
+        if self._is_current and hasattr(self.storage, "prefetch"):
+            self.storage.prefetch(oids)
+        return [self.load(oid) for oid in oids]
 
 
 class PinnedFile(PinnedStorage):
@@ -174,9 +379,10 @@ class PinnedFile(PinnedStorage):
 
     def __init__(self, before: bytes, db: Any, places: Places | None = None) -> None:
         super().__init__(before, db)
-        with self.storage._lock:  # a pack replaces both
-            self._file = os.dup(self.storage._file.fileno())
-            self._places_of = places or Places(self.storage._index._data)
+        file = plain_file(db.storage)
+        with file._lock:  # a pack replaces both
+            self._file = os.dup(file._file.fileno())
+            self._places_of = places or Places(file._index._data)
         self._map = self._newest_map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
         self._array = np.frombuffer(self._map, np.uint8)
         self._end = np.uint64(u64(before))

@@ -89,7 +89,14 @@ class _Failed:
         self.error = error
 
 
-_Entry: TypeAlias = "NodeRecord | _Branch | _Failed"
+class _Elsewhere:
+    """The records of a node in a sibling database, and of what is below it."""
+
+    def __init__(self, records: Iterator[NodeRecord]) -> None:
+        self.records = records
+
+
+_Entry: TypeAlias = "NodeRecord | _Branch | _Failed | _Elsewhere"
 _UNBOUND: tuple[_Path, _Path] = ((), ())
 
 
@@ -99,16 +106,20 @@ class Scanner:
     Args:
         storage: The records, at one transaction.
         wanted: What to give.
+        jar: What loads objects from them, if that is at hand; it stays open.
     """
 
-    def __init__(self, storage: PinnedStorage, wanted: Wanted) -> None:
+    def __init__(self, storage: PinnedStorage, wanted: Wanted, jar: RecordJar | None = None) -> None:
         self._storage = storage
-        self._jar = RecordJar(storage.load, storage.db)
+        self._jar = storage.jar() if jar is None else jar
+        self._has_own_jar = jar is None
         self._wanted = wanted
         self._reader = NodeReader()
         self._window = FIRST_WINDOW
         self._untrimmed = 0
         self._deepest = 0
+        #: Nodes that lie in sibling databases, by ids that stand for them among those of this one.
+        self._elsewhere: dict[bytes, BaseNode] = {}
 
     def records(self, oid: bytes, lower: tuple[str, ...] = (), upper: tuple[str, ...] = ()) -> Iterator[NodeRecord]:
         """The records of the tree below the object with this id, depth first, sorted by key.
@@ -127,6 +138,10 @@ class Scanner:
                         waiting.append(entries)
                         entries = iter(self._below(entry))
                         break
+                    elif type(entry) is _Elsewhere:
+                        waiting.append(entries)
+                        entries = entry.records
+                        break
                     elif type(entry) is _Failed:
                         raise entry.error
                 else:
@@ -134,7 +149,8 @@ class Scanner:
                         return
                     entries = waiting.pop()
         finally:
-            self._jar.close()
+            if self._has_own_jar:
+                self._jar.close()
 
     def path_of(self, oid: bytes) -> tuple[str, ...]:
         """The path of the node with this id, from the root of the whole tree."""
@@ -244,10 +260,19 @@ class Scanner:
         except Exception:  # not what lotdb makes; the class of the tree may know it
             tree = self._node(branch.oid).node_storage
         try:
-            items = [(str(key), child._p_oid) for key in tree if (child := tree.get(key)) is not None][given:]
+            items = [(str(key), self._id_of(child)) for key in tree if (child := tree.get(key)) is not None][given:]
         except (AttributeError, TypeError) as error:
             raise unreadable(branch.oid, error) from error
         yield Children([key for key, _ in items], [oid for _, oid in items])
+
+    def _id_of(self, child: BaseNode) -> bytes:
+        """The id of a child; or what stands for it, if it lies in another database, where ids are other ones."""
+        if child._p_jar is self._jar:
+            oid: bytes = child._p_oid
+            return oid
+        stand_in = (2**64 - 1 - len(self._elsewhere)).to_bytes(8, "big")
+        self._elsewhere[stand_in] = child
+        return stand_in
 
     def _not_skipped(self, children: Children) -> Children:
         skip_key, skip_node = self._wanted.skip_key, self._wanted.skip_node
@@ -292,6 +317,8 @@ class Scanner:
         """What the nodes with these keys and ids give, each a child of the branch in its place."""
         depth = branches[0].depth + 1
         self._deepest = max(self._deepest, depth)
+        if self._elsewhere and any(oid.tobytes() in self._elsewhere for oid in oids):
+            return self._entries_with_elsewhere(branches, keys, oids)
         nodes = self._reader.read(self._storage.load_many(oids), keys)
         parents = as_oids([branch.oid for branch in branches])
         usual = nodes.usual & (nodes.parents == parents).all(axis=1) & self._storage.plain_classes
@@ -327,6 +354,26 @@ class Scanner:
                 entries[row] = record  # an error is the last of them
         return entries
 
+    def _entries_with_elsewhere(self, branches: list[_Branch], keys: list[str], oids: Oids) -> list[_Entry | None]:
+        """The same, where some of the nodes lie in sibling databases."""
+        entries: list[_Entry | None] = []
+        for row, (branch, key) in enumerate(zip(branches, keys, strict=True)):
+            oid = oids[row].tobytes()
+            if oid in self._elsewhere:
+                bounds = _bound_below(branch.lower, key), _bound_below(branch.upper, key)
+                entries.append(_Elsewhere(self._records_elsewhere(oid, branch.depth + 1, *bounds)))
+            else:
+                entries += self._entries([branch], [key], oids[row : row + 1])
+        return entries
+
+    def _records_elsewhere(self, stand_in: bytes, depth: int, lower: _Path, upper: _Path) -> Iterator[NodeRecord]:
+        node = self._elsewhere.pop(stand_in)
+        storage = self._storage.sibling(node._p_jar.db().database_name)
+        below = None if self._wanted.depth is None else self._wanted.depth - depth
+        scanner = Scanner(storage, replace(self._wanted, depth=below), node._p_jar)
+        yield from scanner.records(node._p_oid, lower, upper)
+        self._deepest = max(self._deepest, depth + scanner._deepest)
+
     def _gives(self, key: str, lower: _Path) -> bool:
         """Whether a node with this key is one to give; one with a lower bound below it comes before that bound."""
         return not lower and (self._wanted.key is None or bool(self._wanted.key(key)))
@@ -339,7 +386,7 @@ class Scanner:
         if depth != self._wanted.depth:
             tree = node.node_storage
             if tree:
-                is_stored = type(tree) is OOBTree and tree._p_oid is not None
+                is_stored = type(tree) is OOBTree and tree._p_oid is not None and tree._p_jar is self._jar
                 record = self._storage.load(tree._p_oid)[0] if is_stored else b""
                 branch = _Branch(oid, path, record, above, lower, upper)
                 while above is not None:
@@ -405,7 +452,7 @@ class Scanner:
         if self._untrimmed >= TRIM_EVERY:
             self._untrimmed = 0
             self._jar.cacheGC()
-        node = self._jar.get(oid)
+        node = self._elsewhere[oid] if oid in self._elsewhere else self._jar.get(oid)
         if not isinstance(node, BaseNode):
             raise damaged(oid, f"is no lotdb node but a {type(node).__qualname__}")
         try:

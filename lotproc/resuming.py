@@ -10,11 +10,12 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
 
-from ._jar import at_path
+from ._jar import OutdatedViewError, at_path
 from ._ledger import outstanding_failures
 from ._lookup import LiveLookup, Lookup, RecordLookup, top_of
 from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
 from ._partitions import opened_partition
+from ._pinned import until_closed
 from ._stage import check_root, stage
 from ._stamps import inputs_digest
 from ._store_lookup import StoreLookup
@@ -112,7 +113,7 @@ def pending(
 
     def run(items: Iterable[T]) -> Iterator[T]:
         lookup = _lookup(root, at_top=at_top)
-        return _kept(items, lookup, _Filter(policy, lookup, version, inputs))
+        return until_closed(_kept(items, lookup, _Filter(policy, lookup, version, inputs)), lookup.close)
 
     return run
 
@@ -128,10 +129,9 @@ def _lookup(root: BaseNode | Partition | Store, *, at_top: bool) -> Lookup:
     if connection is not None and connection.opened is None:
         raise ArgumentError("pending: the connection of its root is closed; open it again, and take its root")
     is_saved = connection is not None and root._p_oid is not None and not has_changes(connection)
-    pinned = pinned_storage("pending", root, "error") if is_saved else None
     while at_top and root.parent is not None:
-        root = root.parent
-    return LiveLookup(root) if pinned is None else RecordLookup(pinned, root._p_oid)
+        root = root.parent  # which may lie in another database than what is below it
+    return RecordLookup(pinned_storage("pending", root, "error"), root._p_oid) if is_saved else LiveLookup(root)
 
 
 class _Filter:
@@ -168,7 +168,7 @@ class _Filter:
             self._last = None, ()
             try:
                 kept += self.pending([item])
-            except DamagedDatabaseError as error:
+            except (DamagedDatabaseError, OutdatedViewError) as error:
                 return kept, at_path("pending", path_of("pending", item), error)
             except Exception as error:
                 return kept, error
@@ -217,28 +217,25 @@ def _kept(items: Iterable[T], lookup: Lookup, windows: _Filter) -> Iterator[T]:
     size = FIRST_WINDOW
     error: Exception | None = None
     ended = False
-    try:
-        while not ended:
-            window: list[Any] = []
-            try:
-                for item in islice(source, size):
-                    window.append(item)  # one by one, since an error must not take them along
-            except Exception as failed:
-                error = failed
-            ended = error is not None or len(window) < size
-            try:
-                kept = windows.pending(window)
-            except Exception:
-                kept, failed_at = windows.pending_until_error(window)
-                error = failed_at or error
-                ended = error is not None or ended
-            yield from kept
-            is_live = any(issubclass(kind, BaseNode) for kind in set(map(type, window)))
-            size = min(2 * size, LIVE_WINDOW if is_live else WINDOW)
-        if error is not None:
-            raise error
-    finally:
-        lookup.close()
+    while not ended:
+        window: list[Any] = []
+        try:
+            for item in islice(source, size):
+                window.append(item)  # one by one, since an error must not take them along
+        except Exception as failed:
+            error = failed
+        ended = error is not None or len(window) < size
+        try:
+            kept = windows.pending(window)
+        except Exception:
+            kept, failed_at = windows.pending_until_error(window)
+            error = failed_at or error
+            ended = error is not None or ended
+        yield from kept
+        is_live = any(issubclass(kind, BaseNode) for kind in set(map(type, window)))
+        size = min(2 * size, LIVE_WINDOW if is_live else WINDOW)
+    if error is not None:
+        raise error
 
 
 def _with_inputs(record: NodeRecord, digest: str) -> NodeRecord:

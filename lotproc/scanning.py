@@ -10,12 +10,11 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
-from ZODB.FileStorage import FileStorage
 
 from ._nodes import connection_of
 from ._partitions import opened_partition, starts_of_parts
 from ._patterns import regex
-from ._pinned import PinnedStorage, pinned_at, view_of
+from ._pinned import PinnedStorage, pinned_view, plain_file, until_closed, unwrapped
 from ._scanner import Scanner, Wanted
 from ._stage import check_choice, check_count, stage
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
@@ -124,8 +123,10 @@ def scan(
         else:
             storage, oid, start, stop = pinned_storage("scan", root, uncommitted), root._p_oid, (), ()
         if isinstance(level, str):
-            return _deepest(storage, wanted, oid, start, stop)
-        return Scanner(storage, replace(wanted, depth=level)).records(oid, start, stop)
+            records = _deepest(storage, wanted, oid, start, stop)
+        else:
+            records = Scanner(storage, replace(wanted, depth=level)).records(oid, start, stop)
+        return until_closed(records, storage.close) if storage.must_close else records
 
     return run
 
@@ -215,17 +216,20 @@ def partitions(
     skip_key, _ = skip_tests("partitions", skip)
 
     def run(root: BaseNode) -> list[Partition]:
-        pinned = pinned_storage("partitions", root, uncommitted)
-        storage = pinned.storage
-        if type(storage) is not FileStorage:
+        connection = checked_connection("partitions", root, uncommitted)
+        storage = connection.db().storage
+        file = plain_file(storage)
+        if file is None:
             raise ArgumentError(
-                f"partitions: {root.key!r} lies in a {type(storage).__qualname__}, which can't be opened from "
-                f"elsewhere; only a FileStorage can. Give the root itself to scan()"
+                f"partitions: {root.key!r} lies in a {type(unwrapped(storage)).__qualname__}, which can't be opened "
+                f"from elsewhere; only a FileStorage can. Give the root itself to scan()"
             )
-        _save_index(storage)
+        _save_index(file)
+        pinned = pinned_view(connection)
+        blobs = file.blob_dir if storage is file else storage.fshelper.base_dir
         starts = starts_of_parts(n, pinned, root._p_oid, skip_key)
         return [
-            Partition(storage._file_name, storage.blob_dir, pinned.before, root._p_oid, start, stop)
+            Partition(file._file_name, blobs, pinned.before, root._p_oid, start, stop)
             for start, stop in zip(starts, [*starts[1:], ()], strict=True)
         ]
 
@@ -233,7 +237,12 @@ def partitions(
 
 
 def pinned_storage(name: str, root: BaseNode, uncommitted: Uncommitted) -> PinnedStorage:
-    """The storage of a tree, at the transaction that its connection sees."""
+    """The storage of a tree, at the transaction that its connection sees; to be closed."""
+    return pinned_view(checked_connection(name, root, uncommitted))
+
+
+def checked_connection(name: str, root: BaseNode, uncommitted: Uncommitted) -> Any:
+    """The connection of a tree whose committed records can be read."""
     connection = connection_of(root)
     if connection is not None and connection.opened is None:
         raise ArgumentError(
@@ -253,15 +262,19 @@ def pinned_storage(name: str, root: BaseNode, uncommitted: Uncommitted) -> Pinne
     oid = root._p_oid
     if oid is None or oid in connection._added or (saved is not None and oid in saved.creating):
         raise ArgumentError(f"{name}: {root.key!r} was never committed; commit it first")
-    return pinned_at(view_of(connection), connection.db())
+    return connection
 
 
 def has_changes(connection: Any) -> bool:
-    saved = connection._savepoint_storage
-    return bool(connection._registered_objects or connection._added or (saved is not None and saved.index))
+    """Whether a connection, or one to a sibling database that goes with it, has changes that are not committed."""
+    for each in connection.connections.values():
+        saved = each._savepoint_storage
+        if each._registered_objects or each._added or (saved is not None and saved.index):
+            return True
+    return False
 
 
-def _save_index(storage: FileStorage) -> None:
+def _save_index(storage: Any) -> None:
     """Save the index of a storage as closing it would, if it can be and the saved one is older."""
     if storage.isReadOnly():
         return

@@ -54,7 +54,7 @@ from lotproc import (
     mirror,
     write,
 )
-from lotproc._pinned import pinned_at
+from lotproc._pinned import pinned_in_thread
 
 
 class Special(BaseNode):
@@ -509,15 +509,15 @@ def test_no_file_stays_open_after_a_commit() -> None:
         db.commit()
         held = []
 
-        def watched(before: bytes, db: Any) -> Any:
-            pinned = pinned_at(before, db)
+        def watched(before: bytes, connection: Any) -> Any:
+            pinned = pinned_in_thread(before, connection)
             held.append(weakref.ref(pinned))
             return pinned
 
         gc.collect()
         gc.disable()
         try:
-            with mock.patch.object(_bulk, "pinned_at", watched):
+            with mock.patch.object(_bulk, "pinned_in_thread", watched):
                 write(inline("_proc"), root, [inlined(60), inlined(60, 60)], commit_every=60)
                 write(mirror("wide"), root, [inlined(60)], commit_every=60)
             assert [pinned() for pinned in held] == [None, None]
