@@ -115,7 +115,7 @@ def view_of(connection: Any) -> bytes:
     historical: bytes | None = getattr(storage, "_before", None)
     view: bytes | None
     if _keeps_views(database):
-        return historical or _after(storage.lastTransaction())
+        return historical or _after(_seen_by(storage))
     view = historical or storage._start
     if connection.explicit_transactions and getattr(connection.transaction_manager, "_txn", None) is None:
         view = historical  # between two transactions: it shows what it committed last, and else nothing for sure
@@ -129,6 +129,12 @@ def view_of(connection: Any) -> bytes:
 def _keeps_views(database: Any) -> bool:
     """Whether the storage itself gives each connection a view of its own, as RelStorage does, and not ZODB for it."""
     return database._mvcc_storage is database.storage
+
+
+def _seen_by(instance: Any) -> bytes:
+    """The last transaction that an instance of a storage that keeps views sees."""
+    last: bytes = instance.lastTransaction()
+    return max(last, getattr(instance, "_polled_tid", last))  # an MVCCMappingStorage that was packed knows only this
 
 
 def pinned_at(before: bytes | None, db: Any, places: Places | None = None) -> PinnedStorage:
@@ -327,7 +333,7 @@ class PinnedInstance(PinnedStorage):
         try:
             if is_own:
                 instance.poll_invalidations()
-            seen = _after(instance.lastTransaction())
+            seen = _after(_seen_by(instance))
             super().__init__(seen if before is None else before, db, instance)
             #: Whether the instance sees what is wanted; otherwise that is asked for, which takes longer.
             self._is_current = seen == self.before
