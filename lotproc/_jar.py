@@ -13,14 +13,14 @@ from ZODB.utils import u64
 
 from .errors import ArgumentError, DamagedDatabaseError, as_text
 
-__all__ = ["OutdatedViewError", "RecordJar", "at_path", "damaged", "unreadable"]
+__all__ = ["OutOfViewError", "RecordJar", "at_path", "damaged", "unreadable"]
 
 #: Objects that a jar keeps when it trims its cache.
 KEPT = 400
 
 
-class OutdatedViewError(ArgumentError):
-    """What the root's connection sees is no longer in its storage, since others have written to that."""
+class OutOfViewError(ArgumentError):
+    """What the root's connection sees can't be read beside it: others have written over it, or it lies elsewhere."""
 
 
 class RecordJar:
@@ -61,8 +61,6 @@ class RecordJar:
             data, _ = self._load(oid)
             try:
                 found = self._reader.getGhost(data)
-            except ArgumentError:
-                raise
             except Exception as error:
                 raise unreadable(oid, error) from error
             self._cache.new_ghost(oid, found)
@@ -92,8 +90,6 @@ class RecordJar:
         data, tid = self._load(oid)
         try:
             self._reader.setGhostState(ghost, data)
-        except ArgumentError:
-            raise
         except Exception as error:
             raise unreadable(oid, error) from error
         ghost._p_serial = tid
@@ -115,16 +111,18 @@ def damaged(oid: bytes, what: str) -> DamagedDatabaseError:
     return DamagedDatabaseError(f"the record of object {u64(oid):#x} {what}")
 
 
-def unreadable(oid: bytes, error: Exception) -> DamagedDatabaseError:
+def unreadable(oid: bytes, error: Exception) -> Exception:
     """The error for a record that some other error comes of."""
     reason = error.__cause__ or error
+    if isinstance(reason, OutOfViewError):
+        return reason
     return damaged(oid, f"can't be read: {type(reason).__name__}: {reason}")
 
 
 def at_path(stage_name: str, path: Iterable[str], error: Exception) -> Exception:
     """The error, with the path if it tells only of an object."""
     kind = type(error)
-    if kind not in (DamagedDatabaseError, OutdatedViewError):
+    if kind not in (DamagedDatabaseError, OutOfViewError):
         return error
     with_path = kind(f"{stage_name}: {as_text(path)}: {error}")
     with_path.__cause__ = error

@@ -453,12 +453,13 @@ class RecordLookup:
 def top_of(storage: PinnedStorage, oid: bytes) -> bytes:
     """The id of the root of the tree that a node lies in."""
     node = storage.jar().get(oid)
-    seen: set[bytes] = set()
+    seen: set[tuple[int, bytes]] = set()  # also of sibling databases, which have ids of their own
     try:
         while (parent := node.parent) is not None:
-            if node._p_oid in seen:
+            place = id(node._p_jar), node._p_oid
+            if place in seen:
                 raise damaged(oid, "has itself among its parents")
-            seen.add(node._p_oid)
+            seen.add(place)
             node = parent
     except AttributeError as error:
         raise damaged(oid, f"is not what a lotdb node should be: {error}") from error

@@ -19,8 +19,8 @@ from ZODB.interfaces import IPrefetchStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64, z64
 
-from ._jar import OutdatedViewError, RecordJar, damaged, unreadable
-from .errors import ArgumentError, DamagedDatabaseError
+from ._jar import OutOfViewError, RecordJar, damaged, unreadable
+from .errors import DamagedDatabaseError
 
 __all__ = [
     *("Oids", "PinnedFile", "PinnedInstance", "PinnedStorage", "Places", "Records", "as_oids", "last_complete"),
@@ -72,6 +72,10 @@ def rows_at(array: np.ndarray[Any, np.dtype[np.uint8]], starts: _Numbers, length
 def unwrapped(storage: Any) -> Any:
     """The storage that holds the records: itself, but for a `BlobStorage`, which adds a directory to another one."""
     return storage._BlobStorage__storage if type(storage) is BlobStorage else storage
+
+
+def _kind(storage: Any) -> str:
+    return type(unwrapped(storage)).__qualname__
 
 
 def plain_file(storage: Any) -> Any:
@@ -256,7 +260,7 @@ class PinnedStorage:
         if found is None:
             database = self.db.databases.get(name)
             if database is None:
-                raise ArgumentError(
+                raise OutOfViewError(
                     f"an object refers to the database {name!r}, which was not opened together with this one; a "
                     f"partition knows the file of its own alone: read such a tree from its root"
                 )
@@ -338,10 +342,10 @@ class PinnedInstance(PinnedStorage):
             #: Whether the instance sees what is wanted; otherwise that is asked for, which takes longer.
             self._is_current = seen == self.before
             if seen < self.before:
-                raise OutdatedViewError(
+                raise OutOfViewError(
                     f"the root's connection sees transaction {u64(self.before) - 1:#x}, and a new one to "
-                    f"{instance.getName()} only {u64(seen) - 1:#x}, as from a copy that is behind; begin a transaction "
-                    f"and try again"
+                    f"the {_kind(instance)} only {u64(seen) - 1:#x}, as from a copy that is behind; begin a "
+                    f"transaction and try again"
                 )
         except BaseException:
             if is_own:
@@ -365,10 +369,10 @@ class PinnedInstance(PinnedStorage):
     def _gone(self, oid: bytes) -> Exception:
         if self._is_current:
             return gone(oid, self.before)
-        return OutdatedViewError(
+        return OutOfViewError(
             f"object {u64(oid):#x} was written or removed by others since transaction {u64(self.before) - 1:#x}, which "
-            f"the root's connection sees, and {self.storage.getName()} no longer has it as it was; begin a transaction "
-            f"(connection.sync(), or abort what is begun) and try again"
+            f"the root's connection sees, and the {_kind(self.storage)} no longer has it as it was; begin a "
+            f"transaction (connection.sync(), or abort what is begun) and try again"
         )
 
     def _load_each(self, oids: list[bytes]) -> list[tuple[bytes, bytes]]:

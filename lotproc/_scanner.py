@@ -513,13 +513,14 @@ def _bound_below(bound: _Path, key: str) -> _Path:
 def _path_of(node: BaseNode) -> _Path:
     """The path of a node, whose parents may be damaged."""
     keys: list[str] = []
-    seen: set[bytes] = set()
+    seen: set[tuple[int, bytes]] = set()  # also of sibling databases, which have ids of their own
     oid = node._p_oid
     try:
         while (parent := node.parent) is not None:
-            if node._p_oid in seen:
+            place = id(node._p_jar), node._p_oid
+            if place in seen:
                 raise damaged(oid, "has itself among its parents")
-            seen.add(node._p_oid)
+            seen.add(place)
             keys.append(node.key)
             node = parent
     except AttributeError as error:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
 
-from ._jar import OutdatedViewError, at_path
+from ._jar import OutOfViewError, at_path
 from ._ledger import outstanding_failures
 from ._lookup import LiveLookup, Lookup, RecordLookup, top_of
 from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
@@ -168,7 +168,7 @@ class _Filter:
             self._last = None, ()
             try:
                 kept += self.pending([item])
-            except (DamagedDatabaseError, OutdatedViewError) as error:
+            except (DamagedDatabaseError, OutOfViewError) as error:
                 return kept, at_path("pending", path_of("pending", item), error)
             except Exception as error:
                 return kept, error

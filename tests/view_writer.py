@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lotdb import BaseNode
+from lotdb import BaseNode, add_blob
 from trees import opened
+from ZODB.interfaces import IBlobStorage
 
 import lotproc as lp
 
 CLIPS = 12
-CHANGES = ("set", "new", "remove", "write", "write again")
+CHANGES = ("set", "new", "remove", "write", "write again", "payload")
 
 
 def clip(number: int) -> tuple[str, str]:
@@ -30,6 +31,9 @@ def change(root: BaseNode, what: str, number: int, value: int) -> None:
         parent = root.gn(clip(number)[0])
         if clip(number)[1] in parent.node_storage:
             parent.delete_node(clip(number)[1])
+    elif what == "payload":
+        if IBlobStorage.providedBy(root._p_jar.db().storage):
+            add_blob(root.gns(clip(number)), "data", b"%d" % value)
     else:
         version = str(value) if what == "write" else None
         results = [lp.ProcessResult(record.path, record.attributes["v"]) for record in lp.scan("v", root, skip="_*")]
