@@ -6,7 +6,7 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, count, islice
 from types import EllipsisType
 from typing import Any, TypeAlias
 
@@ -120,6 +120,7 @@ class Scanner:
         self._deepest = 0
         #: Nodes that lie in sibling databases, by ids that stand for them among those of this one.
         self._elsewhere: dict[bytes, BaseNode] = {}
+        self._stand_ins = count(2**64 - 1, -1)  # as no storage gives them
 
     def records(self, oid: bytes, lower: tuple[str, ...] = (), upper: tuple[str, ...] = ()) -> Iterator[NodeRecord]:
         """The records of the tree below the object with this id, depth first, sorted by key.
@@ -270,7 +271,7 @@ class Scanner:
         if child._p_jar is self._jar:
             oid: bytes = child._p_oid
             return oid
-        stand_in = (2**64 - 1 - len(self._elsewhere)).to_bytes(8, "big")
+        stand_in = next(self._stand_ins).to_bytes(8, "big")
         self._elsewhere[stand_in] = child
         return stand_in
 

@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings, strategies as st
+from hypothesis import Phase, example, given, settings, strategies as st
 from lotdb import LOTDB, BaseNode, PathFileObj, add_blob
 from test_several_writers import server
 from toolz import concat
@@ -228,8 +228,9 @@ steps = st.tuples(
 )
 
 
-@settings(max_examples=8, phases=[Phase.generate])  # to make a failure shorter would take minutes
-@given(steps=st.lists(st.tuples(steps, st.booleans()), min_size=3, max_size=8))
+@example(steps=[(("program", "payload", number), True) for number in range(3)])
+@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])  # to make a failure shorter would take minutes
+@given(steps=st.lists(st.tuples(steps, st.booleans()), min_size=3, max_size=7))
 def test_all_that_reads_sees_what_the_connection_sees(world: World, steps: Any) -> None:
     world.move_view()
     root = world.root
@@ -501,6 +502,7 @@ def grow(root: BaseNode, tree: Tree, moves: Any) -> None:
     root._p_jar.transaction_manager.commit()
 
 
+@example(tree={"^a$": {}, "a": {"a": {}}}, salt=1, skip=None)  # nodes of one id in one path
 @settings(max_examples=25)
 @given(tree=trees, salt=st.integers(0, 99), skip=st.sampled_from([None, "a*", lambda node: node.key < "b"]))
 def test_nodes_and_values_in_sibling_databases(tree: Tree, salt: int, skip: Any) -> None:
@@ -513,11 +515,12 @@ def test_nodes_and_values_in_sibling_databases(tree: Tree, salt: int, skip: Any)
         for node in lp.level(1, root):
             assert [exactly(record) for record in lp.scan("v", node)] == scanned_live("v", node)
         records = list(lp.snapshot("v", lp.walk(root)))
-        for policy in (lp.mirror(), lp.inline("a"), lp.inline("a", "b")):
-            missing = list(lp.pending(policy, root, records))
-            two.root()["changed"] = True  # makes it look at live nodes
-            assert missing == list(lp.pending(policy, root, records))
-            two.transaction_manager.abort()
+        for node in (root, *lp.level(1, root)):
+            for policy in (lp.mirror(), lp.inline("a"), lp.inline("a", "b"), lp.fresh("a")):
+                missing = list(lp.pending(policy, node, records))
+                two.root()["changed"] = True  # makes it look at live nodes
+                assert missing == list(lp.pending(policy, node, records))
+                two.transaction_manager.abort()
 
 
 def test_what_others_commit_to_a_sibling_database(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,13 @@ def change(root: BaseNode, what: str, number: int, value: int) -> None:
 
 
 def relational(folder: Path, *, history: bool) -> Any:
-    """A RelStorage in an SQLite database."""
+    """A RelStorage in an SQLite database; with history, blobs are in its rows, and otherwise in files."""
     from relstorage.adapters.sqlite.adapter import Sqlite3Adapter
     from relstorage.options import Options
     from relstorage.storage import RelStorage
 
-    options = Options(keep_history=history, blob_dir=str(folder / "blobs"), cache_local_mb=1)
+    blobs = folder / (f"blobs_of_{os.getpid()}" if history else "blobs")
+    options = Options(keep_history=history, blob_dir=str(blobs), shared_blob_dir=not history, cache_local_mb=1)
     return RelStorage(Sqlite3Adapter(str(folder / "data"), {}, options=options), options=options)
 
 
