@@ -251,7 +251,7 @@ class PinnedStorage:
     @property
     def must_close(self) -> bool:
         """Whether something may have been opened for these records or those of their siblings."""
-        return any(map(_keeps_views, self.db.databases.values()))
+        return _keeps_views(self.db) or len(self.db.databases) > 1
 
     def sibling(self, name: str) -> PinnedStorage:
         """The records of another database of the same family, as the connection sees them."""
@@ -277,6 +277,7 @@ class PinnedStorage:
         """Let go of what was opened for these records and those of their siblings."""
         for pinned in self._family.values() or [self]:
             pinned.release()
+        self._family.clear()  # in which each would keep the files of all open
 
     def release(self) -> None:
         """Let go of what was opened for these records alone."""

@@ -90,8 +90,8 @@ def pending(
         Then, and with live items, it is for the connection's thread only.
 
     Raises:
-        ArgumentError: `version` is empty; the connection of `root` is closed; the file of a partition is not there; or
-            the policy gave an empty key.
+        ArgumentError: `version` is empty; the connection of `root` is closed; the file of a partition is not there;
+            the policy gave an empty key; or others wrote over what the connection sees in a storage without history.
         ArgumentTypeError: An option has the wrong type; with `inputs=True` an item is no record, or has an attribute
             that has no digest.
         DamagedDatabaseError: A record is missing or can't be read; names the object's id and the path.

@@ -80,7 +80,8 @@ def scan(
 
     The records are those that `snapshot(names, leaves(root, skip=skip))` would give, in the same order. They are read
     at one transaction: the one that the root's connection saw when `scan` was called. What is committed later, also by
-    the pipeline that reads the records, is not seen. No node is loaded into the connection.
+    the pipeline that reads the records, is not seen. No node is loaded into the connection. Where the storage keeps the
+    views of connections itself, as RelStorage does, it is asked for one more, until the iterator ends or is closed.
 
     Args:
         names: The attributes to take: one name, several, or `...` for all. An absent attribute is `None`.
@@ -100,7 +101,7 @@ def scan(
 
     Raises:
         ArgumentError: `root` is in memory, was never committed, or its connection is closed; the file of a partition is
-            not there; or `level` is negative.
+            not there; `level` is negative; or others wrote over what the connection sees in a storage without history.
         ArgumentTypeError: `root` is no node or partition, or an option has the wrong type.
         PatternError: `where` or `skip` holds a pattern that can't be read.
         UncommittedError: The connection has changes that are not committed.
