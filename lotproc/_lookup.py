@@ -24,8 +24,8 @@ from ._nodes import connection_of
 from ._pinned import Oids, PinnedStorage, as_oids
 from ._records import UnusualRecord, stored_node
 from ._shapes import Flags, NodeShapes, NodeTrees, Parts, TreeShapes, items_or_parts
-from ._stamped import DIGEST, Beginning, beginnings, stamps_in
-from ._stamps import INPUTS, VERSION
+from ._stamped import Beginning, beginnings, stamps_in
+from ._stamps import DIGEST, INPUTS, VERSION, is_inputs_stamp
 
 __all__ = ["LiveLookup", "Lookup", "RecordLookup", "top_of"]
 
@@ -54,7 +54,7 @@ class Lookup(Protocol):
             paths: From below the root on.
             tail: More keys, the same for all of them.
             version: What `_version` has to be; `None` for anything.
-            digests: What `_inputs` has to be, for each path; `None` for anything.
+            digests: What `_inputs` has to be, for each path, by `is_inputs_stamp`; `None` for anything.
         """
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class LiveLookup:
 def _has_stamps(attributes: Any, version: str | None, digest: str | None) -> bool:
     """Whether something with a `get` for the attributes of a node has these stamps."""
     return (version is None or _is(attributes.get(VERSION), version)) and (
-        digest is None or _is(attributes.get(INPUTS), digest)
+        digest is None or is_inputs_stamp(attributes.get(INPUTS), digest)
     )
 
 
@@ -173,7 +173,7 @@ class RecordLookup:
         self._live: LiveLookup | None = None  # what looks through objects, once some lie in other databases
         self._reader = NodeShapes()
         self._trees = TreeShapes()
-        self._beginnings: dict[tuple[str | None, bool], list[Beginning]] = {}
+        self._beginnings: dict[tuple[str | None, bool, bool], list[Beginning]] = {}
         self._root = _Place(root)
         self._held = 0
         self._untrimmed = 0
@@ -380,10 +380,15 @@ class RecordLookup:
         records = self._storage.load_many(nodes.attributes[usual])
         undecided = np.ones(len(usual), np.bool_)
         expected = None
+        with_files = False
         if digests is not None:
-            joined = "".join([digests[row] for row in usual.tolist()])
-            expected = np.frombuffer(joined.encode(), np.uint8).reshape(-1, DIGEST)
-        beginnings = self._beginnings_of(version, digests is not None)
+            wanted = [digests[row] for row in usual.tolist()]
+            width = max(map(len, wanted), default=DIGEST)
+            with_files = width > DIGEST
+            if with_files:
+                wanted = [digest.ljust(width) for digest in wanted]  # those without files equal no stamp with files
+            expected = np.frombuffer("".join(wanted).encode(), np.uint8).reshape(-1, width)
+        beginnings = self._beginnings_of(version, digests is not None, with_files)
         beginnings.sort(key=lambda beginning: -beginning.hits)
         for beginning in beginnings:
             if not undecided.any():
@@ -406,11 +411,12 @@ class RecordLookup:
             have[row] = _has_stamps(self._node(oids[row].tobytes()).attribute_storage, version, digest)
         return have
 
-    def _beginnings_of(self, version: str | None, has_digest: bool) -> list[Beginning]:
+    def _beginnings_of(self, version: str | None, has_digest: bool, with_files: bool) -> list[Beginning]:
         """What the records of attributes with these stamps begin with."""
-        known = self._beginnings.get((version, has_digest))
+        known = self._beginnings.get((version, has_digest, with_files))
         if known is None:
-            known = self._beginnings[version, has_digest] = beginnings(version, has_digest=has_digest)
+            known = beginnings(version, has_digest=has_digest, with_files=with_files)
+            self._beginnings[version, has_digest, with_files] = known
         return known
 
     # Through real classes

@@ -13,12 +13,9 @@ from ._encoding import attributes_record
 from ._pinned import Records, rows_at
 from ._records import EMPTY_TREE, TREE, class_and_state
 from ._shapes import Bytes, Flags, pickled_text
-from ._stamps import INPUTS, VERSION
+from ._stamps import DIGEST, INPUTS, INPUTS_WITH_FILES, VERSION
 
-__all__ = ["DIGEST", "Beginning", "beginnings", "stamps_in"]
-
-#: Characters of a digest, as `inputs_digest` makes them.
-DIGEST = 32
+__all__ = ["Beginning", "beginnings", "stamps_in"]
 
 
 class Beginning:
@@ -27,21 +24,25 @@ class Beginning:
     Args:
         record: The beginning of one of them, up to the end of the last stamp that matters.
         known: How many bytes tell that these stamps come first, the last one's value not included.
-        digest: Where the digest is; `None` if there is none.
+        digest: Where the stamp of inputs is; `None` if there is none.
+        size: Its bytes: with files behind the digest of values, or without, which then stands for any files.
         counts: Whether the digest has to be the expected one.
         settled: Whether such a record has the stamps at all; if not, its beginning alone says so.
     """
 
-    def __init__(self, record: bytes, known: int, digest: int | None, *, counts: bool, settled: bool) -> None:
+    def __init__(
+        self, record: bytes, known: int, digest: int | None, size: int, *, counts: bool, settled: bool
+    ) -> None:
         self._sample = np.frombuffer(record, np.uint8)
         self._known = known
         self._digest = digest
+        self._size = size
         self._counts = counts
         self._settled = settled
         self.hits = 0  # records that began like this
         self._same = np.full(len(record), 0xFF, np.uint8)
         if digest is not None:
-            self._same[digest : digest + DIGEST] = 0
+            self._same[digest : digest + size] = 0
 
     def read(self, records: Records, rows: Any, digests: Bytes | None) -> tuple[Flags, Flags]:
         """Which of the records in these rows begin like this, and which have the very stamps."""
@@ -62,18 +63,21 @@ class Beginning:
         if not self._settled:
             return decided, np.zeros(len(rows), np.bool_)
         if self._counts and self._digest is not None and digests is not None:
-            block = rows_at(records.array, records.starts[rows[same]] + self._digest, DIGEST)
+            block = rows_at(records.array, records.starts[rows[same]] + self._digest, self._size)
             same = same.copy()
-            same[same] = (block == digests[rows[same]]).all(axis=1)
+            same[same] = (block == digests[rows[same], : self._size]).all(axis=1)
         return decided, same
 
 
-def beginnings(version: str | None, *, has_digest: bool) -> list[Beginning]:
+def beginnings(version: str | None, *, has_digest: bool, with_files: bool = False) -> list[Beginning]:
     """All that records of attributes with these stamps may begin with, as they are written live and in bulk."""
     if version in (VERSION, INPUTS):
         return []  # a pickle would refer to the name
-    digest = "0" * DIGEST
-    shapes = [{INPUTS: digest}] if version is None else [{INPUTS: digest, VERSION: version}, {VERSION: version}]
+    sizes = [DIGEST, INPUTS_WITH_FILES] if with_files else [DIGEST]
+    versions = {} if version is None else {VERSION: version}
+    shapes = [{INPUTS: "0" * size, **versions} for size in sizes]
+    if versions:
+        shapes.append(versions)
     found: dict[bytes, Beginning] = {}
     for stamps in shapes:
         attributes: dict[str, Any]
@@ -90,7 +94,8 @@ def beginnings(version: str | None, *, has_digest: bool) -> list[Beginning]:
                 beginning = record[: place + len(pickled_text(value))]
                 known = place + (1 if VERSION in stamps else len(pickled_text("")))
                 settled = INPUTS in stamps or not has_digest
-                found[beginning] = Beginning(beginning, known, digest_place, counts=has_digest, settled=settled)
+                size = len(stamps.get(INPUTS, ""))
+                found[beginning] = Beginning(beginning, known, digest_place, size, counts=has_digest, settled=settled)
     return list(found.values())
 
 

@@ -3,6 +3,9 @@
 The digest of inputs is one of values, not of pickles: these differ between versions of Python, with the order of a dict
 and with what is shared inside of a value. Every value has one encoding, in which its type is told and each part tells
 where it ends, so different values have different ones.
+
+Where values refer to files, a second digest stands behind that of the values: one of the files' sizes and modification
+times, which can differ from machine to machine.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import os
 import pathlib
 import re
 import types
@@ -31,7 +35,7 @@ from persistent import Persistent
 from .errors import ArgumentTypeError, as_text, got
 from .payloads import PayloadHandle
 
-__all__ = ["INPUTS", "VERSION", "inputs_digest"]
+__all__ = ["DIGEST", "INPUTS", "INPUTS_WITH_FILES", "VERSION", "inputs_digest", "inputs_stamp", "is_inputs_stamp"]
 
 #: The attributes of a written node that hold its stamps.
 VERSION = "_version"
@@ -40,6 +44,9 @@ INPUTS = "_inputs"
 #: Bytes of a digest, and of those inside of it that stand for lists, dicts and other values with parts.
 SIZE = 16
 INNER = 32
+#: Characters of a stamp of inputs: those of the digest of values, and of one with files behind it.
+DIGEST = 2 * SIZE
+INPUTS_WITH_FILES = 2 * DIGEST + 1
 
 
 def inputs_digest(name: str, path: Iterable[str], attributes: Mapping[str, Any]) -> str:
@@ -62,6 +69,45 @@ def inputs_digest(name: str, path: Iterable[str], attributes: Mapping[str, Any])
     Raises:
         ArgumentTypeError: A value holds itself, is nested too deep, belongs to a database, or can't be taken apart.
     """
+    return _digest(name, path, attributes)[0]
+
+
+def inputs_stamp(name: str, path: Iterable[str], attributes: Mapping[str, Any]) -> str:
+    """What `pending(inputs=True)` knows a record by: the digest of its values, and one of the files behind them.
+
+    >>> inputs_stamp("pending", ("clip_1",), {"seconds": 1.5, "unit": "s"})
+    '809a1bd3626c1b2a8be2ae9b76b41648'
+    >>> len(inputs_stamp("pending", ("clip_1",), {"file": pathlib.Path("clip_1.wav")}))
+    65
+
+    The second one is there only where a value is or holds a path of this system, or a handle to a zarr array. It counts
+    their sizes and modification times, for an array those of all files in its folder. Files are not opened; one that
+    is missing counts as such, and is no error.
+
+    Args:
+        name, path, attributes: As for `inputs_digest`.
+
+    Raises:
+        ArgumentTypeError: As from `inputs_digest`.
+    """
+    digest, files = _digest(name, path, attributes)
+    if not files:
+        return digest
+    told = b"".join(map(_text, sorted(set(map(_told_by_files, files)))))
+    return f"{digest}.{blake2b(told, digest_size=SIZE).hexdigest()}"
+
+
+def is_inputs_stamp(stored: object, stamp: str) -> bool:
+    """Whether a stored stamp is this one; one without files, as all were once, counts by the values alone.
+
+    >>> is_inputs_stamp("0" * 32, "0" * 32 + "." + "1" * 32)
+    True
+    """
+    return isinstance(stored, str) and (stored == stamp or (len(stamp) > DIGEST and stored == stamp[:DIGEST]))
+
+
+def _digest(name: str, path: Iterable[str], attributes: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """The digest of attributes, and the paths and the handles to zarr arrays in them."""
     attribute: Any = None
     try:
         parts = []
@@ -74,7 +120,8 @@ def inputs_digest(name: str, path: Iterable[str], attributes: Mapping[str, Any])
                 values = values or _Values()
                 encode = values.encoded
             parts.append(encode(value))
-        return blake2b(b"".join(parts), digest_size=SIZE).hexdigest()
+        digest = blake2b(b"".join(parts), digest_size=SIZE).hexdigest()
+        return digest, [] if values is None else values.files
     except RecursionError:
         reason = "it is nested too deep"
     except Exception as error:
@@ -83,6 +130,30 @@ def inputs_digest(name: str, path: Iterable[str], attributes: Mapping[str, Any])
     raise ArgumentTypeError(
         f"{name}: attribute {attribute!r} of {as_text(path)} has no digest: {reason}; leave it out of the names"
     )
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+
+def _told_by_files(value: pathlib.Path | PayloadHandle) -> str:
+    """The size and modification time of the file at a path, or of those of a zarr array, wherever its store lies."""
+    if not isinstance(value, PayloadHandle):
+        return f"{value}\0{_told_by_file(value)}"
+    top = os.path.join(value.file, value.dataset or "")
+    found = [value.file.name, value.dataset or ""]
+    for above, folders, names in os.walk(top):
+        folders.sort()
+        for file in (os.path.join(above, name) for name in sorted(names)):
+            found += [os.path.relpath(file, top), _told_by_file(file)]
+    return "\0".join(found)
+
+
+def _told_by_file(file: str | pathlib.Path) -> str:
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):  # also what no file can be called
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 # --- Values without parts -------------------------------------------------------------------------------------------
@@ -148,11 +219,14 @@ _ATOMS: dict[type, Callable[[Any], bytes]] = {
     datetime.timedelta: _timedelta,
     # By names of their own: the modules that define them are others in other versions of Python.
     pathlib.PurePosixPath: _tagged(b"p", str),
-    pathlib.PosixPath: _tagged(b"P", str),
     pathlib.PureWindowsPath: _tagged(b"w", str),
-    pathlib.WindowsPath: _tagged(b"W", str),
     np.str_: _tagged(b"S", str.__str__),  # its own leaves zeros out at the end
     np.bytes_: lambda value: b"B" + _bytes(bytes(value)),
+}
+#: The same for those that have files behind them.
+_PATHS: dict[type, Callable[[Any], bytes]] = {
+    pathlib.PosixPath: _tagged(b"P", str),
+    pathlib.WindowsPath: _tagged(b"W", str),
 }
 
 
@@ -168,6 +242,7 @@ class _Values:
     """Encodes the values of one record; a value that is met again is not looked at again."""
 
     def __init__(self) -> None:
+        self.files: list[pathlib.Path | PayloadHandle] = []  # the paths and zarr arrays among them
         self._known: dict[int, tuple[Any, bytes]] = {}  # with the value, so that no other gets its id
         self._open: set[int] = set()  # those that are being encoded
 
@@ -175,6 +250,10 @@ class _Values:
         """The encoding of any value."""
         encode = _ATOMS.get(type(value))
         if encode is not None:
+            return encode(value)
+        encode = _PATHS.get(type(value))
+        if encode is not None:
+            self.files.append(value)
             return encode(value)
         known = self._known.get(id(value))
         if known is not None:
@@ -207,6 +286,8 @@ class _Values:
         if isinstance(value, np.dtype):
             return b"y", (self._dtype(value),)
         if kind is PayloadHandle:
+            if value.dataset is not None:  # a blob is another file when it is written anew
+                self.files.append(value)
             return b"H", map(self.encoded, _told_by(value))
         if isinstance(value, enum.Enum):
             is_named = kind.__members__.get(value._name_) is value  # flags that are combined are not

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ._stamps import INPUTS, VERSION
+from ._stamps import INPUTS, VERSION, is_inputs_stamp
 from .stores._store import Entry, Store
 
 __all__ = ["StoreLookup"]
@@ -26,10 +26,13 @@ class StoreLookup:
         found = []
         for index, path in enumerate(paths):
             entry = self._store._find(path + tail)
-            wanted = {} if version is None else {VERSION: version}
-            if digests is not None:
-                wanted[INPUTS] = digests[index]
-            found.append(entry is not None and (not wanted or wanted.items() <= _stamps(entry).items()))
+            is_there = entry is not None
+            if entry is not None and (version is not None or digests is not None):
+                stamps = _stamps(entry)
+                is_there = (version is None or stamps.get(VERSION) == version) and (
+                    digests is None or is_inputs_stamp(stamps.get(INPUTS), digests[index])
+                )
+            found.append(is_there)
         return found
 
     def close(self) -> None:

@@ -26,7 +26,8 @@ class NodeRecord:
         key: The node's own key.
         attributes: The attributes that were asked for, by name; absent ones are `None`.
         payload: What `snapshot(..., payload=...)` took from the node: a `PayloadHandle`, or what a function returned.
-        inputs: What `pending(..., inputs=True)` knows the attributes by; it goes with the results to `write`.
+        inputs: What `pending(..., inputs=True)` knows the attributes and the files behind them by; it goes with the
+            results to `write`.
     """
 
     path: tuple[str, ...]

@@ -17,7 +17,7 @@ from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
 from ._partitions import opened_partition
 from ._pinned import until_closed
 from ._stage import check_root, stage
-from ._stamps import inputs_digest
+from ._stamps import inputs_stamp
 from ._store_lookup import StoreLookup
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, as_text, got
 from .models import NodeRecord, Partition, ProcessResult
@@ -79,9 +79,12 @@ def pending(
         items: Nodes or records.
         version: What the result's attribute `_version` has to be; `None` for anything.
         inputs: Whether the result must have been made from these attributes: whether its attribute `_inputs` is the
-            digest of the record's, as they are now. Payloads are not read: they count by what their handles say and by
-            their place in the database, which changes when one is written anew, but for a zarr array that lotdb writes
-            over. Takes records, which are given on with their digest, for `write` to store it.
+            stamp of the record's, as they are now. Blobs are not read: they count by what their handles say and by
+            their place in the database, which changes when one is written anew. The files at the paths among the
+            values, and those of zarr arrays, are not read either: their sizes and modification times count, looked up
+            here, where this runs. A file that is gone counts as changed. A stored stamp without files, as older
+            versions wrote them, counts by the values alone. Takes records, which are given on with their stamp, for
+            `write` to store it.
 
     Returns:
         An iterator of the items kept, in their order. Lazy; holds up to 1,024 records, or 128 live nodes. It only
@@ -148,16 +151,16 @@ class _Filter:
     def pending(self, items: list[Any]) -> list[Any]:
         """Those of the items whose result is not there."""
         paths = self._paths(items)
-        digests = None
+        stamps = None
         if self._inputs:
-            digests = [inputs_digest("pending", path, item.attributes) for item, path in zip(items, paths, strict=True)]
+            stamps = [inputs_stamp("pending", path, item.attributes) for item, path in zip(items, paths, strict=True)]
         targets, tail = self._targets(paths)
-        there = self._lookup.are_there(targets, tail, self._version, digests)
-        if digests is None:
+        there = self._lookup.are_there(targets, tail, self._version, stamps)
+        if stamps is None:
             return [item for item, is_there in zip(items, there, strict=True) if not is_there]
         return [
-            _with_inputs(item, digest)
-            for item, digest, is_there in zip(items, digests, there, strict=True)
+            _with_inputs(item, stamp)
+            for item, stamp, is_there in zip(items, stamps, there, strict=True)
             if not is_there
         ]
 
@@ -238,11 +241,11 @@ def _kept(items: Iterable[T], lookup: Lookup, windows: _Filter) -> Iterator[T]:
         raise error
 
 
-def _with_inputs(record: NodeRecord, digest: str) -> NodeRecord:
+def _with_inputs(record: NodeRecord, stamp: str) -> NodeRecord:
     if type(record) is not NodeRecord:
-        return replace(record, inputs=digest)
+        return replace(record, inputs=stamp)
     copy = object.__new__(NodeRecord)  # for speed, as in `node_record`
-    copy.__dict__.update(record.__dict__, inputs=digest)
+    copy.__dict__.update(record.__dict__, inputs=stamp)
     return copy
 
 

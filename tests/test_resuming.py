@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import random
 import re
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from BTrees.OOBTree import OOBTree
 from hypothesis import given, strategies as st
-from lotdb import LOTDB, BaseNode
+from lotdb import LOTDB, BaseNode, PathFileObj
 from recording import Source
 from test_scanning import KINDS, kinds, storage_of
 from toolz import compose_left, pipe
@@ -42,7 +43,7 @@ from ZODB.FileStorage import FileStorage
 import lotproc as lp
 from lotproc import _lookup, resuming
 from lotproc._ledger import Ledger
-from lotproc._stamps import INPUTS, VERSION, inputs_digest
+from lotproc._stamps import INPUTS, VERSION, inputs_digest, inputs_stamp
 from lotproc.models import Failure
 from lotproc.resuming import pending, retry_failed
 
@@ -92,14 +93,18 @@ def left(
         found: BaseNode | None = top
         for key in policy(lp.ProcessResult(path_of(item))):
             found = None if found is None else found.node_storage.get(key)
-        digest = inputs_digest("test", path_of(item), item.attributes) if inputs else None
+        stamp = inputs_stamp("test", path_of(item), item.attributes) if inputs else None
         done = (
             found is not None
             and (version is None or _same(found.attribute_storage.get(VERSION), version))
-            and (digest is None or _same(found.attribute_storage.get(INPUTS), digest))
+            and (
+                stamp is None
+                or _same(found.attribute_storage.get(INPUTS), stamp)
+                or _same(found.attribute_storage.get(INPUTS), stamp.partition(".")[0])
+            )
         )
         if not done:
-            kept.append(replace(item, inputs=digest) if inputs else item)
+            kept.append(replace(item, inputs=stamp) if inputs else item)
     return kept
 
 
@@ -141,7 +146,9 @@ def check(root: BaseNode, policy: Policy, version: str | None, inputs: bool) -> 
 # --- The law --------------------------------------------------------------------------------------------------------
 
 versions = st.sampled_from(["v1", "v1", "v1", "v2", "", "_version", 1, None, b"v1", ...])
-inputs_stamps = st.sampled_from(["right", "right", "0" * 32, "short", None, ...])
+inputs_stamps = st.sampled_from(
+    ["right", "right", "values", "0" * 32, "other values", "other files", "short", None, ...]
+)
 more = st.sampled_from(
     [
         {},
@@ -164,14 +171,28 @@ def stamps(draw: st.DrawFn) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not ...}
 
 
+def stamp_like(kind: Any, record: lp.NodeRecord) -> Any:
+    """The stamp of a record, with its files or without, or one that is like it and differs."""
+    stamp = inputs_stamp("test", record.path, record.attributes)
+    values = inputs_digest("test", record.path, record.attributes)
+    files = stamp[len(values) :] or "." + "2" * 32
+    stamps = {
+        "right": stamp,
+        "values": values,
+        "other values": "1" * 32 + files,
+        "other files": values + "." + "3" * 32,
+    }
+    return stamps.get(kind, kind)
+
+
 def results_of(data: st.DataObject, records: list[lp.NodeRecord]) -> list[lp.ProcessResult]:
     """Results of some of the records."""
     results = []
     for record in records:
         attributes = data.draw(st.none() | stamps())
         if attributes is not None:
-            if attributes.get(INPUTS) == "right":
-                attributes[INPUTS] = inputs_digest("test", record.path, record.attributes)
+            if INPUTS in attributes:
+                attributes[INPUTS] = stamp_like(attributes[INPUTS], record)
             results.append(lp.ProcessResult(record.path, attributes=attributes))
     return results
 
@@ -227,6 +248,45 @@ def test_pending_is_what_a_look_into_the_tree_tells(
         check(root, policy, version, inputs)
         write_live(policy, root, results_of(data, list(lp.snapshot(("a", "b"), lp.leaves(root, skip="_*")))))
         check(root, policy, version, inputs)
+
+
+def test_a_result_is_pending_again_when_a_file_behind_its_record_changes(anywhere: BaseNode, tmp_path: Path) -> None:
+    root = anywhere.gn(f"files {next(numbers)}")
+    files = [tmp_path / name for name in "abcde"]
+    for file in files:
+        file.write_text("one")
+        root.gn(file.name).set_attribute("file", [PathFileObj(filepath=str(file))])
+    if root._p_jar is not None:
+        commit(root)
+    names = [file.name for file in files]
+
+    def run(**options: Any) -> list[str]:
+        records = lp.snapshot("file", lp.leaves(root, skip="_*"))
+        todo = list(pending(lp.inline("_n"), root, records, version="1", inputs=True))
+        results = [lp.ProcessResult(record.path, 1, inputs=record.inputs) for record in todo]
+        lp.write(lp.inline("_n"), root, results, version="1", **options)
+        if root._p_jar is not None:
+            commit(root)
+        return [record.key for record in todo]
+
+    assert run() == names
+    assert run() == []
+    files[0].write_text("longer")
+    os.utime(files[1], ns=(1, 1))
+    files[2].unlink()
+    files[3].touch()
+    os.utime(files[3], ns=(2, 2))
+    assert run() == ["a", "b", "c", "d"]
+    assert run() == []  # what was missing is missing still
+    files[2].write_text("again")
+    assert run() == ["c"]
+    stamp = root.gn("e").gn("_n").get_attribute(INPUTS)
+    root.gn("e").gn("_n").set_attribute(INPUTS, stamp.partition(".")[0])  # as it was before there were files in it
+    root.gn("a").gn("_n").set_attribute(INPUTS, "0" * 32)
+    if root._p_jar is not None:
+        commit(root)
+    files[4].write_text("no one knows")
+    assert run() == ["a"]
 
 
 @given(
@@ -327,7 +387,7 @@ def chain_each(policy: Policy, root: BaseNode, records: list[Any], version: Any,
 
 
 VERSIONS = ["v1", "v2", "", "_version", 1, None, b"v1", np.str_("v1"), "v" * 300, ...]
-DIGESTS = ["right", "0" * 32, "short", 1, ...]
+DIGESTS = ["right", "values", "0" * 32, "other values", "other files", "short", 1, ...]
 MORE: list[dict[str, Any]] = [
     *({}, {"result": 0.5}, {"A": 1}, {"_a": "v1"}, {"_m": 1, "z": [1, "v1"]}, {"__a": {VERSION: "v1"}}),
     *({"A" * 300: "x"}, {"\ud800": 1}, {"_version ": "v1"}, {"_inputs": "x" * 31}, {"~": "v1", "é": 1}),
@@ -339,11 +399,15 @@ MORE: list[dict[str, Any]] = [
 def test_stamps_of_every_kind(tmp_path: Path, in_bulk: bool) -> None:
     combinations = list(itertools.product(VERSIONS, DIGESTS, MORE))
     with stored(tmp_path, {f"{number:05}": {} for number in range(len(combinations))}) as root:
+        for number, node in enumerate(root.node_storage.values()):
+            if number % 3:  # most records have a file behind them, some have none, and windows mix both
+                node.set_attribute("a", PathFileObj(filepath=str(tmp_path / "t.fs" / f"{number % 5}")))
+        commit(root)
+        records = {record.key: record for record in lp.scan("a", root)}
         results = []
         for number, (version, digest, others) in enumerate(combinations):
             attributes = {**others, VERSION: version, INPUTS: digest}
-            if digest == "right":
-                attributes[INPUTS] = inputs_digest("test", (), {"a": None})
+            attributes[INPUTS] = stamp_like(digest, records[f"{number:05}"])
             attributes = {name: value for name, value in attributes.items() if value is not ...}
             results.append(lp.ProcessResult((f"{number:05}",), attributes=attributes))
         lp.write(lp.inline("_proc"), root, results, output_attribute=None, commit_every=10_000 if in_bulk else None)

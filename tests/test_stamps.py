@@ -26,7 +26,7 @@ from lotdb import LOTDB, BaseNode, add_blob
 from trees import Color, Segment, values
 
 import lotproc as lp
-from lotproc._stamps import inputs_digest
+from lotproc._stamps import inputs_digest, inputs_stamp
 from lotproc.snapshots import detached
 
 NAN = float("nan")
@@ -510,6 +510,83 @@ def test_an_array_in_a_zarr_store_is_known_by_its_place_in_it() -> None:
         return digest(lp.PayloadHandle("array", Path(folder, "t.fs.data.zarr"), dataset, (3,), "int64"))
 
     assert handle("/here", "+ann/1a") == handle("/there", "+ann/1a") != handle("/here", "+ann/1b")
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+#: Where a path can stand in a value.
+PLACES: list[Any] = [
+    lambda path: path,
+    lambda path: [1, {"in": (path, path)}],
+    lambda path: {path},
+    lambda path: Plain(path, 1),
+    lambda path: np.array([None, path], dtype=object),
+]
+
+
+@given(data=st.data(), place=st.sampled_from(PLACES))
+def test_a_stamp_changes_with_the_size_and_the_time_of_its_files_and_with_nothing_else(
+    data: st.DataObject, place: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "files"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    paths = [folder / "a", folder / "b"]
+    attributes = {"files": [place(path) for path in paths], "more": 0.5}
+    values = inputs_digest("pending", (), attributes)
+    known: dict[Any, str] = {}
+    for _ in range(4):
+        for path in paths:
+            size, time = (
+                data.draw(st.none() | st.integers(0, 1), label="size"),
+                data.draw(st.integers(1, 2), label="ns"),
+            )
+            path.unlink(missing_ok=True)
+            if size is not None:
+                path.write_bytes(data.draw(st.sampled_from([b"x", b"y"])) * size)
+                os.utime(path, ns=(time, time))
+        told = tuple((path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None for path in paths)
+        stamp = inputs_stamp("pending", (), attributes)
+        assert known.setdefault(told, stamp) == stamp
+        assert stamp[: len(values)] == values == inputs_digest("pending", (), attributes)
+    assert len(set(known.values())) == len(known)
+
+
+def test_what_is_no_path_of_this_system_has_no_file() -> None:
+    for value in (PureWindowsPath("C:/a.wav"), PurePosixPath("/"), "/", lp.PayloadHandle("bytes", Path("/"))):
+        assert inputs_stamp("pending", ("ann", "clip"), {"a": value}) == digest(value)
+    assert len(inputs_stamp("pending", (), {"a": Path("no\0file")})) == 65
+
+
+def test_an_array_in_a_zarr_store_is_known_by_the_files_of_its_own(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+
+    def written(dataset: str, fill: int) -> None:
+        array = zarr.open(store=str(store), mode="w", path=dataset, shape=(4,), chunks=(2,), dtype="i4")
+        array[:] = fill
+
+    def stamp() -> str:
+        return inputs_stamp("pending", (), {"a": [lp.PayloadHandle("array", store, "ann/data", (4,), "int32")]})
+
+    store = tmp_path / "here" / "t.fs.data.zarr"
+    written("ann/data", 1)
+    first = stamp()
+    written("ann/other", 1)
+    assert stamp() == first
+    (tmp_path / "here").rename(tmp_path / "there")
+    store = tmp_path / "there" / "t.fs.data.zarr"
+    assert stamp() == first
+    folder = store / "ann" / "data"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert len(files) >= 3
+    for path in files:
+        os.utime(path, ns=(path.stat().st_mtime_ns, path.stat().st_mtime_ns + 1))
+        assert stamp() != first
+        first = stamp()
+    zarr.open(store=str(store), mode="r+", path="ann/data")[0] = 5
+    assert stamp() != first
+    shutil.rmtree(folder)
+    assert len({stamp(), first}) == 2
 
 
 # --- Errors ---------------------------------------------------------------------------------------------------------
