@@ -65,6 +65,21 @@ def test_the_corpus_becomes_a_table_and_a_second_run_leaves_the_same_tree(
     assert pandas.read_parquet(tmp_path / "corpus.parquet").equals(table)
 
 
+def test_folders_of_one_name_keep_their_features_apart(demo: ModuleType, tmp_path: Path) -> None:
+    found = {}
+    for site, hertz, clips in (("a", 300, ["clip", "only_a"]), ("b", 900, ["clip"]), ("a", 300, ["clip", "only_a"])):
+        for clip in clips:
+            file = tmp_path / site / "wavs" / f"{clip}.wav"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            tone = 0.3 * np.sin(2 * np.pi * hertz * np.arange(8000) / 8000)
+            demo.write_wav(file, 8_000, tone[:, None], np.int16)
+        demo.main([str(tmp_path / site / "wavs"), "--output", str(tmp_path / "out")])
+        table = pandas.read_parquet(tmp_path / "out" / "wavs.parquet")
+        assert table.TreeLevel_1.tolist() == clips
+        found[site] = {round(value) for value in table.spectral_centroid_hz}
+    assert found == {"a": {300}, "b": {900}}
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, "24 bit", np.int32, np.float32])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [8_000, 44_100, 12_345])

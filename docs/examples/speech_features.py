@@ -39,10 +39,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     db = LOTDB(path=str(output), name=f"{folder.resolve().name}.fs")
     try:
-        root = db.open_connection()
-        compute(root, folder)
-        print(lp.show(root, limit=2))
-        export(root, output / f"{folder.resolve().name}.parquet")
+        # A branch for each folder, since others may have the same name.
+        corpus = db.open_connection().gn(str(folder.resolve()))
+        compute(corpus, folder)
+        print(lp.show(corpus, limit=2))
+        export(corpus, output / f"{folder.resolve().name}.parquet")
     finally:
         db.close()
 
@@ -113,7 +114,7 @@ def read_wav(file: Path) -> tuple[int, np.ndarray[Any, Any]]:
 def export(root: BaseNode, file: Path) -> None:
     """Write the table, print its head, and say which files could not be read."""
     clips = [
-        replace(record, path=record.path[:-1], key=record.path[-2])  # a row for the clip, not for its features
+        replace(record, path=record.path[1:-1], key=record.path[-2])  # a row for the clip, below its folder
         for record in pipe(root, lp.glob("**/_features"), lp.snapshot(...))
     ]
     readable, unreadable = [], []
