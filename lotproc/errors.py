@@ -156,6 +156,15 @@ class MissingExtraError(LotprocError, ImportError):
         return cls(f'{purpose} needs {package}, which is not installed: pip install "lotproc[{extra}]"')
 
 
+def as_utf8(text: str) -> str:
+    """A text as tables and terminals can hold it: what is no UTF-8, as in names of files of old, comes escaped.
+
+    >>> as_utf8("caf\\udce9.wav")
+    'caf\\\\udce9.wav'
+    """
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def as_text(path: Iterable[str]) -> str:
     """A node path as people read it.
 
@@ -167,7 +176,7 @@ def as_text(path: Iterable[str]) -> str:
     keys = list(map(str, path))
     if len(keys) > 20:
         keys = [*keys[:5], "…", *keys[-5:]]
-    return "/".join(keys) or "the root"
+    return as_utf8("/".join(keys)) or "the root"
 
 
 #: Characters of a value in a message.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import as_utf8
 from .models import commits_text, counted
 
 __all__ = ["FileFailure", "IndexedFile", "IngestReport"]
@@ -32,7 +33,7 @@ class FileFailure:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
+        return as_utf8(f"{self.file}: {self.reason}")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode, DataNode, DataWriter, PathFileObj
 
+from ._contents import attach_content
 from ._nodes import connection_of
 from ._patterns import PathPattern
 from ._stage import check_choice, check_root, stage
@@ -173,7 +174,9 @@ def ingest_files(
         root: The lotdb node to attach below, in memory or persistent.
         files: From `index_files`, or any `IndexedFile`s.
         content: Read the files (wav, npy, csv, txt, png and jpg as what they are, others as bytes) into data nodes;
-            else store references to them, and only look whether they can be opened.
+            else store references to them, and only look whether they can be opened. Of a wav file whose header leaves
+            the size open, as programs that write to a pipe do, what is there is read. The pixels of a picture with a
+            palette are its colours. A table is kept byte for byte.
         attribute: The attribute to set: by default "file" for a reference, "data" for content. Content also sets
             lotdb's `_source_...` attributes. A node that is there keeps its others, its children and its class.
         backend: Where arrays go: "blob" or "zarr".
@@ -350,14 +353,7 @@ def _read(node: DataNode, file: Path, attribute: str, backend: str, samplerate_h
         # lotdb leaves it to the garbage collector to close an image that is damaged.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
-            DataWriter.attach_file(
-                node,
-                str(file),
-                data_attribute=attribute,
-                backend=backend,
-                samplerate_hz=samplerate_hz,
-                database=database,
-            )
+            attach_content(node, file, attribute, backend=backend, samplerate_hz=samplerate_hz, database=database)
         except ImportError as error:
             package = (error.name or "").partition(".")[0]
             if package not in _EXTRAS:

@@ -12,7 +12,7 @@ import numpy as np
 from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 
 from ._stage import check_count, stage
-from .errors import ArgumentTypeError, brief, got
+from .errors import ArgumentTypeError, as_utf8, brief, got
 from .payloads import PayloadHandle
 
 __all__ = ["TreeView", "progress", "show"]
@@ -165,7 +165,7 @@ def _brief(value: Any) -> str:
     if isinstance(value, BlobObject):
         return f"<{value.content_type}>"
     if isinstance(value, PathFileObj):
-        text = str(value.path)
+        text = as_utf8(str(value.path))
         return text if len(text) <= MAX_TEXT else f"…{text[1 - MAX_TEXT :]}"
     if isinstance(value, np.ndarray):
         return f"<{value.dtype} {value.shape}>"

@@ -1,0 +1,170 @@
+"""The contents of files as they are: sound, pictures, tables and text, read into payloads."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from lotdb import DataNode, DataObject, DataWriter, PathFileObj
+
+__all__ = ["attach_content"]
+
+#: From this size on, a WAV header of a program that wrote to a pipe says that it did not know the size: what sox writes
+#: there; others write more, or 0.
+UNKNOWN_SIZE = 0x7FFFF000
+
+
+def attach_content(
+    node: DataNode, file: Path, attribute: str, *, backend: str, samplerate_hz: float | None, database: Any
+) -> None:
+    """Attach the content of a file as lotdb's `attach_file` does, but for what that would change.
+
+    Raises:
+        ValueError: The file can't be read as it is; says why.
+        Exception: What the packages that read such files raise.
+    """
+    kind = file.suffix.lstrip(".").lower()
+    options = {"data_attribute": attribute, "backend": backend, "database": database}
+    source_rate = None
+    if kind == "wav":
+        source_rate, samples = _sound(file)
+        samplerate_hz = source_rate if samplerate_hz is None else samplerate_hz
+        DataWriter.write_array(node, samples, samplerate_hz=samplerate_hz, content_type="audio/wav", **options)
+    elif kind in ("png", "jpg", "jpeg"):
+        mode, pixels = _picture(file)
+        options |= {"metadata": {"image_mode": mode}, "content_type": f"image/{'png' if kind == 'png' else 'jpeg'}"}
+        DataWriter.write_array(node, pixels, samplerate_hz=samplerate_hz, **options)
+    elif kind == "csv":
+        columns, data = _table(file)
+        table = DataObject(
+            backend="blob", metadata={"text_encoding": "utf-8", "columns": columns}, content_type="text/csv"
+        )
+        table.write_blob_bytes(data, payload_kind="table")
+        node.set_attribute(attribute, table)
+    elif kind == "txt":
+        DataWriter.write_text(node, file.read_bytes().decode(), data_attribute=attribute)
+    else:
+        DataWriter.attach_file(node, str(file), samplerate_hz=samplerate_hz, **options)
+        return
+    node.set_attribute("_source_filepath", PathFileObj(filepath=str(file)))
+    node.set_attribute("_source_format", kind)
+    node.set_attribute("_source_filename", file.name)
+    if source_rate is not None:
+        node.set_attribute("_source_samplerate_hz", source_rate)
+
+
+# --- Sound ----------------------------------------------------------------------------------------------------------
+
+
+def _sound(file: Path) -> tuple[float, np.ndarray[Any, Any]]:
+    """The samples per second of a WAV file, and the samples, time first, then channels."""
+    from scipy.io import wavfile
+
+    with file.open("rb") as opened:
+        sizes = _sizes(opened)
+    source: Any = file
+    if sizes:
+        content = bytearray(file.read_bytes())
+        for place, size in sizes.items():
+            content[place : place + 4] = size
+        source = io.BytesIO(content)
+    rate, samples = wavfile.read(source)
+    if len(samples) == 0:
+        raise ValueError("it has no samples")
+    return float(rate), samples.reshape(len(samples), -1)
+
+
+def _sizes(file: BinaryIO) -> dict[int, bytes]:
+    """What the sizes in the header of a WAV file should be, by their places, where a pipe left them unknown.
+
+    Raises:
+        ValueError: The header contradicts itself, so that its samples would be read as others.
+    """
+    whole = os.fstat(file.fileno()).st_size
+    riff, said, wave = _unpacked(file, "4sI4s", "<") or (b"", 0, b"")
+    if riff not in (b"RIFF", b"RIFX") or wave != b"WAVE":
+        return {}  # of another kind; scipy knows some, and names the others
+    order = "<" if riff == b"RIFF" else ">"
+    (said,) = struct.unpack(f"{order}I", struct.pack("<I", said))
+    is_open = said == 0 or (said >= UNKNOWN_SIZE and 8 + said > whole)
+    found, frame = None, 1
+    place = 12
+    while place < (whole if is_open else 8 + said):
+        file.seek(place)
+        name, size = _unpacked(file, "4sI", order) or (b"", 0)
+        start = place + 8
+        if not name:
+            break
+        if name == b"fmt ":
+            frame = _frame(file, order)
+        elif name == b"data":
+            if found is not None:
+                raise ValueError("it has two chunks of sound, where WAV files have one")
+            found = start, size
+            is_unknown = (size >= UNKNOWN_SIZE and start + size > whole) or (
+                size == 0 and (is_open or start >= 8 + said) and start < whole
+            )
+            if is_unknown:
+                size = (whole - start) // frame * frame
+                return {4: struct.pack(f"{order}I", start + size - 8), place + 4: struct.pack(f"{order}I", size)}
+        place = start + size + size % 2
+    return {4: struct.pack(f"{order}I", whole - 8)} if is_open and found is not None else {}
+
+
+def _frame(file: BinaryIO, order: str) -> int:
+    """The bytes of a sample of all channels, from the format in a WAV header."""
+    form = _unpacked(file, "HHIIHH", order)
+    if form is None:
+        return 1  # it was cut off, as scipy will say
+    tag, channels, rate, _, frame, bits = form
+    if tag not in (1, 3, 0xFFFE):
+        return 1  # compressed, which scipy refuses by name
+    if 0 in (channels, rate, bits):
+        raise ValueError(f"its header says {channels} channels, {rate} samples per second and {bits} bits per sample")
+    # 17 bits and more may lie in 4 bytes.
+    if frame != channels * -(-bits // 8) and (bits <= 16 or frame != 4 * channels):
+        raise ValueError(f"its header says {frame} bytes for {channels} channels of {bits} bits")
+    return int(frame)
+
+
+def _unpacked(file: BinaryIO, form: str, order: str) -> tuple[Any, ...] | None:
+    """The next values of a file; `None` where it ends."""
+    data = file.read(struct.calcsize(order + form))
+    return struct.unpack(order + form, data) if len(data) == struct.calcsize(order + form) else None
+
+
+# --- Pictures, and tables -------------------------------------------------------------------------------------------
+
+
+def _picture(file: Path) -> tuple[str, np.ndarray[Any, Any]]:
+    """The mode of a picture, as Pillow names it, and its pixels: colours, not numbers of colours in a palette."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        if image.format == "PNG" and not image.mode.startswith("I") and _png_bits(file) == 16:
+            raise ValueError("it has 16 bits for each of its channels, of which Pillow reads 8")
+        if image.mode in ("P", "PA"):
+            is_clear = image.mode == "PA" or "transparency" in image.info
+            image = image.convert("RGBA" if is_clear else "RGB")
+        return image.mode, np.asarray(image)
+
+
+def _png_bits(file: Path) -> int:
+    with file.open("rb") as opened:
+        return opened.read(25)[24]
+
+
+def _table(file: Path) -> tuple[list[Any], bytes]:
+    """The columns of a CSV file, and the file as it is."""
+    import pandas
+
+    data = file.read_bytes()
+    table = pandas.read_csv(io.StringIO(data.decode()))
+    if len(table) and not isinstance(table.index, pandas.RangeIndex):
+        # pandas would take what is too much, at the beginning of the rows, for their names, and lotdb leave it out.
+        raise ValueError("its rows have more fields than its header")
+    return list(table.columns), data
