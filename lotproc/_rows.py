@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
@@ -11,22 +12,23 @@ import numpy as np
 from lotdb import BaseNode
 
 from ._nodes import node_path, path_of
-from .errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_text, got
+from ._times import plain_time, plain_times
+from .errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_text, as_utf8, got
 from .models import Failure, ProcessResult, Write, written_attributes
 from .payloads import PayloadHandle
 
-__all__ = ["LEVEL", "PLAIN", "Path", "Row", "check_names", "in_order", "levels", "rows_of"]
+__all__ = ["LEVEL", "PLAIN", "Path", "Row", "cell", "check_names", "in_order", "levels", "rows_of"]
 
 Row: TypeAlias = "dict[str, Any]"
 Path: TypeAlias = "tuple[str, ...]"
 
 LEVEL = re.compile(r"TreeLevel_([1-9][0-9]*)")
-#: Types whose values go into a table as they are.
+#: Types whose values go into a table as they are; a str does if it is UTF-8.
 PLAIN = frozenset([type(None), bool, int, float, str, bytes])
 
 
 def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
-    checked: set[str] = set()
+    columns: dict[str, str] = {}  # by the names of attributes
     for record in records:
         if isinstance(record, BaseNode):
             where = as_text(node_path(record))
@@ -41,13 +43,31 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
             raise ArgumentTypeError(f"{name}: the path of a record must be a tuple of keys, got {got(record.path)}")
         if not hasattr(attributes, "items"):
             raise ArgumentTypeError(f"{name}: expected a record with attributes, got {got(record)}")
-        if new := attributes.keys() - checked:
+        if new := attributes.keys() - columns.keys():
             check_names(name, new, f" at {as_text(path)}")
-            checked |= new
+            columns.update(_columns(name, new, columns, path))
         row = levels(path)
-        for attribute, value in attributes.items():
-            row[attribute] = value if type(value) in PLAIN else _cell(value)
+        attribute = None
+        try:
+            for attribute, value in attributes.items():
+                row[columns[attribute]] = value if type(value) in _AS_THEY_ARE else cell(value)
+        except _NoCell as error:
+            raise ArgumentTypeError(f"{name}: the attribute {attribute!r} at {as_text(path)} {error}") from error
         yield path, row
+
+
+def _columns(name: str, attributes: Iterable[str], known: dict[str, str], path: Path) -> dict[str, str]:
+    """The columns of attributes, whose names may be no UTF-8."""
+    columns: dict[str, str] = {}
+    taken = {column: attribute for attribute, column in known.items()}
+    for attribute in attributes:
+        column = columns[attribute] = as_utf8(attribute)
+        if taken.setdefault(column, attribute) != attribute:
+            raise ArgumentError(
+                f"{name}: the attributes {attribute!r} and {taken[column]!r} at {as_text(path)} would share a column, "
+                f"as {column!r}; rename one"
+            )
+    return columns
 
 
 def _as_written(name: str, result: ProcessResult) -> Write:
@@ -57,7 +77,7 @@ def _as_written(name: str, result: ProcessResult) -> Write:
 
 
 def levels(path: Path) -> Row:
-    return {f"TreeLevel_{number}": key for number, key in enumerate(path, 1)}
+    return {f"TreeLevel_{number}": key if key.isascii() else as_utf8(key) for number, key in enumerate(path, 1)}
 
 
 def check_names(name: str, attributes: Iterable[str], where: str = "") -> None:
@@ -68,27 +88,51 @@ def check_names(name: str, attributes: Iterable[str], where: str = "") -> None:
             raise ArgumentError(f"{name}: the attribute {attribute!r}{where} has the name of a level column; rename it")
 
 
-def _cell(value: Any) -> Any:
+#: Types whose values need no look.
+_AS_THEY_ARE = PLAIN - {str}
+
+
+class _NoCell(Exception):
+    """A value that no table can hold; says why."""
+
+
+def cell(value: Any) -> Any:
     """A value as tables hold it."""
+    if type(value) is str:
+        return as_utf8(value)
     if isinstance(value, (np.ndarray, np.generic)):
-        dtype: Any = value.dtype
-        if dtype.kind in "mM" and np.datetime_data(dtype)[0] in ("ns", "ps", "fs", "as"):
-            value = value.astype(f"{dtype.kind}8[us]")  # tolist() makes bare ints of what is finer
+        if value.dtype.kind in "mM":
+            return plain_times(value)
+        if value.dtype.names is not None:
+            if isinstance(value, np.ndarray) and value.ndim:
+                return list(map(cell, value))
+            return [cell(value[name]) for name in value.dtype.names]  # type: ignore[index]
         plain = value.tolist()
-        return _cell(plain) if dtype.kind in "OV" else plain  # they may hold anything
+        return cell(plain) if value.dtype.kind in "OVU" else plain  # they may hold anything
     if isinstance(value, (pathlib.PurePath, PayloadHandle)):
-        return str(value)
+        return as_utf8(str(value))
     if isinstance(value, dict):
-        return {key: _cell(item) for key, item in value.items()}
+        cells = {as_utf8(key) if isinstance(key, str) else key: cell(item) for key, item in value.items()}
+        if len(cells) < len(value):
+            raise _NoCell("has two keys that are one as UTF-8; rename one")
+        return cells
     if isinstance(value, (list, tuple)):
-        return list(value) if PLAIN.issuperset(map(type, value)) else [_cell(item) for item in value]
+        kinds = set(map(type, value))
+        if kinds <= _AS_THEY_ARE or (kinds == _STR and all(map(str.isascii, value))):
+            return list(value)
+        return list(map(cell, value))
     if isinstance(value, (set, frozenset)):
-        items = [_cell(item) for item in value]
+        items = list(map(cell, value))
         try:
             return sorted(items)
         except TypeError:  # of several types
             return sorted(items, key=repr)
+    if isinstance(value, (dt.datetime, dt.timedelta)):
+        return plain_time(value)
     return value
+
+
+_STR = {str}
 
 
 def in_order(names: Iterable[str]) -> list[str]:

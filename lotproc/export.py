@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -13,9 +14,10 @@ from lotdb import BaseNode
 from ._arrow import whole_table, write_parquet
 from ._extras import needed
 from ._nodes import node_path
-from ._rows import LEVEL, Row, check_names, in_order, levels, rows_of
+from ._rows import LEVEL, Row, cell, check_names, in_order, levels, rows_of
 from ._stage import check_count, check_root, stage
-from .errors import ArgumentError, ArgumentTypeError, got
+from ._times import common_unit
+from .errors import ArgumentError, ArgumentTypeError, as_utf8, got
 from .traversal import leaves
 
 if TYPE_CHECKING:
@@ -216,6 +218,7 @@ def _node_frame(
         raise ArgumentTypeError(f"{name}: attribute_list must be a list of names, got {got(attribute_list)}")
     names = list(attribute_list)
     check_names(name, names)
+    columns = {attribute: as_utf8(attribute) for attribute in names}
     if twice := [attribute for attribute in names if names.count(attribute) > 1]:
         raise ArgumentError(f"{name}: the attribute {twice[0]!r} comes twice in {names!r}")
     rows = []
@@ -225,7 +228,7 @@ def _node_frame(
         row = levels(node_path(node, root))
         for attribute in names:
             value = node.get_attribute(attribute)
-            row[attribute] = value.tolist() if isinstance(value, np.ndarray) else value
+            row[columns[attribute]] = cell(value) if isinstance(value, (np.ndarray, str)) else value
         rows.append(row)
     return _frame(pandas, rows)
 
@@ -234,7 +237,65 @@ def _frame(pandas: Any, rows: list[Row]) -> pd.DataFrame:
     columns = in_order(chain.from_iterable(rows))
     # A level is None where it is missing; as a column of strings, pandas 3 would make it NaN.
     series = {
-        name: pandas.Series([row.get(name) for row in rows], dtype=object if LEVEL.fullmatch(name) else None)
+        name: pandas.Series(values, dtype=object) if LEVEL.fullmatch(name) else _series(pandas, values)
         for name in columns
+        for values in [[row.get(name) for row in rows]]
     }
     return pandas.DataFrame(series, index=range(len(rows)), columns=columns or None)
+
+
+def _series(pandas: Any, values: list[Any]) -> pd.Series[Any]:
+    """A column as pandas makes it, where that keeps its values."""
+    kinds = set(map(type, values))
+    is_missing = type(None) in kinds
+    kinds.discard(type(None))
+    dtype: Any = None
+    if any(issubclass(kind, (np.datetime64, np.timedelta64)) for kind in kinds):
+        return _series_of_times(pandas, values)
+    if _all_are(kinds, _BOOL):
+        dtype = "boolean" if is_missing else None
+    elif any(issubclass(kind, _BOOL) for kind in kinds):
+        pass  # flags among others stay flags
+    elif _all_are(kinds, _INT):
+        if is_missing:
+            there = [value for value in values if value is not None]
+            dtype = next((name for name, low, high in _INTS if low <= min(there) and max(there) <= high), object)
+    elif _all_are(kinds, (*_INT, float, np.floating)) and not all(map(_is_float, values)):
+        dtype = object
+    try:
+        return pandas.Series(values, dtype=dtype)
+    except (OverflowError, ValueError):  # times that are too long for pandas
+        return pandas.Series(values, dtype=object)
+
+
+_BOOL = (bool, np.bool_)
+_INT = (int, np.integer)
+#: The dtypes of whole numbers beside missing ones.
+_INTS = (("Int64", -(2**63), 2**63 - 1), ("UInt64", 0, 2**64 - 1))
+
+
+def _is_float(value: Any) -> bool:
+    """Whether a number, or a missing one, is itself as a float."""
+    try:
+        return not isinstance(value, _INT) or float(value) == int(value)
+    except OverflowError:
+        return False
+
+
+def _all_are(kinds: set[type], wanted: tuple[type, ...]) -> bool:
+    return bool(kinds) and all(issubclass(kind, wanted) for kind in kinds)
+
+
+def _series_of_times(pandas: Any, values: list[Any]) -> pd.Series[Any]:
+    """A column with times that Python can't hold: in pandas' dtype if one holds them all, as objects if none does."""
+    there = [value for value in values if value is not None]
+    kinds = {type(value) for value in there}
+    unit = None
+    has_zone = any(getattr(value, "tzinfo", None) is not None for value in there)
+    is_one_kind = _all_are(kinds, (dt.datetime, np.datetime64)) or _all_are(kinds, (dt.timedelta, np.timedelta64))
+    if is_one_kind and not has_zone:
+        unit = common_unit(there)
+    if unit is None or unit == "D":
+        return pandas.Series(values, dtype=object)
+    dtype = f"{'m' if _all_are(kinds, (dt.timedelta, np.timedelta64)) else 'M'}8[{unit}]"
+    return pandas.Series(np.array([np.array("NaT" if value is None else value, dtype) for value in values], dtype))
