@@ -27,6 +27,12 @@ __all__ = ["whole_table", "write_parquet"]
 KINDS = (bool, int, float, str, bytes, list, dict, datetime.datetime, datetime.date, datetime.timedelta)
 
 
+def _kind_of(value: Any) -> str:
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return kind_of_time(value)
+    return next((kind.__name__ for kind in KINDS if isinstance(value, kind)), type(value).__name__)
+
+
 class Kinds:
     """The kind of value that each column holds, and where it first came: Arrow would cut some mixtures to fit."""
 
@@ -40,9 +46,7 @@ class Kinds:
             return
         if isinstance(value, (np.datetime64, np.timedelta64)):
             self.with_numpy.add(column)
-            kind = kind_of_time(value)
-        else:
-            kind = next((kind.__name__ for kind in KINDS if isinstance(value, kind)), type(value).__name__)
+        kind = _kind_of(value)
         if kind == "datetime" and getattr(value, "tzinfo", None) is not None:
             kind = "datetime with a time zone"
             if getattr(value, "nanosecond", 0):  # of pandas
@@ -88,29 +92,40 @@ def _array(column: str, values: list[Any], paths: list[Path], kinds: Kinds) -> p
         raise _refused(kinds.name, column, "stored", error, values, paths, make) from error
 
 
+#: What stands for times of each kind while Arrow finds a type.
+STAND_INS = {"timedelta": datetime.timedelta(0), "date": datetime.date.min, "datetime": datetime.datetime.min}
+
+
 def _array_with_times(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
-    """An array in which times are numpy's, all of one unit, as Arrow takes them."""
+    """An array with times of Python and numpy: of each kind all in one unit, and given to Arrow as numbers of it."""
     import pyarrow as pa
 
-    times = list(_times_in(values))
-    spans = [time for time in times if isinstance(time, (datetime.timedelta, np.timedelta64))]
-    moments = [time for time in times if not isinstance(time, (datetime.timedelta, np.timedelta64))]
     units = {}
-    for kind, some in (("m", spans), ("M", moments)):
-        unit = units[kind] = common_unit(some)
-        if unit is None:
-            raise ValueError("no unit that Arrow has holds its times exactly; round them first, or make them numbers")
+    for what in STAND_INS:
+        units[what] = common_unit(time for time in _times_in(values) if _kind_of(time) == what)
+        if units[what] is None:
+            raise ValueError(f"no unit that Arrow has holds its {what}s exactly; round them first, or make them text")
 
-    def converted(value: Any) -> Any:
-        if isinstance(value, list):
-            return list(map(converted, value))
-        if isinstance(value, dict):
-            return {key: converted(item) for key, item in value.items()}
-        if isinstance(value, (datetime.timedelta, np.timedelta64)):
-            return np.timedelta64(value).astype(f"m8[{units['m']}]")
-        return np.datetime64(value).astype(f"M8[{units['M']}]") if _is_time(value) else value
+    def in_units(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_timestamp(kind) and not kind.tz:
+            return pa.timestamp(units["datetime"])
+        return pa.duration(units["timedelta"]) if pa.types.is_duration(kind) else _in_utc(kind)
 
-    return pa.array(converted(values), kind)
+    def number(time: Any) -> int:
+        what = _kind_of(time)
+        array = np.array(time, f"{'m' if what == 'timedelta' else 'M'}8[{units[what]}]")
+        return int(array.astype(np.int64))
+
+    found = pa.array(_with_times(values, lambda time: STAND_INS[_kind_of(time)])).type
+    return pa.array(_with_times(values, number), _mapped(found, in_units))
+
+
+def _with_times(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, list):
+        return [_with_times(item, change) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_times(item, change) for key, item in value.items()}
+    return change(value) if _is_time(value) else value
 
 
 def _times_in(value: Any) -> Iterator[Any]:
@@ -124,7 +139,7 @@ def _times_in(value: Any) -> Iterator[Any]:
 def _is_time(value: Any) -> bool:
     """Whether it is a time without a zone."""
     is_time = isinstance(value, (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64))
-    return is_time and getattr(value, "tzinfo", None) is None and value == value
+    return is_time and getattr(value, "tzinfo", None) is None
 
 
 def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:

@@ -45,6 +45,8 @@ def _as_numpy_has_them(times: Any) -> Any:
 
 def plain_time(time: Any) -> Any:
     """A time of a subclass of Python's, as pandas has them: numpy's where it says more than Python's can."""
+    if time != time:
+        return None
     convert = getattr(time, "to_datetime64", None) or getattr(time, "to_timedelta64", None)
     if convert is None or getattr(time, "tzinfo", None) is not None:
         return time

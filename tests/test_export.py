@@ -10,6 +10,7 @@ import stat
 import sys
 import uuid
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -563,6 +564,253 @@ def test_from_a_tree_to_a_file(tmp_path: Path) -> None:
     assert first == {**levels, "seconds": 0.5, "label": "ann-0", "audio": [0]}
     assert not root._p_jar._registered_objects
     db.close()
+
+
+# --- odd values -------------------------------------------------------------------------------------------------------
+
+#: Seconds of numpy's units of time that have a length.
+SECONDS = {"W": 604800, "D": 86400, "h": 3600, "m": 60, "s": 1} | {
+    unit: Fraction(1, 1000**n) for n, unit in enumerate(("ms", "us", "ns", "ps", "fs", "as"), 1)
+}
+EPOCH = dt.datetime(1970, 1, 1)
+
+
+def told(value: Any) -> Any:
+    """What a value or a cell says, in one form for Python, numpy, pandas and Arrow."""
+    if hasattr(value, "to_datetime64") and value == value:
+        value = value.to_datetime64()
+    if hasattr(value, "to_timedelta64") and value == value:
+        value = value.to_timedelta64()
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        if np.isnat(value):
+            return None
+        unit, step = np.datetime_data(value.dtype)
+        number = int(value.astype("i8")) * step
+        if unit in ("Y", "M"):
+            if isinstance(value, np.timedelta64):
+                return ("months", number * (12 if unit == "Y" else 1))
+            return told(value.astype("M8[D]"))
+        return ("time", number * SECONDS[unit])
+    if isinstance(value, dt.datetime):
+        return ("time", Fraction((value - EPOCH) // dt.timedelta(microseconds=1), 10**6)) if value == value else None
+    if isinstance(value, dt.date):
+        return ("time", (value - EPOCH.date()).days * 86400)
+    if isinstance(value, dt.timedelta):
+        return ("time", Fraction(value // dt.timedelta(microseconds=1), 10**6))
+    if isinstance(value, str):
+        return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in value)
+    if isinstance(value, dict):  # a table has all keys in all dicts
+        return {told(key): told(item) for key, item in value.items() if told(item) is not None} or None
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return list(map(told, value))
+    if value is None or type(value).__name__ == "NAType" or value != value:
+        return None
+    return bool(value) if isinstance(value, (bool, np.bool_)) else value
+
+
+def arrow_told(scalar: Any) -> Any:
+    """The same of a value of an Arrow table, whatever of it Python can hold."""
+    pa = pytest.importorskip("pyarrow")
+    if not scalar.is_valid:
+        return None
+    if isinstance(scalar, pa.Date32Scalar):
+        return ("time", scalar.value * 86400)
+    if isinstance(scalar, (pa.TimestampScalar, pa.DurationScalar)):
+        return ("time", scalar.value * SECONDS[scalar.type.unit])
+    if isinstance(scalar, pa.ListScalar):
+        return [arrow_told(item) for item in scalar.values]
+    if isinstance(scalar, pa.StructScalar):
+        return {key: arrow_told(item) for key, item in scalar.items() if arrow_told(item) is not None} or None
+    return scalar.as_py()
+
+
+def numpy_times(kind: str, units: str) -> st.SearchStrategy[Any]:
+    numbers = st.integers(-(10**4), 10**4) | st.integers(-(2**62), 2**62) | st.integers(-(10**15), 10**15)
+    return st.builds(
+        lambda number, unit: np.array(number, f"{kind}8[{unit}]")[()], numbers, st.sampled_from(units.split())
+    )
+
+
+odd_texts = st.text(st.characters(exclude_categories=[]) | st.sampled_from("\udce9\ud800"), max_size=5)
+odd_trees = st.recursive(
+    st.none() | st.integers(0, 9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
+    max_leaves=6,
+)
+moments = st.datetimes() | numpy_times("M", "h m s ms us ns ps")
+#: Values of one kind a column, of which Arrow may not hold all.
+ODD = {
+    "whole": st.integers(-(10**3), 10**3) | st.integers(-(2**70), 2**70),
+    "number": st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False),
+    "flag": st.booleans() | st.booleans().map(np.bool_),
+    "text": odd_texts,
+    "moment": moments,
+    "day": st.dates() | numpy_times("M", "Y M W D"),
+    "span": st.timedeltas() | numpy_times("m", "W D h m s ms us ns ps") | numpy_times("m", "Y M"),
+    "moments": st.lists(moments, max_size=3),
+    "array": st.sampled_from(["M8[s]", "M8[ns]", "m8[us]", "m8[ns]", "M8[D]"]).flatmap(
+        lambda dtype: st.lists(st.integers(-(10**13), 10**13), max_size=3).map(lambda numbers: np.array(numbers, dtype))
+    ),
+    "tree": odd_trees,
+    "named": st.dictionaries(odd_texts, odd_texts, max_size=2),
+}
+
+
+@st.composite
+def odd_records(draw: st.DrawFn) -> list[NodeRecord]:
+    """Records of one attribute, with missing values among them."""
+    name = draw(st.sampled_from(list(ODD)))
+    values = draw(st.lists(st.none() | ODD[name], min_size=1, max_size=6))
+    keys = draw(st.lists(odd_texts.filter(bool), min_size=1, max_size=2))
+    return [
+        NodeRecord((*keys, str(number)), str(number), {name + "\udce9": value}) for number, value in enumerate(values)
+    ]
+
+
+@given(records=odd_records(), batch_size=st.integers(1, 4))
+@settings(deadline=None)
+def test_odd_values_say_the_same_in_a_table_or_are_refused_with_column_and_path(
+    records: list[NodeRecord], batch_size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("pandas")
+    (name,) = records[0].attributes
+    column = told(name)
+    wanted = [told(item.attributes[name]) for item in records]
+    levels = [told(item.path) for item in records]
+
+    rows = list(to_rows(records))
+    assert [told(row[column]) for row in rows] == wanted
+    assert [
+        [row[f"TreeLevel_{n + 1}"] for n in range(len(level))] for row, level in zip(rows, levels, strict=True)
+    ] == levels
+
+    frame = to_dataframe(records)
+    assert [told(cell) for cell in frame[column]] == wanted
+    frame.to_csv(tmp_path_factory.getbasetemp() / "odd.csv")
+    there = [value for value in wanted if value is not None]
+    if there and len(there) < len(wanted):
+        if name.startswith("flag"):
+            assert str(frame[column].dtype) == "boolean"
+        if name.startswith("whole"):
+            fits = [dtype for dtype in ("int64", "uint64") if all(_fits(value, dtype) for value in there)]
+            assert str(frame[column].dtype).lower() == (fits[0] if fits else "object")
+
+    path = tmp_path_factory.getbasetemp() / "odd.parquet"
+    for write in (lambda: to_arrow(records), lambda: (to_parquet(path, records, batch_size=batch_size), read(path))[1]):
+        try:
+            table = write()
+        except ArgumentTypeError as error:
+            said = str(error)
+        else:
+            assert [arrow_told(value) for value in table[column]] == wanted
+            assert table["TreeLevel_1"].to_pylist() == [level[0] for level in levels]
+            continue
+        assert f"column {column!r}" in said
+        assert any("/".join(level) in said for level in levels)
+        assert name[:4] in ("whol", "numb", "mome", "day\udce9", "span", "arra", "tree")
+        assert not name.startswith("whole") or not all(_fits(value, "int64") for value in there)
+        if name.startswith(("moment\udce9", "span")):
+            assert not any(
+                all(
+                    tag == "time" and (n := time / SECONDS[unit]) == int(n) and _fits(int(n), "int64")
+                    for tag, time in there
+                )
+                for unit in ("us", "ns", "ms")
+            )
+
+
+def _fits(value: int, dtype: str) -> bool:
+    return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [np.datetime64("20000-01-01"), dt.date(2020, 1, 1)],
+        [np.datetime64("20000-01-01T00:00", "s"), dt.datetime(2020, 1, 1, 0, 0, 0, 5)],
+        [dt.datetime(2020, 1, 1), np.datetime64(1, "ns"), None],
+        [dt.timedelta(1), np.timedelta64(1, "ns")],
+        [[dt.datetime(2020, 1, 1)], [np.datetime64(1, "ns")], []],
+        [{"t": [np.timedelta64(1, "ns")]}, {"t": []}, {"u": 1}],
+        [{"y": 1, "z": {}}, {"y": 2}],
+        [{"day": np.datetime64("20000-01-01"), "t": dt.datetime(2020, 1, 1), "d": dt.timedelta(1)}, None],
+        [[{}], [None], []],
+        [{"z": [{}]}, {"z": [{"a": {}}]}],
+        [{"z": {}}, {"z": {"t": np.datetime64(1, "ns")}}, {"z": {"t": None, "l": []}}],
+    ],
+)
+@pytest.mark.parametrize("batch_size", [1, 10])
+def test_what_arrow_has_to_hold(tmp_path: Path, values: list[Any], batch_size: int) -> None:
+    pytest.importorskip("pyarrow")
+    records = [record(f"r{number}", x=value) for number, value in enumerate([*values, *values[::-1]])]
+    wanted = [told(item.attributes["x"]) for item in records]
+    to_parquet(tmp_path / "x.parquet", records, batch_size=batch_size)
+    for table in (to_arrow(records), read(tmp_path / "x.parquet")):
+        assert [arrow_told(value) for value in table["x"]] == wanted
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+@pytest.mark.parametrize(
+    "value",
+    [np.timedelta64(3, "M"), np.timedelta64(1, "ps"), np.datetime64("9999-01-01T00:00:00.000000001", "ns"), 2**64],
+)
+def test_what_arrow_can_not_hold(tmp_path: Path, value: Any, batch_size: int) -> None:
+    pytest.importorskip("pyarrow")
+    near = [dt.datetime(9999, 1, 1)] if isinstance(value, np.datetime64) else [type(value)(1)]
+    records = [record("a", x=near[0]), record("b", x=value)]
+    with pytest.raises(ArgumentTypeError, match=r"to_parquet: the column 'x' can't be .* at [ab]"):
+        to_parquet(tmp_path / "x.parquet", records, batch_size=batch_size)
+    assert os.listdir(tmp_path) == []
+
+
+def test_times_of_pandas_keep_their_nanoseconds() -> None:
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    values = {"t": pd.Timestamp("2020-01-01T00:00:00.000000001"), "d": pd.Timedelta(1, "ns"), "n": pd.NaT}
+    table = to_arrow([record("a", **values)])
+    assert {name: arrow_told(table[name][0]) for name in values} == {
+        name: told(value) for name, value in values.items()
+    }
+    with pytest.raises(ArgumentTypeError, match="'t' holds .* at a, with nanoseconds and a time zone"):
+        to_arrow([record("a", t=values["t"].tz_localize("UTC"))])
+
+
+def test_zones_mix_at_any_depth(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    values = [[{"t": dt.datetime(2020, 1, 1, tzinfo=zone)}] for zone in (UTC, BERLIN)]
+    records = [record("a", x=value) for value in values]
+    to_parquet(tmp_path / "x.parquet", records, batch_size=1)
+    assert read(tmp_path / "x.parquet")["x"].to_pylist() == to_arrow(records)["x"].to_pylist() == values
+
+
+@pytest.mark.parametrize("make", [to_rows, to_dataframe, to_arrow])
+def test_names_that_would_share_a_column_are_refused(make: Any) -> None:
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("pandas")
+    with pytest.raises(ArgumentError, match="would share a column"):
+        list(make([record("a", **{"\udce9": 1}), record("b", **{"\\udce9": 2})]))
+    with pytest.raises(ArgumentTypeError, match="'x' at a has two keys that are one"):
+        list(make([record("a", x={"\udce9": 1, "\\udce9": 2})]))
+
+
+def test_whole_numbers_stay_whole_beside_missing_ones_in_lotdbs_frames_too() -> None:
+    pytest.importorskip("pandas")
+    root = BaseNode("root")
+    far = np.datetime64("20000-01-01T00:00", "s")
+    for key, values in {"a": (2**53 + 1, True, far), "b\udce9": (None, None, None), "c": (-1, False, None)}.items():
+        for name, value in zip(("n", "flag", "t"), values, strict=True):
+            root.gn(key).set_attribute(name, value)
+    frame = tree_to_dataframe(root, ["n", "flag", "t"])
+    assert list(map(str, frame.dtypes[1:3])) == ["Int64", "boolean"]
+    assert frame["TreeLevel_1"].tolist() == ["a", "b\\udce9", "c"]
+    assert [list(map(told, frame[name])) for name in ("n", "flag", "t")] == [
+        [2**53 + 1, None, -1],
+        [True, None, False],
+        [told(far), None, None],
+    ]
+    without = to_dataframe([record("a", n=1, flag=True)])
+    assert list(map(str, without.dtypes[1:])) == ["int64", "bool"]
 
 
 # --- missing extras ---------------------------------------------------------------------------------------------------

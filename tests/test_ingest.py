@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import pickle
 import re
 import shutil
 import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -539,6 +541,166 @@ def test_what_cannot_be_read_is_reported_and_leaves_no_trace(
     assert not root._p_jar._registered_objects
     assert str(report).count("\n") == len(files)
     assert str(files[0].file) in str(report)
+
+
+#: How programs write the sizes of a WAV file that they can't go back to; `None` for the right ones.
+UNKNOWN = [None, (0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0x7FFFF024, 0x7FFFF000), (36, 0), (0xFFFFFFFF, None), (0, None)]
+
+
+def wav_of(
+    order: str, channels: int, bits: int, rate: int, frame: int, sound: bytes, sizes: Any = None, before: bytes = b""
+) -> bytes:
+    form = struct.pack(order + "HHIIHH", 1, channels, rate, (rate * frame) & 0xFFFFFFFF, frame & 0xFFFF, bits)
+    chunks = [(b"fmt ", form), *([(b"LIST", before)] if before else [])]
+    body = b"WAVE" + b"".join(struct.pack(order + "4sI", name, len(data)) + data for name, data in chunks)
+    riff, data = sizes or (None, None)
+    riff = len(body) + 8 + len(sound) if riff is None else riff
+    data = len(sound) if data is None else data
+    kind = b"RIFF" if order == "<" else b"RIFX"
+    return struct.pack(order + "4sI", kind, riff) + body + struct.pack(order + "4sI", b"data", data) + sound
+
+
+def samples_of(order: str, channels: int, bits: int, frame: int, sound: bytes) -> list[list[int]]:
+    """The samples, byte by byte: those of 24 bits in the upper ones of 32, as scipy has them."""
+    size = frame // channels
+    ends = range(size, len(sound) // frame * frame + 1, size)
+    byte_order: Any = "little" if order == "<" else "big"
+    flat = [int.from_bytes(sound[end - size : end], byte_order, signed=bits > 8) << (8 * (size == 3)) for end in ends]
+    return [flat[start : start + channels] for start in range(0, len(flat), channels)]
+
+
+@given(
+    order=st.sampled_from("<<>"),
+    channels=st.integers(0, 3),
+    bits=st.sampled_from([0, 8, 16, 16, 24, 32]),
+    rate=st.sampled_from([0, 1, 8000]),
+    wrong=st.sampled_from([0, 0, 0, 1, -1, 3]),
+    sound=st.binary(max_size=40),
+    sizes=st.sampled_from(UNKNOWN),
+    before=st.sampled_from([b"", b"INFOIART", b"12"]),
+)
+@settings(deadline=None)
+def test_sound_is_what_its_bytes_say_or_the_file_is_reported(
+    order: str,
+    channels: int,
+    bits: int,
+    rate: int,
+    wrong: int,
+    sound: bytes,
+    sizes: Any,
+    before: bytes,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    pytest.importorskip("scipy")
+    file = tmp_path_factory.getbasetemp() / "law.wav"
+    frame = channels * bits // 8 + wrong
+    file.write_bytes(wav_of(order, channels, bits, rate, frame, sound, sizes, before))
+    root = BaseNode("root")
+    report = ingest_files(root, [IndexedFile(("a",), file)], content=True)
+    frames = {channels * bits // 8, *([4 * channels] if bits > 16 else [])}
+    is_right = 0 not in (channels, bits, rate) and frame in frames and len(sound) >= frame
+    if (sizes and sizes[1] is None) or sizes is None:
+        is_right = is_right and len(sound) % frame == 0
+    if before and sizes == (36, 0):
+        is_right = False  # so it does have an end, which lies before the sound
+    assert report.ingested == is_right, report.failures
+    if is_right:
+        node = root.gn("a")
+        assert node.read_data().tolist() == samples_of(order, channels, bits, frame, sound)
+        assert node.get_attribute("data").samplerate_hz == rate
+
+
+def test_a_wav_file_with_two_sounds_is_reported(folder: Path) -> None:
+    pytest.importorskip("scipy")
+    whole = wav_of("<", 1, 16, 8000, 2, b"\1\0\2\0") + struct.pack("<4sI", b"data", 2) + b"\3\0"
+    (folder / "a.wav").write_bytes(whole[:4] + struct.pack("<I", len(whole) - 8) + whole[8:])
+    (failure,) = ingest_files(BaseNode("root"), files_of(folder), content=True).failures
+    assert "two chunks of sound" in failure.reason
+
+
+def test_a_palette_is_colours(folder: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    numbers = np.array([[0, 1], [2, 1]], np.uint8)
+    palette = [(10, 20, 30), (40, 50, 60), (70, 80, 90)]
+    for name, options in (("plain", {}), ("clear", {"transparency": bytes([255, 0, 128])})):
+        picture = image.fromarray(numbers)
+        picture.putpalette([value for colour in palette for value in colour])
+        picture.save(folder / f"{name}.png", **options)
+    root = BaseNode("root")
+    assert ingest_files(root, files_of(folder), content=True).ingested == 2
+    assert root.gn("plain").read_data().tolist() == [[list(palette[n]) for n in row] for row in numbers]
+    clear = [[[*palette[n], (255, 0, 128)[n]] for n in row] for row in numbers]
+    assert root.gn("clear").read_data().tolist() == clear
+    assert root.gn("clear").get_attribute("data").get_metadata("image_mode") == "RGBA"
+
+
+def png(bits: int, kind: int, line: bytes) -> bytes:
+    """A picture of one pixel."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 1, 1, bits, kind, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" + line))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in [*chunks, (b"IEND", b"")]
+    )
+
+
+def test_pictures_with_more_bits_than_pillow_reads_are_reported(folder: Path) -> None:
+    pytest.importorskip("PIL")
+    (folder / "colour.png").write_bytes(png(16, 2, bytes(range(6))))
+    (folder / "grey.png").write_bytes(png(16, 0, b"\1\2"))
+    root = BaseNode("root")
+    (failure,) = ingest_files(root, files_of(folder), content=True).failures
+    assert (failure.path, "16 bits" in failure.reason) == (("colour",), True)
+    assert root.gn("grey").read_data().tolist() == [[258]]
+
+
+@given(
+    header=st.lists(st.sampled_from(["a", "b", "é"]), min_size=1, max_size=3, unique=True),
+    rows=st.lists(st.lists(st.sampled_from(["1", "2.50", "007", "x y", '"q,q"', str(2**70)]), min_size=1, max_size=5)),
+    end=st.sampled_from(["\n", "\r\n"]),
+    start=st.sampled_from(["", "\ufeff"]),
+)
+@settings(deadline=None)
+def test_a_table_is_kept_as_it_is_or_reported(
+    header: list[str], rows: list[list[str]], end: str, start: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    file = tmp_path_factory.getbasetemp() / "law.csv"
+    data = (start + end.join(",".join(row) for row in [header, *rows])).encode()
+    file.write_bytes(data)
+    root = BaseNode("root")
+    report = ingest_files(root, [IndexedFile(("a",), file)], content=True)
+    is_right = all(len(row) <= len(header) for row in rows)
+    assert report.ingested == is_right
+    if is_right:
+        stored = root.gn("a").get_attribute("data")
+        assert stored.read_bytes() == data
+        table = root.gn("a").read_data()
+        assert list(table.columns) == stored.get_metadata("columns") == header
+        text = pandas.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+        assert len(table) == len(text) == len(rows)
+        pandas.testing.assert_frame_equal(table, pandas.read_csv(file))
+
+
+def test_text_keeps_the_ends_of_its_lines(folder: Path) -> None:
+    (folder / "a.txt").write_bytes("é\r\nb\n\rc".encode())
+    root = BaseNode("root")
+    ingest_files(root, files_of(folder), content=True)
+    assert root.gn("a").get_attribute("data").read_bytes() == (folder / "a.txt").read_bytes()
+    assert root.gn("a").read_data() == "é\r\nb\n\rc"
+
+
+def test_names_that_are_no_utf_8_are_ingested_and_reported_in_letters(folder: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.npy")
+    try:
+        (folder / name).touch()
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    root = BaseNode("root")
+    ingest_files(root, files_of(folder))
+    assert root.gn(name[:-4]).get_attribute("file").path == folder / name
+    report = ingest_files(root, files_of(folder), content=True)
+    assert "caf\\udce9.npy: " in str(report)
+    str(report).encode()
 
 
 def test_a_failure_leaves_an_existing_value(folder: Path) -> None:
