@@ -104,15 +104,16 @@ def _sizes(file: BinaryIO) -> dict[int, bytes]:
         elif name == b"data":
             if found is not None:
                 raise ValueError("it has two chunks of sound, where WAV files have one")
-            found = start, size
+            found = start
             is_unknown = (size >= UNKNOWN_SIZE and start + size > whole) or (
                 size == 0 and (is_open or start >= 8 + said) and start < whole
             )
-            if is_unknown:
-                size = (whole - start) // frame * frame
-                return {4: struct.pack(f"{order}I", start + size - 8), place + 4: struct.pack(f"{order}I", size)}
+            if is_open or is_unknown:
+                there = whole - start if is_unknown else min(size, whole - start)
+                there -= there % frame
+                return {4: struct.pack(f"{order}I", start + there - 8), place + 4: struct.pack(f"{order}I", there)}
         place = start + size + size % 2
-    return {4: struct.pack(f"{order}I", whole - 8)} if is_open and found is not None else {}
+    return {}
 
 
 def _frame(file: BinaryIO, order: str) -> int:
@@ -163,8 +164,7 @@ def _table(file: Path) -> tuple[list[Any], bytes]:
     import pandas
 
     data = file.read_bytes()
-    table = pandas.read_csv(io.StringIO(data.decode()))
-    if len(table) and not isinstance(table.index, pandas.RangeIndex):
-        # pandas would take what is too much, at the beginning of the rows, for their names, and lotdb leave it out.
-        raise ValueError("its rows have more fields than its header")
-    return list(table.columns), data
+    text = data.decode()
+    # Refuses a first row that is longer than the header: pandas would take its first fields for the row's name.
+    pandas.read_csv(io.StringIO(text), header=None, nrows=2)
+    return list(pandas.read_csv(io.StringIO(text)).columns), data

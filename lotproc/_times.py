@@ -67,15 +67,19 @@ def common_unit(times: Iterable[Any]) -> str | None:
     >>> common_unit([dt.datetime(2020, 1, 1), np.datetime64("2020-01-01T00:00:00.000000001", "ns")])
     'ns'
     """
-    given = [
-        time
-        if isinstance(time, np.generic)
-        else (np.timedelta64 if isinstance(time, dt.timedelta) else np.datetime64)(time)
-        for time in times
-    ]
+    given = list(map(_as_numpy, times))
+    if any(time is None for time in given):
+        return None
     if any(isinstance(time, np.datetime64) and kind_of_time(time) == "date" for time in given):
         return "D" if all(_fits(time, "D") for time in given) else None
     return next((unit for unit in UNITS if all(_fits(time, unit) for time in given)), None)
+
+
+def _as_numpy(time: Any) -> Any:
+    if isinstance(time, dt.timedelta):
+        span = np.timedelta64(time)
+        return span if span.tolist() == time else None  # numpy cuts those of 292,000 years and more
+    return time if isinstance(time, np.generic) else np.datetime64(time)
 
 
 def _fits(time: Any, unit: str) -> bool:

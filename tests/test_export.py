@@ -631,7 +631,7 @@ def numpy_times(kind: str, units: str) -> st.SearchStrategy[Any]:
     )
 
 
-odd_texts = st.text(st.characters(exclude_categories=[]) | st.sampled_from("\udce9\ud800"), max_size=5)
+odd_texts = st.text(st.characters(min_codepoint=1, exclude_categories=[]) | st.sampled_from("\udce9\ud800"), max_size=5)
 odd_trees = st.recursive(
     st.none() | st.integers(0, 9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
@@ -716,7 +716,7 @@ def test_odd_values_say_the_same_in_a_table_or_are_refused_with_column_and_path(
                     tag == "time" and (n := time / SECONDS[unit]) == int(n) and _fits(int(n), "int64")
                     for tag, time in there
                 )
-                for unit in ("us", "ns", "ms")
+                for unit in ("us", "ns", "ms")[: 3 if any(isinstance(row[column], np.generic) for row in rows) else 1]
             )
 
 
@@ -757,8 +757,13 @@ def test_what_arrow_has_to_hold(tmp_path: Path, values: list[Any], batch_size: i
 )
 def test_what_arrow_can_not_hold(tmp_path: Path, value: Any, batch_size: int) -> None:
     pytest.importorskip("pyarrow")
-    near = [dt.datetime(9999, 1, 1)] if isinstance(value, np.datetime64) else [type(value)(1)]
-    records = [record("a", x=near[0]), record("b", x=value)]
+    near = {
+        dt.timedelta: np.timedelta64(1, "ns"),
+        np.datetime64: dt.datetime(9999, 1, 1),
+        np.timedelta64: dt.timedelta(1),
+        int: 1,
+    }[type(value)]
+    records = [record("a", x=near), record("b", x=value)]
     with pytest.raises(ArgumentTypeError, match=r"to_parquet: the column 'x' can't be .* at [ab]"):
         to_parquet(tmp_path / "x.parquet", records, batch_size=batch_size)
     assert os.listdir(tmp_path) == []
