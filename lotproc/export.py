@@ -46,11 +46,13 @@ def to_rows() -> Callable[[Iterable[Any]], Iterator[Row]]:
     Returns:
         An iterator of dicts, in the order of the records; each has the columns of its own record only. Arrays and
         tuples come as lists, sets as sorted lists, numpy's scalars as Python's, paths as str, payload handles as their
-        short text. Lazy; holds one record.
+        short text. Times that Python can't hold, as those with nanoseconds, stay numpy's. Text that is no UTF-8, as in
+        names of files, has what is none escaped, as "backslashreplace" does. Lazy; holds one record.
 
     Raises:
-        ArgumentError: An attribute has the name of a level column.
-        ArgumentTypeError: An item is no record; a `LiveNodeError` where it is a live node.
+        ArgumentError: An attribute has the name of a level column, or would share one with another.
+        ArgumentTypeError: An item is no record, or a dict in it has keys that would be one; a `LiveNodeError` where it
+            is a live node.
     """
     return lambda records: (row for _, row in rows_of("to_rows", records))
 
@@ -74,7 +76,10 @@ def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
     Returns:
         A DataFrame, its rows in the order of the records. Its columns are TreeLevel_1 to TreeLevel_n of the deepest
         path, `None` where a path ends sooner; then the attributes, in the order in which they first came, as the
-        dtypes that pandas finds for them. Values as in `to_rows`. Not lazy: holds the whole table.
+        dtypes that pandas finds for them. But whole numbers beside a missing value are `Int64` or `UInt64`, flags
+        `boolean`, and what no dtype holds exactly are objects: numbers beyond 64 bits, or beyond 53 beside floats, and
+        some times. Without a missing value they are `int64` and `bool`, as always. Values as in `to_rows`. Not lazy:
+        holds the whole table.
 
     Raises:
         MissingExtraError: pandas is not installed.
@@ -101,7 +106,8 @@ def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
 
     Returns:
         A `pyarrow.Table`, its rows in the order of the records, its columns as in `to_dataframe`, null where a record
-        has none. Ints and floats in one column are floats; times with a zone are UTC. Not lazy: holds the whole table.
+        has none. Ints and floats in one column are floats; times with a zone are UTC, and times that Python can't hold
+        are in nanoseconds or milliseconds, if the column can be. Not lazy: holds the whole table.
 
     Raises:
         ArgumentTypeError: A column mixes kinds of values, or holds what Arrow can't; names the column, the kinds and
@@ -136,8 +142,8 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
         batch_size: Records in a row group, and in memory, at most.
 
     Returns:
-        The number of rows written, in the order of the records, with the columns and types of `to_arrow`. A column with
-        nothing but empty dicts is null. Pulls all records; holds one batch of them.
+        The number of rows written, in the order of the records, with the columns and types of `to_arrow`. Dicts that
+        never have a key are null, at any depth. Pulls all records; holds one batch of them.
 
     Raises:
         ArgumentError: The folder isn't there, `path` is a folder, or `batch_size` is less than 1.
