@@ -1,15 +1,103 @@
-"""Files that are replaced as a whole: readers see the old one or the new one, and a failure leaves the old one."""
+"""Files that are opened only if they are what they should be, and files that are replaced as a whole."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-__all__ = ["replacing"]
+from .errors import ForeignFileError
+
+__all__ = ["has_no_locks", "kind_of_file", "linked_inside", "open_regular", "replacing"]
+
+#: A link in the last place of a path is not followed, a pipe is not waited for, a terminal does not take us over.
+_WARY = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
+_KINDS = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+#: What a file system answers that has no locks: "no locks available", "not supported", "not implemented".
+_NO_LOCKS = {getattr(errno, name) for name in ("ENOLCK", "EOPNOTSUPP", "ENOTSUP", "ENOSYS") if hasattr(errno, name)}
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY, mode: int = 0o666, *, inside: str | None = None) -> int:
+    """Open a file if it is a regular one, without waiting; whoever made its folder may have put anything there.
+
+    Args:
+        path: The file.
+        flags: As for `os.open`.
+        mode: The permissions of a file that is made.
+        inside: A folder, its real path. A link to a file in it is followed; other links are not, and none without it.
+
+    Returns:
+        A descriptor.
+
+    Raises:
+        ForeignFileError: It is a link that is not followed, a directory, a pipe, a socket or a device.
+        OSError: It can't be opened.
+    """
+    if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):
+        path = linked_inside(path, inside)
+    try:
+        descriptor = os.open(path, flags | _WARY, mode)
+    except OSError as error:
+        try:
+            found = os.lstat(path).st_mode
+        except OSError:
+            raise error from None
+        if stat.S_ISLNK(found) and inside is not None:
+            return open_regular(linked_inside(path, inside), flags, mode)
+        if stat.S_ISREG(found):
+            raise
+        raise _foreign(path, found) from None
+    found = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(found):
+        os.close(descriptor)
+        raise _foreign(path, found)
+    return descriptor
+
+
+def linked_inside(link: str, folder: str | None) -> str:
+    """The real path of what a symbolic link leads to, if that lies in a folder, which is given by its real path.
+
+    Raises:
+        ForeignFileError: It leads elsewhere, or to nothing.
+    """
+    real = os.path.realpath(link)
+    if folder is None or not f"{real}{os.sep}".startswith(os.path.join(folder, "")):
+        where = "" if folder is None else f" out of {folder}"
+        raise ForeignFileError(
+            f"{link} is a symbolic link{where}, to {real}, which is not followed; put what it leads to in its place, or "
+            "open that where it lies"
+        )
+    if not os.path.lexists(real) or os.path.islink(real):
+        raise ForeignFileError(f"{link} is a symbolic link to {real}, where there is nothing; remove the link")
+    return real
+
+
+def kind_of_file(mode: int) -> str:
+    """What a file is, by its mode, in words."""
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "a regular file")
+
+
+def _foreign(path: str, mode: int) -> ForeignFileError:
+    return ForeignFileError(
+        f"{path} is {kind_of_file(mode)}, and should be a regular file; it was not read or written: move it away"
+    )
+
+
+def has_no_locks(error: OSError) -> bool:
+    """Whether an error of `flock` or `fcntl` says that the file system has no locks, and not that somebody has one."""
+    return error.errno in _NO_LOCKS
 
 
 @contextmanager
@@ -17,7 +105,8 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A new file, open for writing, that takes the target's place when the block ends well.
 
     It is written beside the target and synced before it is renamed. A link is followed, and an existing target's
-    permissions are kept, as `open(target, "wb")` would.
+    permissions are kept, as `open(target, "wb")` would. Readers see the old file or the new one, and a failure leaves the
+    old one.
     """
     target = os.path.realpath(target)
     temporary = os.path.join(os.path.dirname(target), f".lotproc-{secrets.token_hex(8)}.tmp")
