@@ -76,8 +76,8 @@ def linked_inside(link: str, folder: str | None) -> str:
     if folder is None or not f"{real}{os.sep}".startswith(os.path.join(folder, "")):
         where = "" if folder is None else f" out of {folder}"
         raise ForeignFileError(
-            f"{link} is a symbolic link{where}, to {real}, which is not followed; put what it leads to in its place, or "
-            "open that where it lies"
+            f"{link} is a symbolic link{where}, to {real}, which is not followed; put what it leads to in its place, "
+            "or open that where it lies"
         )
     if not os.path.lexists(real) or os.path.islink(real):
         raise ForeignFileError(f"{link} is a symbolic link to {real}, where there is nothing; remove the link")
@@ -105,8 +105,8 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A new file, open for writing, that takes the target's place when the block ends well.
 
     It is written beside the target and synced before it is renamed. A link is followed, and an existing target's
-    permissions are kept, as `open(target, "wb")` would. Readers see the old file or the new one, and a failure leaves the
-    old one.
+    permissions are kept, as `open(target, "wb")` would. Readers see the old file or the new one, and a failure leaves
+    the old one.
     """
     target = os.path.realpath(target)
     temporary = os.path.join(os.path.dirname(target), f".lotproc-{secrets.token_hex(8)}.tmp")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import total_ordering
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import CodecError, as_text
 from . import _directory_locks as locks
@@ -174,16 +174,22 @@ class DirectoryEntry:
         Raises:
             NoSuchKeyError: There is no value.
         """
-        self.store._complete(self._place)
-        try:
-            value = os.stat(self._place.data)
-        except (FileNotFoundError, NotADirectoryError):
-            raise no_such_key(self.store, self.path) from None
-        try:
-            meta = os.stat(self._place.meta)
-        except FileNotFoundError:
+        self.store._check_open()
+        value, meta = (self._status(which) for which in ("value", "meta"))
+        if value is None:
+            raise no_such_key(self.store, self.path)
+        if meta is None:
             return EntryStat(value.st_size, value.st_mtime, None, None)
         return EntryStat(value.st_size, value.st_mtime, meta.st_size, meta.st_mtime)
+
+    def _status(self, which: Literal["value", "meta"]) -> os.stat_result | None:
+        descriptor = self.store._pairs.open_one(self._place, which)
+        if descriptor is None:
+            return None
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
 
     def __enter__(self) -> DirectoryEntry:
         """Lock the entry, for this thread, against all who lock it: other threads, processes, and those of dirdb.
@@ -193,8 +199,10 @@ class DirectoryEntry:
 
         Raises:
             StoreLockedError: Somebody else has it for longer than the store's `lock_timeout`; it says who.
+            ReadOnlyStoreError: The file system has no locks.
         """
         self.store._check_open()
+        self.store._pairs.check_locks()
         is_first = locks.acquire(self._place.lock, self.store.lock_timeout, lambda: self._where)
         if is_first and self._meta is not None and not self._is_changed():
             self._meta = self._saved = None

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
+from .._files import kind_of_file
+from ..errors import ForeignFileError
 from ._directory_keys import HIDDEN, TEMPORARY
 
 __all__ = [
@@ -71,11 +73,15 @@ def write_new(path: str, target: str, write: Callable[[IO[bytes]], Any], durable
 
 def _keep_mode(descriptor: int, target: str) -> None:
     try:
-        mode = os.stat(target).st_mode
+        mode = os.lstat(target).st_mode
     except OSError:
+        return
+    if stat.S_ISLNK(mode):  # the new file takes its place, and what it leads to stays
         return
     if stat.S_ISDIR(mode):  # which must not come to light when the change is half done
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+    if not stat.S_ISREG(mode):
+        raise ForeignFileError(f"{target} is {kind_of_file(mode)}, which is not written over; move it away")
     if mode != os.fstat(descriptor).st_mode and hasattr(os, "fchmod"):
         os.fchmod(descriptor, mode & 0o7777)
 

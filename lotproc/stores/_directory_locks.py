@@ -18,7 +18,8 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
-from ..errors import StoreLockedError
+from .._files import open_regular
+from ..errors import ForeignFileError, StoreLockedError
 
 if sys.platform == "win32":
     import msvcrt
@@ -115,8 +116,7 @@ def release(path: str) -> bool:
         del _held[key]
         lock = held[0]
         if isinstance(lock, int):
-            with suppress(OSError):  # a full disk must not keep the lock
-                os.pwrite(lock, b"free", 0)
+            _note(lock, b"free")
             let_in(lock)
         else:
             lock.release()
@@ -131,9 +131,13 @@ def is_held(path: str) -> bool:
 def holder(path: str) -> str:
     """Who has a lock, as far as that can be known: lotproc writes it into the file, the system knows the process."""
     written, process = None, None
-    with suppress(OSError), open(path, "rb") as file:
-        written = _HELD.match(file.read(_WIDTH))
-        process = _flock_holder(os.fstat(file.fileno()))
+    with suppress(OSError, ForeignFileError):
+        descriptor = open_regular(path)
+        try:
+            written = _HELD.match(os.read(descriptor, _WIDTH))
+            process = _flock_holder(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
     if written is not None:
         pid, host, since = int(written[1]), written[2].decode(), int(written[3])
         is_here = host == socket.gethostname()
@@ -167,7 +171,7 @@ def _taken(path: str, timeout: float | None) -> Any:
         return lock
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             continue
@@ -176,13 +180,20 @@ def _taken(path: str, timeout: float | None) -> Any:
                 let_in(descriptor)
                 return None
             if os.fstat(descriptor).st_nlink:
-                with suppress(OSError):
-                    os.pwrite(descriptor, _mark(), 0)
+                _note(descriptor, _mark())
                 return descriptor
         except BaseException:
             let_in(descriptor)
             raise
         let_in(descriptor)  # somebody removed the file before it was locked
+
+
+def _note(lock: int, text: bytes) -> None:
+    """Write into a lock's file, unless it is a file of somebody's own by that name, or has another name elsewhere."""
+    with suppress(OSError):  # a full disk must not keep the lock
+        start = os.pread(lock, 5, 0)
+        if start in (b"", b"held ", b"free ") and os.fstat(lock).st_nlink == 1:
+            os.pwrite(lock, text, 0)
 
 
 _who: tuple[int, str] = (0, "")

@@ -38,6 +38,8 @@ class DirectoryWriter:
                 place = store._place(path)
                 text = None if metadata is None else metadata_text(f"{store!r}: {as_text(path)}", metadata)
                 waiting.append((place, store._prepared(place, value, text), REMOVE if text is None else REPLACE))
+            for place, _, _ in waiting:
+                store._sweep(place)
             waiting.reverse()
             while waiting:
                 place, token, meta = waiting.pop()  # what becomes of it is the change's affair

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, ValuesView
@@ -9,12 +10,15 @@ from contextlib import closing, contextmanager, suppress
 from types import TracebackType
 from typing import IO, Any, TypeAlias
 
+from .._files import open_regular
 from ..errors import (
     ArgumentError,
     ArgumentTypeError,
     CodecError,
+    ForeignFileError,
     NoSuchKeyError,
     NotPicklableError,
+    ReadOnlyStoreError,
     StoreClosedError,
     add_note,
     as_text,
@@ -23,10 +27,10 @@ from ..errors import (
 from ._codecs import NAMED, CodecLike, as_codec, check_codec, wrong_codec
 from ._directory_entry import DirectoryEntry, EntryStat
 from ._directory_files import make_directories
-from ._directory_keys import Place, check_directory, place_of
+from ._directory_keys import Place, check_directory, place_at, place_of
 from ._directory_metadata import Metadata, metadata_text
 from ._directory_pairs import REMOVE, REPLACE, Pairs
-from ._directory_scan import entries, first_values, subdirectories
+from ._directory_scan import entries, first_values, subdirectories, sweep
 from ._directory_values import OpenValue, decoded, parsed
 from ._directory_writer import DirectoryWriter
 from ._store import Entry, Path, Store, StoredPayload, Writer, no_such_key
@@ -62,15 +66,24 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
     Iterating gives the tuples of the whole tree, sorted, each before those below it; what is written meanwhile may be
     among them.
     The root's record, `()`, is the file without a name, `.pickle`. dirdb does not see that one, and does not look into
-    nested directories. The name of a nested directory can't end as those of the store's own files do, in ".pickle",
-    ".json" or ".lock". Where the file system does not tell "A" from "a", keys that differ in nothing else are one.
+    nested directories. A name in a tuple that no file can have, such as "dF/F", "" or "..", is written with percent
+    signs, in a directory `.lotproc-escaped` beside the others: `.lotproc-escaped/dF%2FF.pickle`. So are names of nested
+    directories that end as those of the store's own files do, in ".pickle", ".json" or ".lock". Names elsewhere are
+    keys as they stand, also those with percent signs. Where the file system does not tell "A" from "a", keys that
+    differ in nothing else are one.
 
     Every change is whole: a crash, a full disk or a value that can't be stored leaves the old value with its metadata,
     or the new one with its own. Readers beside writers never see half of one. Where both files change, the change is
-    first written down in a hidden file, `.NAME.pair`; if the writer is killed, whoever next reads the entry here
-    makes the change. dirdb, should it come first, may see the new metadata with the old value. (What dirdb itself
-    writes is not whole; a reader that meets half of it here gets a DamagedStoreError.) Hidden files of killed writers
-    are removed when they are a day old and the directory is iterated over.
+    first written down in a hidden file, `.NAME.pair`. If the writer is killed, readers here see the change as made, and
+    whoever next writes the entry makes it. dirdb, should it come first, may see the new metadata with the old value.
+    (What dirdb itself writes is not whole; a reader that meets half of it here gets a DamagedStoreError.) `write` and
+    `copy` also make such changes of other entries in the directories that they write to, and remove the hidden files of
+    killed writers there when they are a day old.
+
+    Reading writes nothing, and needs neither locks nor the permission to write. It opens regular files only, and
+    follows no symbolic link out of the directory: that is an error that names the link. A link to a file in the
+    directory is read, and replaced when its entry is written. One to a directory in it leads on where a key names it,
+    and is passed over by iterating, since what it leads to is listed where it lies.
 
     For any number of threads and processes. Two writers of one entry: the last wins, whole. To read, change and write
     without another in between, lock the entry: `with store.entry(key) as entry:`. As with dirdb, with whose locks these
@@ -135,7 +148,8 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         self._name, self._codec = name, codec
         self._directory = os.path.realpath(name)
         self._suffix = self.codec.suffix
-        self._pairs = Pairs(self, durable, lock_timeout)
+        self._pairs = Pairs(self, self._directory, durable, lock_timeout)
+        self._swept: set[str] = set()  # directories in which nothing is left of killed writers
         self._is_closed = False
         return self
 
@@ -145,7 +159,11 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         other = None
         for file in first_values(self._directory, suffixes, LOOKED_AT):
             if file.endswith(self._suffix):
-                with suppress(FileNotFoundError), open(file, "rb") as opened:
+                try:
+                    descriptor = open_regular(file)
+                except (FileNotFoundError, ForeignFileError):
+                    continue
+                with open(descriptor, "rb") as opened:
                     data = opened.read(64)
                     if len(data) == 64:
                         opened.seek(-1, os.SEEK_END)
@@ -181,7 +199,7 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         self._check_open()
-        return entries(self._directory, self._suffix, self._complete_path)
+        return entries(self._directory, self._suffix, self._has_path)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -224,8 +242,8 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
     def entries(self, *, nested: bool = True) -> Iterator[DirectoryEntry]:
         """The entries, sorted; with `nested=False` those of this directory alone, as dirdb has them."""
         self._check_open()
-        paths = entries(self._directory, self._suffix, self._complete_path, nested=nested)
-        return (DirectoryEntry(self, Place(self._directory, path, self._suffix)) for path in paths)
+        paths = entries(self._directory, self._suffix, self._has_path, nested=nested)
+        return (DirectoryEntry(self, self._found(path)) for path in paths)
 
     def stat(self, key: Key) -> EntryStat:
         """Sizes and times of an entry's files."""
@@ -237,9 +255,20 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
             entry.put_data(value, meta)
 
     def get_data(self, key: Key) -> Any:
-        """Lock an entry and read its value."""
-        with self.entry(key) as entry:
+        """Lock an entry and read its value; where nothing can be written, no lock among it, read it without."""
+        entry = self.entry(key)
+        try:
+            entry.__enter__()
+        except ReadOnlyStoreError:
             return entry.get_data()
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            return entry.get_data()
+        try:
+            return entry.get_data()
+        finally:
+            entry.__exit__(None, None, None)
 
     def update_meta(self, key: Key, meta: Mapping[str, Any] | None) -> None:
         """Lock an entry and replace its metadata; None removes it."""
@@ -254,9 +283,8 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         Its root's record is seen in it alone, not from here.
         """
         self._check_open()
-        path = check_directory(self, name, self._suffix)
         return DirectoryStore(
-            os.path.join(self._name, *path),
+            os.path.join(self._name, check_directory(self, self._directory, name, self._suffix)),
             codec=self._codec,
             create=create,
             lock_timeout=self.lock_timeout,
@@ -267,7 +295,7 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         """The nested directories of this one, as stores, sorted by name."""
         self._check_open()
         names = subdirectories(self._directory, self._suffix)
-        return (self.subdb(name, create=False) for name in names)
+        return (self.subdb((name,), create=False) for name in names)
 
     def is_below(self, other: DirectoryStore) -> bool:
         """Whether this is the other store's directory, or one that is nested in it."""
@@ -313,35 +341,39 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
             self._check_open()
         return place_of(self, self._directory, self._suffix, key)
 
-    def _complete_path(self, path: tuple[str, ...]) -> None:
-        self._pairs.complete(Place(self._directory, path, self._suffix))
+    def _found(self, path: tuple[str, ...]) -> Place:
+        return place_at(self._directory, path, self._suffix)
 
-    def _complete(self, place: Place) -> None:
-        self._check_open()
-        self._pairs.complete(place)
+    def _has_path(self, path: tuple[str, ...]) -> bool:
+        return self._pairs.has(self._found(path))
+
+    def _sweep(self, place: Place) -> None:
+        """Clear away what killed writers have left in an entry's directory, once."""
+        if place.directory not in self._swept:
+            sweep(place, self._suffix, self._pairs.take_up)
+            self._swept.add(place.directory)
 
     def _has(self, place: Place) -> bool:
-        self._complete(place)
-        return os.path.isfile(place.data)
+        self._check_open()
+        return self._pairs.has(place)
 
     def _read_value(self, place: Place) -> Any:
-        self._complete(place)
-        try:
-            descriptor = os.open(place.data, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        except (FileNotFoundError, NotADirectoryError):
-            raise no_such_key(self, place.path) from None
+        self._check_open()
+        descriptor = self._pairs.open_one(place, "value")
+        if descriptor is None:
+            raise no_such_key(self, place.path)
         try:
             return decoded(self, self.codec, place, descriptor)
         finally:
             os.close(descriptor)
 
     def _read_meta(self, place: Place) -> Metadata | None:
-        self._complete(place)
-        try:
-            with open(place.meta, "rb") as file:
-                return parsed(self, place, file.read())
-        except (FileNotFoundError, NotADirectoryError):
+        self._check_open()
+        descriptor = self._pairs.open_one(place, "meta")
+        if descriptor is None:
             return None
+        with open(descriptor, "rb") as file:
+            return parsed(self, place, file.read())
 
     def _read_pair(self, place: Place) -> tuple[Any, Metadata | None]:
         found = self._opened(place)
@@ -388,14 +420,15 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
             raise
 
     def _delete(self, place: Place, *, with_meta: bool) -> None:
-        self._complete(place)
-        if not os.path.isfile(place.data) and not (with_meta and os.path.isfile(place.meta)):
+        self._check_open()
+        self._pairs.complete(place)
+        if not self._pairs.has(place) and not (with_meta and os.path.isfile(place.meta)):
             raise no_such_key(self, place.path)
         self._pairs.change(place, self._pairs.prepare(place, None, None), REMOVE, REMOVE)
 
     def _entries(self) -> Iterator[Entry]:
         for path in self:
-            found = self._opened(Place(self._directory, path, self._suffix))
+            found = self._opened(self._found(path))
             if found is not None:  # else it was removed meanwhile
                 value, meta = found
                 with closing(value):
