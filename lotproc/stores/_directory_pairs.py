@@ -99,8 +99,8 @@ class Pairs:
         if line is not None:
             token, meta, value = line
             new_value, new_meta = (temporary(place.directory, token, kind) for kind in ("value", "meta"))
-            if os.access(new_value, os.F_OK):  # else all is in its place
-                is_new = meta == REPLACE and os.access(new_meta, os.F_OK)
+            if os.path.lexists(new_value):  # else all is in its place
+                is_new = meta == REPLACE and os.path.lexists(new_meta)
                 return Files(
                     new_value if value == REPLACE else None,
                     new_meta if is_new else place.meta if meta == REPLACE else None,

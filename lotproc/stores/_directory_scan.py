@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 
-from .._files import linked_inside
+from .._files import linked_inside, open_regular
 from ..errors import ForeignFileError
 from ._directory_keys import ESCAPED, HIDDEN, PAIR, TEMPORARY, Place, folder_of, is_nested, name_of
 
@@ -161,6 +161,8 @@ def _changing(directory: str, suffix: str) -> Iterator[str]:
                 stem = item.name[1 : -len(PAIR)]
                 name = name_of(stem, suffix, nested=False, is_escaped=bool(is_escaped))
                 if name is not None:
+                    if not item.is_file(follow_symlinks=False):  # it may hide an entry, so it is told of
+                        os.close(open_regular(item.path))
                     yield name
 
 

@@ -1,0 +1,233 @@
+"""Folders of strangers: whatever is in the place of a store's file, reading touches nothing outside and ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lotproc as lp
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and devices in folders are Unix's")
+
+RESULTS = [lp.ProcessResult((name, "x"), output=[name], attributes={"n": 1}) for name in "ab"]
+
+# --- A store: how it is filled, and all the ways to read it -----------------------------------------------------------
+
+
+def filled_directory(folder: Path) -> None:
+    """A store with metadata, a lock, an escaped key, and changes that killed writers have left in two ways."""
+    store = lp.DirectoryStore(folder, codec="json", durable=False)
+    lp.write(lp.mirror(), store, RESULTS)
+    store.put(("dF/F", "x"), 1, {"n": 2})
+    with store.entry(("a", "x")):
+        pass
+    for key, begun in (
+        (("b", "x"), "replace replace"),
+        (("new",), "replace replace"),
+        (("a", "gone"), "remove remove"),
+    ):
+        place = store._place(key)
+        token = store._prepared(place, list(key), b'{"n": 3}')
+        Path(place.journal).write_text(f"lotproc {token} {begun}\n")
+
+
+def read_directory(folder: Path) -> Any:
+    store = lp.DirectoryStore(folder, codec="json", create=False)
+    with suppress(lp.NoSuchKeyError):
+        store.stat(("b", "x"))
+    found = {record.path: record.attributes for record in lp.records(..., store)}
+    return found, {path: (store.get(path), path in store) for path in found}
+
+
+def written_directory(folder: Path) -> None:
+    """Change all that there is, in all the ways."""
+    store = lp.DirectoryStore(folder, codec="json", durable=False, lock_timeout=5)
+    lp.write(lp.mirror(), store, RESULTS)
+    with store.entry(("a", "x")) as entry:
+        entry.meta.n = 4
+    store["dF/F", "x"] = 2
+    store.update_meta("new", {"n": 5})
+    for path in list(store):
+        del store[path]
+
+
+#: By name: what fills a folder, what reads all of it, what writes all of it, and the files that reading may write to.
+STORES: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any], Callable[[Path], None], frozenset[str]]] = {
+    "directory": (filled_directory, read_directory, written_directory, frozenset()),
+}
+
+# --- What a stranger can put in the place of a file -------------------------------------------------------------------
+
+
+def link(path: Path, outside: Path) -> None:
+    """To a copy of the file, which would do for it."""
+    shutil.copy(path, outside / "copy")
+    path.unlink()
+    path.symlink_to(outside / "copy")
+
+
+def link_to_zeros(path: Path, outside: Path) -> None:
+    """To a file that begins as a torn one, or as a database does."""
+    (outside / "zeros").write_bytes(bytes(100) + b"precious" * 1000)
+    path.unlink()
+    path.symlink_to(outside / "zeros")
+
+
+def link_to_nothing(path: Path, outside: Path) -> None:
+    """Which must not be made."""
+    path.unlink()
+    path.symlink_to(outside / "new")
+
+
+def link_to_a_directory(path: Path, outside: Path) -> None:
+    (outside / "folder").mkdir()
+    path.unlink()
+    path.symlink_to(outside / "folder")
+
+
+def link_to_a_pipe(path: Path, outside: Path) -> None:
+    os.mkfifo(outside / "pipe")
+    path.unlink()
+    path.symlink_to(outside / "pipe")
+
+
+def hard_link(path: Path, outside: Path) -> None:
+    (outside / "precious").write_bytes(b"")
+    path.unlink()
+    path.hardlink_to(outside / "precious")
+
+
+def pipe(path: Path, outside: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def device(path: Path, outside: Path) -> None:
+    path.unlink()
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # zeros without end
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+def directory(path: Path, outside: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def sock(path: Path, outside: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as opened:
+        here = os.getcwd()
+        os.chdir(path.parent)  # the path of a socket is a short one
+        try:
+            opened.bind(path.name)
+        finally:
+            os.chdir(here)
+
+
+STRANGE = [
+    link,
+    link_to_zeros,
+    link_to_nothing,
+    link_to_a_directory,
+    link_to_a_pipe,
+    hard_link,
+    pipe,
+    device,
+    directory,
+    sock,
+]
+
+
+def everything(folder: Path, but: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """All that is in a folder, to the byte and the time of its last change; links and pipes as such."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        if path.name not in but:
+            data = path.read_bytes() if stat.S_ISREG(status.st_mode) else None
+            target = os.readlink(path) if path.is_symlink() else None
+            changed = None if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
+            found[str(path.relative_to(folder))] = (status.st_mode, status.st_ino, changed, data, target)
+    return found
+
+
+@contextmanager
+def ending(what: str) -> Iterator[None]:
+    """An error in place of a wait without end."""
+
+    def end(*_: Any) -> None:
+        raise AssertionError(f"{what} hangs")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def with_strange_files(
+    kind: str, strange: Callable[[Path, Path], None], folder: Path
+) -> Iterator[tuple[str, Path, Path]]:
+    """For each file of a store, a copy of the store with something else in its place, and a folder outside."""
+    STORES[kind][0](folder / "store")
+    files = sorted(path.relative_to(folder / "store") for path in (folder / "store").rglob("*") if path.is_file())
+    assert len(files) > 1
+    for number, name in enumerate(files):
+        theirs, outside = folder / f"store_{number}", folder / f"outside_{number}"
+        shutil.copytree(folder / "store", theirs)
+        outside.mkdir()
+        strange(theirs / name, outside)
+        yield str(name), theirs, outside
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=lambda strange: strange.__name__)
+@pytest.mark.parametrize("kind", STORES)
+def test_reading_a_strangers_folder_touches_nothing_and_ends(
+    kind: str, strange: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    _, read, _, written = STORES[kind]
+    whole, told = None, 0
+    for name, theirs, outside in with_strange_files(kind, strange, tmp_path):
+        whole = whole or read(tmp_path / "store")
+        around, inside = everything(outside), everything(theirs, written)
+        with ending(f"reading with {strange.__name__} as {name}"):
+            try:
+                found = read(theirs)
+            except lp.LotprocError as error:
+                assert theirs.name in str(error), name
+                told += 1
+            else:
+                # What was not looked at changes nothing, and nobody's value comes up in the place of another one.
+                if strange not in (directory, link_to_a_directory, hard_link):
+                    assert found == whole, name
+        assert everything(outside) == around, name
+        assert everything(theirs, written) == inside, name
+    assert told
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=lambda strange: strange.__name__)
+@pytest.mark.parametrize("kind", STORES)
+def test_writing_into_a_strangers_folder_touches_nothing_outside_and_ends(
+    kind: str, strange: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    for name, theirs, outside in with_strange_files(kind, strange, tmp_path):
+        around = everything(outside)
+        with ending(f"writing with {strange.__name__} as {name}"):
+            try:
+                STORES[kind][2](theirs)
+            except (lp.LotprocError, OSError) as error:
+                assert theirs.name in str(error), name
+        assert everything(outside) == around, name
