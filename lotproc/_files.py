@@ -91,7 +91,7 @@ def kind_of_file(mode: int) -> str:
 
 def _foreign(path: str, mode: int) -> ForeignFileError:
     return ForeignFileError(
-        f"{path} is {kind_of_file(mode)}, and should be a regular file; it was not read or written: move it away"
+        f"{path} is {kind_of_file(mode)}, and should be a regular file; move it away, or name another one"
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from .errors import MAX_BRIEF, ArgumentError, ArgumentTypeError, add_note, brief, got
+from ._files import open_regular
+from .errors import MAX_BRIEF, ArgumentError, ArgumentTypeError, ForeignFileError, add_note, brief, got
 from .models import Failure
 
 __all__ = ["Ledger", "outstanding_failures"]
@@ -50,7 +50,7 @@ class Ledger:
         path: The file; it is made when the ledger is opened, in a folder that is there.
 
     Raises:
-        ArgumentError: The folder is not there, or the file is something else than a ledger.
+        ArgumentError: The folder is not there, or the file is something else than a ledger: a link, for one.
         ArgumentTypeError: `path` is no path.
     """
 
@@ -71,13 +71,12 @@ class Ledger:
         """
         try:
             try:
-                with open(self.path, "rb") as file:
+                with open(_opened(self.name, self.path), "rb") as file:
                     self.outstanding = _outstanding(self.name, self.path, file)
             except FileNotFoundError:
                 self.outstanding = set()
             self._recovered, self._kept = set(), bytearray()
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-            self._file = os.open(self.path, flags, 0o666)
+            self._file = _opened(self.name, self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as error:
             add_note(error, f"{self.name}: while opening the ledger {self.path}")
             raise
@@ -207,7 +206,7 @@ def outstanding_failures(name: str, path: str | os.PathLike[str]) -> list[tuple[
         ArgumentTypeError: `path` is no path.
     """
     checked = _checked(name, path, must_exist=True)
-    with open(checked, "rb") as file:
+    with open(_opened(name, checked), "rb") as file:
         return sorted(_outstanding(name, checked, file))
 
 
@@ -220,7 +219,8 @@ def _checked(name: str, path: object, *, must_exist: bool = False) -> str:
         raise ArgumentError(f"{name}: ledger must be the path of a file, got {text!r}")
     text = os.path.abspath(text)
     try:
-        mode = os.stat(text).st_mode
+        with open(_opened(name, text), "rb") as file:
+            _check_start(name, text, file)
     except (FileNotFoundError, NotADirectoryError):
         folder = os.path.dirname(text)
         if not os.path.isdir(folder):
@@ -231,13 +231,15 @@ def _checked(name: str, path: object, *, must_exist: bool = False) -> str:
             raise ArgumentError(
                 f"{name}: there is no ledger {text}; write(..., ledger=...) makes it when it runs"
             ) from None
-        return text
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise ArgumentError(f"{name}: ledger must be the path of a file, but {text} is {kind}; name a file")
-    with open(text, "rb") as file:
-        _check_start(name, text, file)
     return text
+
+
+def _opened(name: str, path: str, flags: int = os.O_RDONLY) -> int:
+    """The ledger, open. A link is not followed: whoever made the folder may have led it to a file of somebody else."""
+    try:
+        return open_regular(path, flags)
+    except ForeignFileError as error:
+        raise ArgumentError(f"{name}: the ledger {error}") from error
 
 
 def _check_start(name: str, path: str, file: BinaryIO) -> None:

@@ -151,6 +151,7 @@ def write(
             records would give other results. Results whose records went through `pending(..., inputs=True)` get
             `_inputs` as well.
         ledger: A file to append to, with a line of JSON for each failure and for each commit; `retry_failed` reads it.
+            A regular file, or to be made; a link to one is refused.
             Failures wait for the commit that comes next. A record that failed counts as failed until a commit of
             `write` holds a result with its path; of what the caller commits, the ledger knows nothing.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import re
 import signal
 import subprocess
@@ -554,10 +555,13 @@ def test_what_is_no_path_is_refused(path: Any) -> None:
     [
         ("", "got ''"),
         ("a\0b", "got 'a.x00b'"),
-        (".", "is a folder; name a file"),
+        (".", "is a directory, and should be a regular file"),
         ("absent/run.jsonl", "a folder that is not there; make .*/absent first"),
         ("file/run.jsonl", "a folder that is not there; make .*/file first"),
-        ("pipe", "is no regular file"),
+        ("pipe", "is a named pipe, and should be a regular file"),
+        ("link", "is a symbolic link, and should be a regular file"),
+        ("link to nothing", "is a symbolic link, and should be a regular file"),
+        ("link to a pipe", "is a symbolic link, and should be a regular file"),
     ],
 )
 def test_a_path_that_can_be_no_ledger_is_refused(
@@ -566,10 +570,20 @@ def test_a_path_that_can_be_no_ledger_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
+    for link, target in (("link", "file"), ("link to nothing", "new"), ("link to a pipe", "pipe")):
+        (tmp_path / link).symlink_to(target)
     with pytest.raises(ArgumentError, match=f"write: .*{text}"):
         Ledger("write", path)
     with pytest.raises(ArgumentError, match=f"failed: .*{text}"):
         outstanding_failures("failed", path)
+    if text.endswith("should be a regular file"):  # also where it has come into the place of one meanwhile
+        ledger = Ledger("write", "run.jsonl")
+        shutil.rmtree("run.jsonl", ignore_errors=True)
+        os.rename(path, "run.jsonl") if path != "." else os.mkdir("run.jsonl")
+        with pytest.raises(ArgumentError, match=f"write: .*run.jsonl {text}"):
+            ledger.open()
+        assert not os.path.exists("new")
+        assert Path("file").read_bytes() == b""
 
 
 FOREIGN: list[tuple[bytes, int]] = [
