@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
 import shutil
 import signal
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +20,10 @@ from typing import Any
 import pytest
 
 import lotproc as lp
+
+fcntl = pytest.importorskip("fcntl")
+
+ROOT = Path(__file__).resolve().parent.parent
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and devices in folders are Unix's")
 
@@ -204,15 +213,17 @@ def test_reading_a_strangers_folder_touches_nothing_and_ends(
         whole = whole or read(tmp_path / "store")
         around, inside = everything(outside), everything(theirs, written)
         with ending(f"reading with {strange.__name__} as {name}"):
+            said = ""
             try:
                 found = read(theirs)
             except lp.LotprocError as error:
-                assert theirs.name in str(error), name
+                said = str(error)
+            if said:
+                assert theirs.name in said, name
                 told += 1
-            else:
-                # What was not looked at changes nothing, and nobody's value comes up in the place of another one.
-                if strange not in (directory, link_to_a_directory, hard_link):
-                    assert found == whole, name
+            # What was not looked at changes nothing, and nobody's value comes up in the place of another one.
+            elif strange not in (directory, link_to_a_directory, hard_link):
+                assert found == whole, name
         assert everything(outside) == around, name
         assert everything(theirs, written) == inside, name
     assert told
@@ -226,8 +237,92 @@ def test_writing_into_a_strangers_folder_touches_nothing_outside_and_ends(
     for name, theirs, outside in with_strange_files(kind, strange, tmp_path):
         around = everything(outside)
         with ending(f"writing with {strange.__name__} as {name}"):
+            said = theirs.name
             try:
                 STORES[kind][2](theirs)
             except (lp.LotprocError, OSError) as error:
-                assert theirs.name in str(error), name
+                said = str(error)
+            assert theirs.name in said, name
         assert everything(outside) == around, name
+
+
+# --- Where nothing can be written -------------------------------------------------------------------------------------
+
+READING = """
+import os, pathlib, pickle, sys
+tests, kind, folder, user = sys.argv[1:]
+sys.path.insert(0, tests)
+from test_strangers_files import STORES
+if user:
+    STORES[kind][1](pathlib.Path(folder))  # imports what this user may not
+    os.setgroups([])
+    os.setgid(int(user))
+    os.setuid(int(user))
+    assert not os.access(folder, os.W_OK)
+sys.stdout.buffer.write(pickle.dumps(STORES[kind][1](pathlib.Path(folder))))
+"""
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may come to."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def read_elsewhere(kind: str, folder: Path, *command: str, user: str = "") -> Any:
+    """What another process reads, which is begun by a command, or becomes another user's."""
+    script = [sys.executable, "-c", READING, str(Path(__file__).parent), kind, str(folder), user]
+    done = subprocess.run([*command, *script], capture_output=True, cwd=ROOT, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    return pickle.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_all_can_be_read_on_a_read_only_medium(kind: str, open_folder: Path) -> None:
+    fill, read, _, _ = STORES[kind]
+    fill(open_folder / "store")
+    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && ! touch "$0/x" 2>/dev/null'
+    inside = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', str(open_folder / "store")]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*inside, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("nothing can be mounted here")
+    before = everything(open_folder)
+    found = read_elsewhere(kind, open_folder / "store", *inside)
+    assert everything(open_folder) == before
+    assert found == read(open_folder / "store")
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_all_can_be_read_by_a_user_who_may_not_write(kind: str, open_folder: Path) -> None:
+    fill, read, _, _ = STORES[kind]
+    fill(open_folder / "store")
+    for path in (open_folder / "store", *(open_folder / "store").rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = everything(open_folder)
+    found = read_elsewhere(kind, open_folder / "store", user="65534" if os.geteuid() == 0 else "")
+    assert everything(open_folder) == before
+    assert found == read(open_folder / "store")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.__getitem__)
+@pytest.mark.parametrize("kind", STORES)
+def test_without_locks_all_can_be_read_and_a_write_leaves_nothing(
+    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill, read, write, _ = STORES[kind]
+    fill(tmp_path / "store")
+    whole, before = read(tmp_path / "store"), everything(tmp_path)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for call in ("flock", "lockf", "fcntl"):
+        monkeypatch.setattr(fcntl, call, refuse)
+    assert read(tmp_path / "store") == whole
+    with pytest.raises(lp.ReadOnlyStoreError, match="store.* can only be read: the file system of .* has no locks"):
+        write(tmp_path / "store")
+    assert everything(tmp_path) == before
