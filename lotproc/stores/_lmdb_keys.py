@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from .._escapes import escaped, unescaped
 from ..errors import ArgumentError, ArgumentTypeError, brief, got
 
 __all__ = ["MAX_KEY", "Key", "KeyForm", "Range", "after", "intersected"]
@@ -17,6 +18,8 @@ Key: TypeAlias = "str | bytes | bytearray | memoryview | tuple[str, ...]"
 Range: TypeAlias = "tuple[bytes, bytes | None]"
 Form: TypeAlias = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
+#: What an escaped key of a path begins with. No text is impossible as a key, but nobody has written this one before.
+MARK = "\x1blotproc:"
 #: Bytes of the longest key; it is fixed when LMDB is built, and this is what all packages of it have.
 MAX_KEY = 511
 
@@ -25,7 +28,8 @@ class KeyForm(NamedTuple):
     """How keys are written.
 
     A record's path is its keys, joined by "/"; the root's is "/". So that each key has one path and each path one key,
-    a text that would have empty parts ("a//b", "/a") is a path of one key.
+    a text that would have empty parts ("a//b", "/a") is a path of one key. A key of a path that can't be joined
+    ("dF/F", "") or encoded is escaped, behind a mark; without the mark, a percent sign is one.
 
     Args:
         name: Whose keys they are, for errors.
@@ -127,14 +131,31 @@ class KeyForm(NamedTuple):
                 raise ArgumentTypeError(
                     f"{self.name}: a record's path must be a tuple of str, got {brief(path)} with {got(key)}"
                 )
-            if not key:
-                raise ArgumentError(f"{self.name}: a key of a record's path must not be empty, got {brief(path)}")
-            if "/" in key and (len(path) > 1 or key == "/" or all(key.split("/"))):
-                raise ArgumentError(
-                    f'{self.name}: the keys of a record\'s path are joined by "/" here, so none can hold one; '
-                    f"got {brief(path)}; rename the record, or store it under a key of your own"
-                )
-        return "/".join(path)
+        if self.normalize:  # which may make a slash of another character
+            path = tuple(unicodedata.normalize(self.normalize, key) for key in path)
+        is_alone = len(path) == 1
+        return "/".join(f"{MARK}{escaped(key)}" if self._is_odd(key, is_alone) else key for key in path)
+
+    def _is_odd(self, key: str, is_alone: bool) -> bool:
+        """Whether a key of a path is escaped."""
+        if not key or ("/" in key and (not is_alone or key == "/" or all(key.split("/")))):
+            return True
+        if key.startswith(MARK):  # as it stands it would be read as another one
+            return self._unmarked(key, is_alone) != key
+        if key.isascii():
+            return False
+        try:
+            key.encode(self.encoding or "utf-8", self.errors)
+        except UnicodeError:
+            return True
+        return False
+
+    def _unmarked(self, part: str, is_alone: bool) -> str:
+        """The key that a part of a path's text means."""
+        if not part.startswith(MARK):
+            return part
+        key = unescaped(part[len(MARK) :])
+        return part if key is None or not self._is_odd(key, is_alone) else key
 
     def to_text(self, key: bytes) -> str:
         """The text that a key holds."""
@@ -157,7 +178,9 @@ class KeyForm(NamedTuple):
         if text == "/":
             return ()
         path = tuple(text.split("/"))
-        return path if all(path) else (text,)
+        if not all(path):
+            return (text,)
+        return tuple(self._unmarked(part, len(path) == 1) for part in path) if MARK in text else path
 
     def ranges(self, prefix: Any, start: Any, stop: Any) -> list[Range]:
         """Where the keys are that a scan is about, in order.

@@ -59,7 +59,8 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
     {'energy': 0.7}
 
     **Keys** are text, bytes of any kind, or record paths; LMDB sorts them by their bytes. A path is its keys joined by
-    "/", the root's is "/"; iterating gives text.
+    "/", the root's is "/"; iterating gives text. A key of a path that can't be joined so, such as "dF/F" or "", is
+    written with percent signs behind a mark, `"\\x1blotproc:dF%2FF"`; keys without the mark are what they are.
 
     **Writing.** A value is encoded at once, so that errors show where they are made, and waits in a buffer until
     `batch_size` changes or `max_buffer_bytes` are there, or `flush`, `close`, or a read that is not answered from the
