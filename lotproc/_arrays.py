@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 from uuid import uuid4
 
 import numpy as np
 from lotdb import BaseNode, DataNode, DataObject, DataWriter, PathFileObj
-from ZODB.FileStorage import FileStorage
 from ZODB.interfaces import IBlobStorage
 
 from ._extras import needed
-from ._nodes import connection_of, node_path
-from ._pinned import unwrapped
+from ._nodes import connection_of, node_path, zarr_folder
 from .errors import ArgumentError
+from .payloads import PayloadHandle
 
 __all__ = ["Arrays", "as_data_node", "check_arrays", "payload_names", "sample_rate", "store_payload"]
 
@@ -37,7 +36,7 @@ def check_arrays(name: str, root: BaseNode, arrays: Arrays) -> None:
     connection = connection_of(root)
     if arrays == "zarr":
         needed("zarr", "zarr", f'{name}: arrays="zarr"')
-        if _zarr_store(root) is None:
+        if zarr_folder(connection) is None:
             raise ArgumentError(
                 f'{name}: arrays="zarr" puts arrays beside the file of a database, and {root.key!r} has none; use '
                 f'arrays="inline", or arrays="blob" where there is a directory for blobs'
@@ -110,6 +109,8 @@ def store_payload(
         samplerate_hz = node.samplerate_hz
     stored = node.get_attribute(name)
     if _is_stored(stored, array, arrays) and stored.samplerate_hz == samplerate_hz:
+        if arrays == "zarr":
+            _tell_where(stored)
         return
     options = {"samplerate_hz": samplerate_hz, "data_attribute": name, "backend": arrays}
     if arrays == "blob":
@@ -122,7 +123,7 @@ def store_payload(
         DataWriter.write_array(
             node,
             array,
-            zarr_store_path=PathFileObj(filepath=str(_zarr_store(node))),
+            zarr_store_path=PathFileObj(filepath=zarr_folder(connection_of(node))),
             dataset_path=PathFileObj(filepath=dataset),
             **options,
         )
@@ -149,10 +150,17 @@ def _is_stored(stored: Any, array: np.ndarray[Any, Any], arrays: Arrays) -> bool
     ):
         return False
     try:
-        read = stored.read()
+        read = PayloadHandle.of(stored).read()
     except Exception:  # it is gone or damaged: then it is written anew
         return False
     return bool(read.dtype == array.dtype) and read.shape == array.shape and _same_bytes(read, array)
+
+
+def _tell_where(stored: DataObject) -> None:
+    """Bring the path up to date that lotdb reads an array by, if nothing is there because the database was moved."""
+    if not os.path.exists(stored.store_path.filepath):
+        stored.store_path = PathFileObj(filepath=str(PayloadHandle.of(stored).file))
+        stored.set_metadata("zarr_store_path", stored.store_path)
 
 
 def _same_bytes(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
@@ -161,10 +169,3 @@ def _same_bytes(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool
         left[start : start + step].tobytes() == right[start : start + step].tobytes()
         for start in range(0, len(left), step)
     )
-
-
-def _zarr_store(node: BaseNode) -> Path | None:
-    """Where lotdb keeps the zarr arrays of the database that a node lies in."""
-    connection = connection_of(node)
-    storage = None if connection is None else unwrapped(connection.db().storage)
-    return Path(f"{storage.getName()}.data.zarr").absolute() if isinstance(storage, FileStorage) else None

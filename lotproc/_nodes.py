@@ -9,8 +9,10 @@ from typing import Any
 
 from lotdb import LOTDB, BaseNode
 from persistent import Persistent
+from ZODB.blob import BlobStorage
 from ZODB.Connection import Connection
 from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
 
 from .errors import ArgumentTypeError, LiveNodeError, got
 
@@ -23,6 +25,8 @@ __all__ = [
     "no_item",
     "node_path",
     "path_of",
+    "unwrapped",
+    "zarr_folder",
 ]
 
 
@@ -52,6 +56,17 @@ def connection_of(node: BaseNode) -> Any:
     while node._p_jar is None and node.parent is not None:
         node = node.parent  # a branch that was hung into a persistent tree and not saved yet
     return node._p_jar
+
+
+def unwrapped(storage: Any) -> Any:
+    """The storage that holds the records: itself, but for a `BlobStorage`, which adds a directory to another one."""
+    return storage._BlobStorage__storage if type(storage) is BlobStorage else storage
+
+
+def zarr_folder(connection: Any) -> str | None:
+    """Where lotdb keeps the zarr arrays of a database: beside its file; None where it has none."""
+    storage = None if connection is None else unwrapped(connection.db().storage)
+    return f"{storage._file_name}.data.zarr" if isinstance(storage, FileStorage) else None
 
 
 def node_path(node: BaseNode, root: BaseNode | None = None) -> tuple[str, ...]:

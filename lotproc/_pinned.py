@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from ZODB._compat import FILESTORAGE_MAGIC
-from ZODB.blob import BlobStorage
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.format import CorruptedError
@@ -20,11 +19,12 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64, z64
 
 from ._jar import OutOfViewError, RecordJar, damaged, unreadable
+from ._nodes import unwrapped
 from .errors import DamagedDatabaseError
 
 __all__ = [
     *("Oids", "PinnedFile", "PinnedInstance", "PinnedStorage", "Places", "Records", "as_oids", "last_complete"),
-    *("pinned_at", "pinned_in_thread", "pinned_view", "plain_file", "rows_at", "until_closed", "unwrapped", "view_of"),
+    *("pinned_at", "pinned_in_thread", "pinned_view", "plain_file", "rows_at", "until_closed", "view_of"),
 ]
 
 T = TypeVar("T")
@@ -67,11 +67,6 @@ def rows_at(array: np.ndarray[Any, np.dtype[np.uint8]], starts: _Numbers, length
     """As many bytes from each of some places on, a row for each."""
     windows = np.ndarray((max(len(array) - length + 1, 0), length), np.uint8, array, strides=(1, 1))
     return windows[starts]
-
-
-def unwrapped(storage: Any) -> Any:
-    """The storage that holds the records: itself, but for a `BlobStorage`, which adds a directory to another one."""
-    return storage._BlobStorage__storage if type(storage) is BlobStorage else storage
 
 
 def _kind(storage: Any) -> str:

@@ -17,6 +17,7 @@ from ZODB.blob import BLOB_SUFFIX, Blob
 from ZODB.interfaces import BlobError
 
 from ._extras import needed
+from ._nodes import zarr_folder
 from .errors import ArgumentError, ArgumentTypeError, PayloadError, add_note, got
 
 __all__ = ["PayloadHandle"]
@@ -65,8 +66,8 @@ class PayloadHandle:
         if stored.blob_object is None and stored.store_path is None:
             raise TypeError("it is a data object that nothing was written to")
         if stored.backend == "zarr":
-            file = Path(stored.store_path.filepath).absolute()
             dataset = stored.dataset_path.as_linux_path().lstrip("/")
+            file = _zarr_store_of(stored, dataset)
         else:
             file, dataset = _file_of(stored.blob_object.blob), None
         return cls(
@@ -276,6 +277,20 @@ class PayloadHandle:
             return self.kind
         rate = f" at {self.samplerate_hz:g} Hz" if self.samplerate_hz else ""
         return f"{self.dtype} {self.shape}{rate}"
+
+
+def _zarr_store_of(stored: DataObject, dataset: str) -> Path:
+    """The zarr store of a payload: the database's own where it lies now, or the one that was written to.
+
+    lotdb knows a store by the path that it had when it was written to. That of the database is beside its file, so it
+    is looked for there, under the name that it had or the one that it would have today.
+    """
+    written, own = Path(stored.store_path.filepath).absolute(), zarr_folder(stored._p_jar)
+    if own is None or own == str(written):
+        return written
+    beside = Path(own)
+    stores = [beside, written] if beside.name == written.name else [written, beside.with_name(written.name), beside]
+    return next((store for store in stores if (store / dataset).exists()), written)
 
 
 def _file_of(blob: Blob) -> Path:

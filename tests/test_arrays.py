@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import shutil
 import sys
 import tempfile
 import tracemalloc
@@ -385,6 +386,103 @@ def test_a_chain_of_nodes_deeper_than_paths_are_long() -> None:
         write(mirror(), root, [ProcessResult(path, np.arange(3))], arrays="zarr")
         db.commit()
         assert root.get_node_path(path, create=False).read_data().tolist() == [0, 1, 2]
+
+
+def moved(where: Path) -> str:
+    os.rename(where / "one", where / "two")
+    return "tree"
+
+
+def copied(where: Path) -> str:
+    """And what it was copied from is written to."""
+    shutil.copytree(where / "one", where / "two")
+    with in_folder(where / "one", "tree") as (db, root):
+        DataWriter.write_array(root.get_node("lotdb"), np.arange(4.0) + 100, backend="zarr", database=db)
+    return "tree"
+
+
+def renamed(where: Path) -> str:
+    os.rename(where / "one", where / "two")
+    for path in (where / "two").iterdir():
+        path.rename(path.with_name(path.name.replace("tree", "other")))
+    return "other"
+
+
+def linked(where: Path) -> str:
+    """Opened by another path, and by no other when the file's path is asked for."""
+    os.symlink(where / "one", where / "two")
+    return "tree"
+
+
+def left(where: Path) -> str:
+    """Only the database goes, and the arrays stay where they were written to."""
+    (where / "two").mkdir()
+    for path in (where / "one").iterdir():
+        if path.name != "tree.data.zarr":
+            path.rename(where / "two" / path.name)
+    return "tree"
+
+
+@contextmanager
+def in_folder(path: Path, name: str, **options: Any) -> Iterator[tuple[LOTDB, BaseNode]]:
+    db = LOTDB(path=str(path), name=name, **options)
+    try:
+        yield db, db.open_connection()
+    finally:
+        db.close()
+
+
+def sums(part: lp.Partition) -> list[Any]:
+    return [
+        ProcessResult(record.path, output=float(record.attributes["result"].read().sum()))
+        for record in lp.scan("result", part)
+    ]
+
+
+@pytest.mark.filterwarnings("default")  # zarr's own
+@pytest.mark.parametrize("goes", [moved, copied, renamed, linked, left], ids=lambda goes: goes.__name__)
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_arrays_in_zarr_go_where_the_database_goes(
+    goes: Callable[[Path], str], is_relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = {("ours",): np.arange(4.0), ("lotdb",): np.arange(4.0) + 1}
+    result = ProcessResult(("ours",), output=expected["ours",], attributes={"samplerate_hz": 4})
+    with in_folder(Path("one") if is_relative else tmp_path / "one", "tree", new=True) as (db, root):
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir("elsewhere")  # the database is where it was opened
+        write(mirror(), root, [result], arrays="zarr", commit_every=1)
+        monkeypatch.chdir("..")
+        DataWriter.write_array(
+            root.gn("lotdb"), expected["lotdb",], data_attribute="result", backend="zarr", database=db, samplerate_hz=4
+        )
+        db.commit()
+        assert root.get_node("ours").read_data().tolist() == [0, 1, 2, 3]
+    name = goes(tmp_path)
+    monkeypatch.chdir("/")
+    with in_folder(tmp_path / "two", name) as (db, root):
+        for records in (list(lp.scan("result", root)), list(lp.snapshot("result", lp.leaves(root)))):
+            found = {record.path: record.attributes["result"] for record in records}
+            assert found.keys() == expected.keys()
+            if is_relative and goes is left:  # lotdb kept no more than a path to be taken from where it was then
+                del found["lotdb",]
+            for path, handle in found.items():
+                assert same(handle.read(), expected[path])
+                assert handle.read_seconds(0.25, 0.5).tolist() == expected[path][1:2].tolist()
+        if is_relative and goes is left:
+            return
+        process = lp.parallel_map(sums, mode="process", max_workers=1)
+        results = itertools.chain.from_iterable(process(lp.partitions(2, root)))
+        assert {one.path: one.output for one in results} == {path: array.sum() for path, array in expected.items()}
+        store = lp.DirectoryStore(tmp_path / "store", durable=False)
+        lp.copy(root, store, progress=False)
+        assert {path: value["result"].read().tolist() for path, value in store.items()} == {
+            path: array.tolist() for path, array in expected.items()
+        }
+        write(mirror(), root, [result], arrays="zarr", commit_every=1)  # tells lotdb where it is now
+        assert same(root.get_node("ours").read_data(), expected["ours",])
+        (again,) = lp.snapshot("result", [root.get_node("ours")])
+        assert again.attributes["result"].dataset == found["ours",].dataset
 
 
 @both
