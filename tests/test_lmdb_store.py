@@ -108,7 +108,7 @@ values = st.integers() | st.sampled_from([2_000, 2_030, 2_050, 20_000]).map(byte
 
 
 class StoreIsADict(RuleBasedStateMachine):
-    """One folder, opened by this store or by the original in turn, against a dict."""
+    """One folder or one file, opened by this store or by the original in turn, against a dict."""
 
     folder: Path
     store: LmdbStore
@@ -118,6 +118,7 @@ class StoreIsADict(RuleBasedStateMachine):
     def start(self, data: st.DataObject) -> None:
         type(self).number += 1
         self.path = self.folder / str(self.number)
+        self.subdir = data.draw(st.booleans())
         self.model: dict[str, Any] = {}
         self.reopen(data)
 
@@ -133,12 +134,13 @@ class StoreIsADict(RuleBasedStateMachine):
             map_size=data.draw(st.sampled_from([1 << 15, 1 << 20])),
             check=True,
             sync=False,
+            subdir=self.subdir,
         )
 
     @rule(changes=st.lists(st.tuples(keys, st.none() | values), max_size=5))
     def change_with_the_original(self, changes: list[tuple[str, Any]]) -> None:
         self.store.close(strict=True)
-        with original(self.path, map_size=1 << 20, sync=False) as other:
+        with original(self.path, map_size=1 << 20, sync=False, subdir=self.subdir) as other:
             assert other.get_many(KEYS, decode_keys=True)[0] == self.model
             for key, value in changes:
                 if value is None:
@@ -147,7 +149,7 @@ class StoreIsADict(RuleBasedStateMachine):
                 else:
                     other.put(key, value)
                     self.model[key] = value
-        self.store = LmdbStore(self.path, check=True, sync=False)
+        self.store = LmdbStore(self.path, check=True, sync=False, subdir=self.subdir)
 
     @rule(key=keys, value=values)
     def put(self, key: str, value: Any) -> None:
@@ -254,12 +256,12 @@ class StoreIsADict(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "store"):
             self.store.close(strict=True)
-            assert dict(items_of(self.path)) == self.model
-            shutil.rmtree(self.path)
+            assert dict(items_of(self.path, subdir=self.subdir)) == self.model
+            shutil.rmtree(self.path) if self.subdir else self.path.unlink()
 
 
-def items_of(path: Path) -> list[tuple[Any, Any]]:
-    with LmdbStore(path, readonly=True, check=True) as store:
+def items_of(path: Path, **options: Any) -> list[tuple[Any, Any]]:
+    with LmdbStore(path, readonly=True, check=True, **options) as store:
         return list(store.items())
 
 
@@ -739,7 +741,17 @@ def test_a_store_can_be_one_file_and_is_the_original_s_then_as_well(path: Path) 
         store.put_many({"b": 2})
     with original(path, subdir=False) as other:
         assert (other.get("a"), other.get("b")) == (1, 2)
+        other.put("c", 3)
     assert path.is_file()
+    with lmdb.open(str(path), subdir=False) as env:
+        for compact in (False, True):
+            env.copy(f"{path}-{compact}", compact=compact)
+    for copied in (path, Path(f"{path}-False"), Path(f"{path}-True")):
+        with LmdbStore(copied, subdir=False, check=True) as store:
+            assert dict(store) == {"a": 1, "b": 2, "c": 3}
+            store["d"] = 4
+            store.flush()
+            store.verify()
     with pytest.raises(OSError, match="Not a directory"):
         LmdbStore(path)
 

@@ -39,6 +39,8 @@ META_SIZE = HEADER.size + META.size + 2 * TREE.size + END.size
 BRANCH, LEAF, OVERFLOW, META_PAGE = 1, 2, 4, 8
 BIGDATA, SUBDATA = 1, 2
 INTEGERKEY = 8
+#: LMDB notes beside the flags of the tree of free pages that the environment was one file, and does not look at it.
+NOSUBDIR = 0x4000
 NONE = 2**64 - 1
 MAX_DEPTH = 32
 NAMED = "named databases"
@@ -202,7 +204,7 @@ def _meta(number: int, data: bytes) -> Meta:
         raise Damage(f"{where} is of transaction {transaction}, which can't be")
     if last < 1 or last > sys.maxsize >> 16:
         raise Damage(f"{where} says that page {last} is the last one")
-    if free.flags != INTEGERKEY or main.pad:
+    if free.flags & ~NOSUBDIR != INTEGERKEY or main.pad:
         raise Damage(f"{where} has settings that LMDB does not write")
     if main.flags:
         raise Foreign(f"a database with flags {main.flags:#x}")
