@@ -13,7 +13,7 @@ from typing import IO
 
 from .errors import ForeignFileError
 
-__all__ = ["has_no_locks", "kind_of_file", "linked_inside", "open_regular", "replacing"]
+__all__ = ["check_regular", "has_no_locks", "kind_of_file", "linked_inside", "open_regular", "replacing"]
 
 #: A link in the last place of a path is not followed, a pipe is not waited for, a terminal does not take us over.
 _WARY = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
@@ -64,6 +64,18 @@ def open_regular(path: str, flags: int = os.O_RDONLY, mode: int = 0o666, *, insi
         os.close(descriptor)
         raise _foreign(path, found)
     return descriptor
+
+
+def check_regular(path: str) -> None:
+    """Refuse what is at a path and is no regular file; for one that others open, or that must not be opened twice.
+
+    Raises:
+        ForeignFileError: It is a link, a directory, a pipe, a socket or a device.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found = os.lstat(path).st_mode
+        if not stat.S_ISREG(found):
+            raise _foreign(path, found)
 
 
 def linked_inside(link: str, folder: str | None) -> str:

@@ -12,13 +12,14 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import tracemalloc
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from other_places import OTHERS, as_nobody, in_child, on_readonly_media, put_in_place, without_locks
 
 from lotproc.errors import (
     ArgumentError,
@@ -69,27 +71,6 @@ def path(tmp_path: Path) -> Path:
 def original(path: Path, **options: Any) -> Any:
     """The store of the package whose files these are."""
     return pytest.importorskip("lmdb_object_store").LmdbObjectStore(str(path), **{"key_encoding": "utf-8", **options})
-
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """What `work` returns, or the error that it raises, in a process that is forked here."""
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which pytest may have
-        pid = os.fork()
-    if pid == 0:
-        try:
-            answer = work()
-        except BaseException as error:
-            answer = error
-        os.write(write, pickle.dumps(answer))
-        os._exit(0)
-    os.close(write)
-    with open(read, "rb") as pipe:
-        data = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    assert status == 0
-    return pickle.loads(data)
 
 
 def script(text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -1425,6 +1406,131 @@ def test_verify_finds_damage_in_a_file_that_was_opened_unchecked(sample: Path, t
 
 
 # --- Codecs, as a source and a sink --------------------------------------------------------------------------------
+
+
+# --- Files of others, and places that differ ---------------------------------------------------------------------
+
+
+def opened(path: Path, **options: Any) -> str:
+    """What a store has, or why it can't be opened."""
+    try:
+        with LmdbStore(path, codec="json", **options) as store:
+            return f"read {store['a']}"
+    except (OSError, ForeignFileError) as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("subdir", [True, False])
+def test_what_is_no_regular_file_is_refused_at_once_and_nothing_behind_it_is_touched(
+    tmp_path: Path, subdir: bool, kind: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious " * 3000)
+    for number, name in enumerate(("data.mdb", "lock.mdb") if subdir else ("", "-lock")):
+        path = tmp_path / f"store{number}"
+        with LmdbStore(path, subdir=subdir, codec="json") as store:
+            store["a"] = 1
+        bad = path / name if subdir else Path(f"{path}{name}")
+        put_in_place(bad, kind, victim)
+        before = sorted(os.listdir(tmp_path))
+        for options in ({}, {"readonly": True}, {"readonly": True, "check": False}):
+            assert f"{bad} is a" in in_child(partial(opened, path, subdir=subdir, **options))
+        if "lock" in name:  # which is not there for somebody who does without
+            assert in_child(partial(opened, path, subdir=subdir, readonly=True, lock=False)) == "read 1"
+        assert victim.read_bytes() == b"precious " * 3000
+        assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_link_that_comes_after_the_check_is_not_joined(path: Path, tmp_path: Path) -> None:
+    """A store that is open is not another one's way to it."""
+    (tmp_path / "other").mkdir()
+    with LmdbStore(path) as store:
+        store["a"] = 1
+        (tmp_path / "other" / "data.mdb").symlink_to(path / "data.mdb")
+        with pytest.raises(ForeignFileError, match="other/data.mdb is a symbolic link"):
+            LmdbStore(tmp_path / "other")
+
+
+@pytest.mark.parametrize("subdir", [True, False])
+def test_read_only_media_are_read_with_readonly_as_the_error_says(tmp_path: Path, subdir: bool) -> None:
+    def read(**options: Any) -> Any:
+        with LmdbStore(tmp_path / "store", subdir=subdir, **options) as store:
+            return dict(store), pickle.loads(pickle.dumps(store))["a"]
+
+    def reads() -> Any:
+        with pytest.raises(OSError, match=f"{tmp_path}.*can only be read; open it with readonly=True") as caught:
+            read()
+        assert caught.value.errno == errno.EROFS
+        return read(readonly=True), read(readonly=True, lock=False)
+
+    with LmdbStore(tmp_path / "store", subdir=subdir) as store:
+        store["a"] = 1
+    for _ in range(2):  # with a table of readers, and without one
+        assert on_readonly_media(tmp_path, reads) == (({"a": 1}, 1), ({"a": 1}, 1))
+        (tmp_path / "store" / "lock.mdb" if subdir else tmp_path / "store-lock").unlink(missing_ok=True)
+
+
+def test_without_permission_the_error_says_which_options_do() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = Path(folder) / "store"
+
+        def reads() -> Any:
+            return [opened(path), opened(path, readonly=True), opened(path, readonly=True, lock=False)]
+
+        with LmdbStore(path, codec="json") as store:
+            store["a"] = 1
+        for _ in range(2):
+            first, second, third = as_nobody(reads)
+            assert all(text in first for text in (f"may not write to {path}", "open it with readonly=True"))
+            assert all(text in second for text in (f"{path}/lock.mdb, which this process may not", "lock=False"))
+            assert third == "read 1"
+            (path / "lock.mdb").unlink(missing_ok=True)
+        with LmdbStore(path, codec="json"):
+            os.chmod(path / "lock.mdb", 0o666)
+        assert as_nobody(lambda: opened(path, readonly=True)) == "read 1"
+        os.chmod(path / "data.mdb", 0o600)
+        assert f"{path}/data.mdb" in as_nobody(lambda: opened(path, readonly=True))
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_and_read_without_them(path: Path, code: int) -> None:
+    with LmdbStore(path) as store:
+        store["a"] = 1
+    before = (path / "data.mdb").read_bytes()
+
+    def reads() -> Any:
+        for options in ({}, {"readonly": True}):
+            with pytest.raises(OSError, match="has no locks|lacks .* locks.*readonly=True, lock=False") as caught:
+                LmdbStore(path, **options)
+            assert caught.value.errno == code
+        with LmdbStore(path, readonly=True, lock=False) as store:
+            return dict(store)
+
+    assert without_locks(code, reads) == {"a": 1}
+    assert (path / "data.mdb").read_bytes() == before
+
+
+def test_no_number_in_the_first_pages_makes_a_signal_of_reading(sample: Path, tmp_path: Path) -> None:
+    """Each field of the newer of the two meta pages, or of both, with the numbers at which arithmetic goes wrong."""
+    data = (sample / "data.mdb").read_bytes()
+    fields = [(at, "=Q") for at in range(0, 152, 8)] + [(40, "=I"), (44, "=H"), (46, "=H"), (92, "=H"), (94, "=H")]
+    numbers = (0, 1, 2**16 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+    folders = []
+    for pages in ([1], [0, 1]):
+        for at, form in fields:
+            for number in numbers:
+                if number < 1 << 8 * struct.calcsize(form):
+                    damaged = bytearray(data)
+                    for page in pages:
+                        struct.pack_into(form, damaged, page * 4096 + at, number)
+                    folder = tmp_path / f"{len(folders)}"
+                    folder.mkdir()
+                    (folder / "data.mdb").write_bytes(damaged)
+                    folders.append(folder)
+    answer = script(READ, *folders)
+    assert answer.returncode == 0, (answer.stdout.splitlines()[-1], answer.stderr)
 
 
 def test_the_codec_of_the_values_is_checked_at_opening(path: Path) -> None:

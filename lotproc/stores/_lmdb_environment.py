@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
 from .._extras import needed
+from .._files import check_regular
 from ..errors import ArgumentError, StoreClosedError, StoreFullError, StoreLockedError
 from ._lmdb_errors import meaning
 from ._lmdb_pages import check_file
@@ -80,6 +81,8 @@ class Environment:
         options = {**self.options, "map_size": max(asked, kept)}
         if "LMDB_DEFAULT_LIB_VERSION" in os.environ and not os.path.exists(self.place.data):
             options = {**options, "lib_version": 0}  # the format is the store's to choose
+        if options.get("lock", True):
+            check_regular(self.place.lock)  # LMDB would follow a link, and write over what is there
         try:
             with telling_of_a_fork(self.lmdb, self.place):
                 return self.lmdb.open(self.place.path, subdir=self.place.subdir, **options)
@@ -332,7 +335,7 @@ class Environment:
 
     def fail(self, error: Any, name: str = "", size: int = 0) -> NoReturn:
         """Raise what an error of LMDB means here."""
-        raise meaning(self.lmdb, error, self.place, name, size) from error
+        raise meaning(self.lmdb, error, self.place, name, size, is_readonly=self.is_readonly) from error
 
     # --- The end -------------------------------------------------------------------------------------------------
 
@@ -388,6 +391,7 @@ def acquire(
         check: Whether the pages of a file that is not open yet are checked; None: if they are not too many.
         max_size: Bytes that the map may grow to.
     """
+    check_regular(place.data)
     with registry.lock:
         while True:
             environment = registry.open.get(identity(place.data))

@@ -13,11 +13,15 @@ __all__ = ["meaning", "os_error"]
 
 #: What a write fails with that finds no room on a disk; LMDB tells EIO where a part of what it wrote found some.
 _NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+#: What locks and memory maps fail with on a file system that has none.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENODEV}
 #: Bytes that a commit may need beside those of its records, for pages that are copied.
 _BESIDE = 1 << 20
 
 
-def meaning(lmdb: Any, error: Any, place: Place, name: str = "", size: int = 0) -> Exception:
+def meaning(
+    lmdb: Any, error: Any, place: Place, name: str = "", size: int = 0, *, is_readonly: bool = False
+) -> Exception:
     """The error that is raised instead of one of LMDB's.
 
     Args:
@@ -26,6 +30,7 @@ def meaning(lmdb: Any, error: Any, place: Place, name: str = "", size: int = 0) 
         place: The store's files.
         name: The store, if it is not open yet.
         size: Bytes that were to be written.
+        is_readonly: Whether it is, or was to be, open for reading only.
     """
     where = name or f"the LMDB store {place.path}"
     damages = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError)
@@ -46,10 +51,31 @@ def meaning(lmdb: Any, error: Any, place: Place, name: str = "", size: int = 0) 
     code = getattr(error, "code", None)
     if not isinstance(code, int) or code not in errno.errorcode:
         return DamagedStoreError(f"{where}: LMDB fails with {place.data}: {error}")
-    return os_error(code, where, place.data, size)
+    return os_error(code, where, place.data, size, _way_in(code, place, is_readonly))
 
 
-def os_error(code: int, where: str, path: str, size: int) -> OSError:
+def _way_in(code: int, place: Place, is_readonly: bool) -> str:
+    """With which options a file can be opened where it lies, if LMDB can't as it was told."""
+    if code in _NO_LOCKS:
+        return (
+            "its file system lacks what LMDB needs, which is locks and shared memory maps; copy it to another one, or, "
+            "if nobody writes to it meanwhile, open it with readonly=True, lock=False"
+        )
+    if code == errno.EROFS and not is_readonly:
+        return "it is on a medium that can only be read; open it with readonly=True"
+    if code not in (errno.EACCES, errno.EPERM):
+        return ""
+    if not is_readonly:
+        return f"this process may not write to {place.folder} or to its files; open it with readonly=True"
+    if not os.access(place.data, os.R_OK):
+        return f"this process may not read {place.data}"
+    return (
+        f"readers put themselves down in {place.lock}, which this process may not write to; have it allowed, or, if "
+        "nobody writes to the store meanwhile, open it with readonly=True, lock=False"
+    )
+
+
+def os_error(code: int, where: str, path: str, size: int, hint: str = "") -> OSError:
     """The error for one of the system's, which says whether there was no room on the disk or in the file.
 
     Args:
@@ -57,6 +83,7 @@ def os_error(code: int, where: str, path: str, size: int) -> OSError:
         where: The store, for the message.
         path: The file, or its folder.
         size: Bytes that were to be written.
+        hint: What can be done about it.
     """
     limit, free = _largest_file(), _free(path)
     if code == errno.EIO:
@@ -79,6 +106,8 @@ def os_error(code: int, where: str, path: str, size: int) -> OSError:
             ": the map of the file finds no room among the addresses of this process; give a smaller map_size or "
             "max_map_size, or allow the process more (ulimit -v)"
         )
+    elif hint:
+        what += f": {hint}"
     return OSError(code, what, path)
 
 

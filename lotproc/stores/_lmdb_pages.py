@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from .._files import open_regular
 from ..errors import DamagedStoreError, ForeignFileError
 from ._lmdb_keys import MAX_KEY
 
@@ -95,12 +96,15 @@ def check_file(name: str, path: str, *, pages: bool | None, readonly: bool = Fal
         Bytes that LMDB's map of it had when it was written; 0 for no file, and for an empty one.
 
     Raises:
-        ForeignFileError: It is something else.
+        ForeignFileError: It is something else, or a link.
+        OSError: It can't be opened.
         DamagedStoreError: It is cut off or damaged.
     """
-    if not os.path.isfile(path):
+    try:
+        opened = open(path, "rb", opener=open_regular)  # noqa: SIM115
+    except (FileNotFoundError, NotADirectoryError):
         return 0
-    with open(path, "rb") as file:
+    with opened as file:
         transaction = None
         for _ in range(20):  # a writer in another process may be at work on the pages
             try:
@@ -200,7 +204,7 @@ def _meta(number: int, data: bytes) -> Meta:
     last, transaction = END.unpack_from(data, at + 2 * TREE.size)
     if (page, flags, magic, version, address) != (number, META_PAGE, MAGIC, VERSION, 0):
         raise Damage(f"{where} does not start as one")
-    if transaction and transaction % 2 != number:
+    if (transaction and transaction % 2 != number) or transaction > sys.maxsize:  # LMDB counts on, and over its end
         raise Damage(f"{where} is of transaction {transaction}, which can't be")
     if last < 1 or last > sys.maxsize >> 16:
         raise Damage(f"{where} says that page {last} is the last one")

@@ -24,6 +24,11 @@ class Place(NamedTuple):
         return os.path.join(self.path, "data.mdb") if self.subdir else self.path
 
     @property
+    def lock(self) -> str:
+        """The table of readers, which LMDB writes to also where it only reads."""
+        return os.path.join(self.path, "lock.mdb") if self.subdir else f"{self.path}-lock"
+
+    @property
     def folder(self) -> str:
         return self.path if self.subdir else os.path.dirname(self.path)
 

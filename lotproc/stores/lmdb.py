@@ -81,8 +81,14 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
     where it is unpickled, for reading.
 
     **Files from strangers.** With the codec "pickle", reading a value can run any code that its writer wanted: open
-    files of people you trust, or use "json" or "npy". The file's structure is checked before LMDB sees it; no value has
-    a checksum in this format.
+    files of people you trust, or use "json", "npy" or "bytes", which run none. The file's structure is checked before
+    LMDB sees it, that of a file over 128 MiB with `check=True` only; no value has a checksum in this format. What is no
+    regular file, or is a link, is refused in the place of the two files. Reading changes nothing but the table of
+    readers, `lock.mdb` or `NAME-lock`.
+
+    **Read-only media.** Open it with `readonly=True`: where nothing can be written, it is read without a table of
+    readers. Where this process may not write to that table, or the file system has no locks, `lock=False` does without
+    it; then nobody may write to the store meanwhile.
 
     **Empty files.** LMDB makes its data file empty and then writes the first pages, so a crash just then can leave a
     file of 0 bytes. Opened for writing it becomes an empty store; opened for reading it is an error.
@@ -114,10 +120,10 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         ArgumentError: An option can't be used, or not beside the stores of the same file that are open.
         ArgumentTypeError: An option is of a wrong type, or unknown.
         CodecError: The values are of another codec.
-        ForeignFileError: The file is none of LMDB 0.9; it is left as it is.
+        ForeignFileError: A file is none of LMDB 0.9, is no regular file, or is a link; it is left as it is.
         DamagedStoreError: The file is cut off or damaged, or is empty and opened for reading only.
         MissingExtraError: The package `lmdb` is not installed.
-        OSError: The files can't be opened.
+        OSError: The files can't be opened so; where other options would do, it names them.
     """
 
     has_metadata = False
