@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import glob
 import io
+import json
 import os
 import pickle
 import shutil
 import signal
+import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
+import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +35,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from other_places import OTHERS, as_nobody, in_child, on_readonly_media, put_in_place, without_locks
 
 from lotproc.errors import (
     ArgumentError,
@@ -41,6 +48,9 @@ from lotproc.errors import (
     StoreClosedError,
     StoreLockedError,
 )
+from lotproc.stores._archive_format import FOOTER, TAIL, TAIL_MAGIC, group_count
+from lotproc.stores._archive_keys import KeysNote, keys_path
+from lotproc.stores._archive_shards import Shard
 from lotproc.stores._store import Item
 from lotproc.stores.archive import Archive
 from lotproc.stores.loading import shuffled, token_batches
@@ -406,6 +416,8 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(
             assert {path: reader.index_of(path) for path in reader.paths()} == old_keys
         found = read(folder / "d.rox")
         assert found in (old, whole)
+        if limit == 1000:  # where names are left to be changed
+            assert on_readonly_media(folder, partial(read, folder / "d.rox")) == found
         states.add(len(found))
         with Archive(folder / "d.rox") as archive:
             keys = (old_keys if found == old or mode == "a" else {}) | ({} if found == old else new_keys)
@@ -1163,6 +1175,259 @@ def test_nothing_is_there(tmp_path: Path) -> None:
             len(Archive(str(tmp_path / path)))
     with pytest.raises(FileNotFoundError, match="no file matches"):
         Archive(str(tmp_path / "a_*.rox"), "a").open()
+
+
+# --- Files of others, and places that differ --------------------------------------------------------------------------
+
+
+def outcome(path: Path, mode: Any, **options: Any) -> str:
+    """What comes of one use of everything that an archive has beside it."""
+    try:
+        with Archive(path, mode, durable=False, lock_timeout=0, **options) as archive:
+            if mode != "r":
+                archive.append(b"new", ("new",), {"n": 1})
+                return "written"
+            return f"{len(archive)} records, the first is {archive.path(0)} {archive.attributes(0)}"
+    except (ForeignFileError, DamagedStoreError) as error:
+        return f"refused: {error}"
+
+
+def tree(folder: Path) -> dict[str, Any]:
+    """All that is in a folder: files with what they hold, others with what they are."""
+    found = {}
+    for path in folder.rglob("*"):
+        mode = path.lstat().st_mode
+        found[str(path.relative_to(folder))] = path.read_bytes() if stat.S_ISREG(mode) else stat.S_IFMT(mode)
+    return found
+
+
+BESIDE = [".d.rox-lock", ".d.rox-owner", ".d.rox-pending"]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    ("limit", "name"),
+    [
+        *((None, name) for name in ("d.rox.keys", *BESIDE)),
+        *((100, name) for name in ("d_0000.rox", "d_0001.rox", "d_0001.rox.keys", *BESIDE)),
+    ],
+)
+def test_what_is_no_regular_file_is_refused_at_once_and_nothing_behind_it_is_touched(
+    tmp_path: Path, limit: int | None, name: str, kind: str
+) -> None:
+    for mode in ("r", "a", "w"):
+        folder, victim = tmp_path / mode / "theirs", tmp_path / mode / "victim"
+        with Archive(folder / "d.rox", "w", max_shard_bytes=limit, durable=False) as archive:
+            archive.write_records((("a", str(n)), b"x" * 100, {"n": n}) for n in range(2))
+        # A link to what would fit is refused too: it is not asked what is behind it.
+        victim.write_bytes((folder / name).read_bytes() if (folder / name).exists() else b"precious" * 5000)
+        before = victim.read_bytes()
+        put_in_place(folder / name, kind, victim)
+        shown = tree(folder)
+        said = in_child(partial(outcome, folder / "d.rox", mode, max_shard_bytes=limit))
+        if mode == "r" and name in (".d.rox-lock", ".d.rox-owner"):
+            assert said == "2 records, the first is ('a', '0') {'n': 0}"
+        elif said == "written":  # by a writer who has nothing to do with it: it adds a shard, or writes no keys there
+            assert (mode == "a" and name.startswith("d_")) or (name.endswith(".keys") and kind == "link to nothing")
+        else:
+            assert said.startswith(f"refused: {folder / name} is a")
+            assert {path: what for path, what in tree(folder).items() if path not in BESIDE} == {
+                path: what for path, what in shown.items() if path not in BESIDE
+            }
+        assert victim.read_bytes() == before
+        assert sorted(os.listdir(victim.parent)) == ["theirs", "victim"]
+
+
+def test_a_link_that_is_named_is_followed_to_the_archive_and_its_keys(tmp_path: Path) -> None:
+    """As in a cache of downloads, where files lie by their checksums, and links have their names."""
+    for folder in ("real", "links", "cache"):
+        (tmp_path / folder).mkdir()
+    with Archive(tmp_path / "real" / "a.rox", "w") as archive:
+        archive.append(b"x", ("a",))
+    (tmp_path / "links" / "b.rox").symlink_to(tmp_path / "real" / "a.rox")
+    (tmp_path / "cache" / "c.rox").symlink_to(tmp_path / "real" / "a.rox")
+    (tmp_path / "cache" / "c.rox.keys").symlink_to(tmp_path / "real" / "a.rox.keys")
+    for path in (tmp_path / "links" / "b.rox", tmp_path / "cache" / "c.rox"):
+        with Archive(path, "a") as archive:
+            archive.append(b"y", ("b", path.name))
+        with Archive(path) as archive:
+            assert archive.path(len(archive) - 1) == ("b", path.name)
+    with pytest.raises(ForeignFileError, match=r"links/b\.rox is a symbolic link out of .*links, to .*real/a\.rox"):
+        Archive(f"{tmp_path}/links/*.rox").open()
+    os.symlink("a.rox", tmp_path / "real" / "z.rox")  # which leads nowhere else
+    assert len(read(f"{tmp_path}/real/*.rox")) == 6
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"moves": [], "deletes": ["thesis.txt"]},
+        {"moves": [["thesis.txt", "d.rox"]], "deletes": []},
+        {"moves": [[".d.rox-0123456789abcdef.tmp", "thesis.txt"]], "deletes": []},
+        {"moves": [], "deletes": ["../thesis.txt"]},
+        {"moves": [["../thesis.txt", "d.rox"]], "deletes": []},
+        {"moves": [], "deletes": [".."]},
+        {"moves": [], "deletes": ["d.rox", "dd.rox"]},
+        {"moves": [["a", "b", "c"]], "deletes": [7]},
+        [],
+        "9" * 5000,
+    ],
+)
+def test_what_is_being_replaced_are_files_of_the_archive_alone(tmp_path: Path, told: Any) -> None:
+    """A note of a writer who was killed tells the next one what to rename and to delete."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    write(folder / "d.rox", [b"x"])
+    for name in ("thesis.txt", "dd.rox", ".d.rox-0123456789abcdef.tmp", "../thesis.txt"):
+        (folder / name).write_text("precious")
+    text = told if isinstance(told, str) else json.dumps(told)
+    for pending in (text, "[" * 100_000, "{" * 5):
+        (folder / ".d.rox-pending").write_text(pending)
+        for mode in ("r", "a", "w"):
+            with pytest.raises(DamagedStoreError, match=r"theirs/\.d\.rox-pending is damaged"):
+                Archive(folder / "d.rox", mode).open()
+    for name in ("thesis.txt", "dd.rox", "../thesis.txt"):
+        assert (folder / name).read_text() == "precious"
+
+
+def forged(path: Path, notes: Any = None, lines: bytes | None = None) -> None:
+    """Give a shard other notes, or its keys other lines, with checksums that are right."""
+    shard = Shard(str(path), str(path), check=True)
+    assert shard.notes is not None
+    if lines is not None:
+        assert shard.notes.keys is not None
+        first = Path(keys_path(str(path))).read_bytes().splitlines(keepends=True)[0]
+        Path(keys_path(str(path))).write_bytes(first + lines)
+        notes = shard.notes._replace(keys=KeysNote(len(first + lines), zlib.crc32(first + lines), shard.notes.keys.id))
+        notes = {"version": 1, **notes._asdict(), "keys": notes.keys._asdict()}
+    whole = path.read_bytes()
+    start = len(shard.view) + 8 * len(shard)
+    groups = whole[start : start + 4 * group_count(len(shard.view))]
+    text = notes if isinstance(notes, bytes) else json.dumps(notes).encode()
+    tail = TAIL.pack(len(text), zlib.crc32(text, zlib.crc32(groups)), TAIL_MAGIC)
+    shard.close()
+    path.write_bytes(whole[:start] + groups + text + tail + whole[-FOOTER.size :])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 8) | st.sampled_from([2**63, 10**30, 1.5, "", "a", "0", "5"]),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.sampled_from(["first", "commit", "a"]), parts),
+    max_leaves=5,
+)
+BOMBS = [b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000, b"9" * 100_000, b"\xff\xfe", b"", b"[1e999]", b"NaN"]
+texts = st.sampled_from(BOMBS) | json_values.map(lambda value: json.dumps(value).encode())
+key_lines = st.builds(lambda path, attributes: path + attributes, texts, st.just(b"") | texts.map(lambda t: b"\t" + t))
+
+
+@settings(max_examples=80)
+@given(lines=st.lists(key_lines, max_size=5), begins=st.booleans())
+def test_any_keys_are_read_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], begins: bool
+) -> None:
+    path = tmp_path_factory.mktemp("keys") / "d.rox"
+    with Archive(path, "w", durable=False) as archive:
+        archive.write_records((("a", str(n)), b"x", None) for n in range(3))
+    forged(path, lines=b'{"first":0}\n' * begins + b"".join(line.replace(b"\n", b"") + b"\n" for line in lines))
+    uses: list[Any] = [
+        lambda archive: list(archive.paths()),
+        lambda archive: list(archive._entries()),
+        lambda archive: [(archive.path(n), archive.attributes(n)) for n in range(3)],
+        lambda archive: archive.index_of(("5",)),
+        lambda archive: archive.index_of(("a",)),
+        lambda archive: archive.verify(),
+    ]
+    with Archive(path) as archive:
+        for use in uses:
+            with contextlib.suppress(DamagedStoreError, NoSuchKeyError):
+                use(archive)
+        assert [record.tobytes() for record in archive] == [b"x"] * 3
+
+
+@settings(max_examples=60)
+@given(
+    text=texts
+    | st.dictionaries(
+        st.sampled_from(["records", "payload", "codec", "set_id", "keys", "follows", "origin"]), json_values
+    )
+    | st.dictionaries(st.sampled_from(["size", "crc", "id"]), json_values).map(lambda keys: {"keys": keys})
+)
+def test_any_notes_are_read_or_refused_in_words(tmp_path_factory: pytest.TempPathFactory, text: Any) -> None:
+    path = tmp_path_factory.mktemp("notes") / "d.rox"
+    with Archive(path, "w", durable=False) as archive:
+        archive.write_records((("a", str(n)), b"x", None) for n in range(3))
+    with Archive(path) as archive:
+        notes = archive.open()._opened()[0].notes
+    assert notes is not None
+    known = {"version": 1, **notes._asdict(), "keys": notes.keys and notes.keys._asdict()}
+    if isinstance(text, dict):
+        keys = {**known["keys"], **text["keys"]} if isinstance(text.get("keys"), dict) else text.get("keys")
+        text = json.dumps({**known, **text, "keys": keys}).encode()
+    forged(path, text)
+    with contextlib.suppress(DamagedStoreError, CodecError), Archive(path) as archive:
+        assert len(archive) == 3
+        list(archive.paths())
+    with Archive(path, check=False) as archive, contextlib.suppress(DamagedStoreError, CodecError):
+        assert [record.tobytes() for record in archive] == [b"x"] * 3
+
+
+@pytest.mark.parametrize("limit", [None, 1000])
+def test_read_only_media_are_read_and_writing_is_refused_in_words(tmp_path: Path, limit: int | None) -> None:
+    def uses() -> Any:
+        with Archive(tmp_path / "d.rox") as archive:
+            found = [(path, archive[number].tobytes()) for number, path in enumerate(archive.paths())]
+            archive.verify()
+            assert pickle.loads(pickle.dumps(archive))[0].tobytes() == b"0"
+        assert sum(batch.size for batch in token_batches(tmp_path / "d.rox", np.uint8, 5)) == 90 // 5 * 5
+        assert len(list(shuffled(tmp_path / "d.rox", 1, seed=1))) == 50
+        for mode in ("a", "w"):
+            with pytest.raises(
+                OSError, match=r'd\.rox.* can.t be written to.*to read, open it with mode "r"'
+            ) as caught:
+                Archive(tmp_path / "d.rox", mode).open()
+            assert caught.value.errno == errno.EROFS
+        return found
+
+    with Archive(tmp_path / "d.rox", "w", max_shard_bytes=limit) as archive:
+        archive.write_records((("a", str(n)), str(n).encode(), {"n": n}) for n in range(50))
+    assert on_readonly_media(tmp_path, uses) == [(("a", str(n)), str(n).encode()) for n in range(50)]
+
+
+def test_files_of_somebody_else_are_read_and_writing_is_refused_in_words() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = Path(folder) / "d.rox"
+        with Archive(path, "w") as archive:
+            archive.append(b"x", ("a",))
+        assert as_nobody(lambda: outcome(path, "r")) == "1 records, the first is ('a',) None"
+        for _ in range(2):
+            for mode in ("a", "w"):
+                with pytest.raises(PermissionError, match=r'd\.rox.* can.t be written to.*open it with mode "r"'):
+                    as_nobody(lambda mode=mode: outcome(path, mode))
+            (path.parent / ".d.rox-lock").unlink(missing_ok=True)
+        os.chmod(path, 0o600)
+        with pytest.raises(PermissionError, match=r"d\.rox"):
+            as_nobody(lambda: outcome(path, "r"))
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.parametrize("is_left", [True, False])
+def test_without_locks_nothing_is_written_and_a_lock_file_is_not_taken_for_a_writer(
+    tmp_path: Path, code: int, is_left: bool
+) -> None:
+    def uses() -> str:
+        for mode in ("a", "w"):
+            with pytest.raises(OSError, match=r"d\.rox.* can.t be written to: its file system has no locks") as caught:
+                outcome(tmp_path / "d.rox", mode)
+            assert caught.value.errno == code
+        return outcome(tmp_path / "d.rox", "r")
+
+    with Archive(tmp_path / "d.rox", "w") as archive:
+        archive.append(b"x", ("a",))
+    if not is_left:
+        (tmp_path / ".d.rox-lock").unlink()
+    before = tree(tmp_path)
+    assert without_locks(code, uses) == "1 records, the first is ('a',) None"
+    assert tree(tmp_path) == before
 
 
 # --- Loading ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
+from .._files import open_regular
 from ..errors import ArgumentError, DamagedStoreError
 from ._archive_format import FOOTER, read_footer
 from ._archive_keys import keys_path
@@ -126,7 +127,7 @@ def _means_shards(real: str) -> bool:
 
 def _check_is_archive(path: str) -> None:
     """Refuse to replace what is no archive; a damaged one may be replaced."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=open_regular) as file:
         start = file.read(8)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - FOOTER.size))

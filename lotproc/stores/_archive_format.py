@@ -29,8 +29,8 @@ TAIL = struct.Struct("<II8s")
 TAIL_MAGIC = b"LOTPROC1"
 #: A group is as many bytes of the payload as these bits can number.
 GROUP_BITS = 14
-#: The most bytes that notes can have, without the codec's name.
-MAX_NOTES = 256
+#: The most bytes that notes can have, without the codec's name; and those that are read at all.
+MAX_NOTES, MAX_READ = 256, 1 << 12
 
 
 class KeysNote(NamedTuple):
@@ -150,7 +150,7 @@ def read_notes(path: str, data: memoryview, records: int, payload: int) -> tuple
     try:
         length, crc, magic = TAIL.unpack(data[max(start, stop - TAIL.size) : stop])
         notes_start = start + 4 * group_count(payload)
-        if magic != TAIL_MAGIC or notes_start + length + TAIL.size != stop:
+        if magic != TAIL_MAGIC or notes_start + length + TAIL.size != stop or length > MAX_READ:
             raise ValueError("they are not what lotproc writes there")
         if zlib.crc32(data[start : stop - TAIL.size]) != crc:
             raise ValueError("their checksum is wrong")
@@ -159,7 +159,7 @@ def read_notes(path: str, data: memoryview, records: int, payload: int) -> tuple
             raise ValueError(f"they tell of {notes.records:,} records, the footer of {records:,}")
         if zlib.crc32(data[payload:start]) != notes.index_crc:
             raise ValueError("the checksum of the records' ends is wrong")
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedStoreError(
             f"{path} is damaged: it has {stop - start:,} bytes before its footer that can't be read: {error}; "
             "Archive(..., check=False) reads it without them"
@@ -168,10 +168,21 @@ def read_notes(path: str, data: memoryview, records: int, payload: int) -> tuple
 
 
 def _as_notes(value: Any) -> Notes:
-    if value.pop("version") != 1:
+    if not isinstance(value, dict) or value.pop("version") != 1:
         raise ValueError("a later version of lotproc wrote them")
     keys = value["keys"]
     value["keys"] = None if keys is None else KeysNote(**keys)
-    if not isinstance(value.get("follows", False), bool):
-        raise ValueError("they do not say whether another shard follows")
-    return Notes(**value)
+    notes = Notes(**value)
+    for noted, kinds in ((notes, _KINDS), (notes.keys, _KEYS_KINDS)):
+        if noted is not None and not all(map(_is_one, noted, kinds)):
+            raise ValueError("they are not of the kinds that lotproc writes")
+    return notes
+
+
+#: What each note must be.
+_KINDS = (int, int, str, str | None, int, int, KeysNote | None, bool, str | None)
+_KEYS_KINDS = (int, int, str)
+
+
+def _is_one(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) and not (kind is int and value < 0)

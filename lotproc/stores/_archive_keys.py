@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from .._files import open_regular
 from ..errors import ArgumentError, ArgumentTypeError, CodecError, DamagedStoreError, as_text, got
 from ._archive_format import KeysNote
 from ._archive_names import base_of, read_pending
@@ -43,21 +44,41 @@ class Keyed(NamedTuple):
         record: Its number.
         path: Its path as text; `b"null"` where it has none.
         attributes: Its attributes as text; empty where it has none.
+        file: The file of keys.
     """
 
     record: int
     path: bytes
     attributes: bytes
+    file: str
 
     def as_path(self) -> tuple[str, ...] | None:
         """The path."""
-        keys = json.loads(self.path)
-        return None if keys is None else tuple(keys)
+        keys = self._loaded(self.path)
+        if keys is None:
+            return None
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise self._damage(self.path)
+        return tuple(keys)
 
     def as_attributes(self) -> dict[str, Any] | None:
         """The attributes; None where there are none."""
-        value: dict[str, Any] | None = json.loads(self.attributes) if self.attributes else None
+        value = self._loaded(self.attributes) if self.attributes else None
+        if value is not None and not isinstance(value, dict):
+            raise self._damage(self.attributes)
         return value
+
+    def _loaded(self, text: bytes) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise self._damage(text) from error
+
+    def _damage(self, text: bytes) -> DamagedStoreError:
+        return DamagedStoreError(
+            f"{self.file} is damaged: for record {self.record:,} of its shard it has {got(text[:100])}, which is no "
+            "path and attributes"
+        )
 
 
 def keys_path(shard: str) -> str:
@@ -172,7 +193,7 @@ class KeySpool:
     def add_to(self, path: str, *, durable: bool) -> None:
         """Put the lines behind those of the file that count."""
         assert self.old is not None
-        with open(path, "r+b", buffering=0) as file, open(self.path, "rb") as lines:
+        with open(path, "r+b", buffering=0, opener=open_regular) as file, open(self.path, "rb") as lines:
             file.truncate(self.old.size)  # what a writer left that was killed
             at = self.old.size
             while block := lines.read(1 << 20):
@@ -222,14 +243,15 @@ class KeyFile:
         self._size = 0
         self._seeking = threading.Lock()
         self._descriptor = -1
-        self._descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._descriptor = open_regular(file)
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
-    def starts_with(self, line: bytes) -> bool:
-        """Whether it has a line for its first."""
+    def is_of(self, note: KeysNote | None) -> bool:
+        """Whether it is the file that a shard notes."""
+        line = b"" if note is None else _first_line(note.id)
         return self._read(0, len(line)) == line
 
     def noted(self, shard: Shard) -> KeysNote | None:
@@ -258,7 +280,10 @@ class KeyFile:
         for start, line in self._lines(note.size):
             crc = zlib.crc32(line, crc)
             if line.startswith(b"{"):
-                record = _parsed(line).get("first", -1)
+                first = _parsed(line).get("first", record)
+                if type(first) is not int or not record <= first <= len(shard):
+                    raise DamagedStoreError(f"{self.path} is damaged: it has {got(line[:100])} where records begin")
+                record = first
             elif record >= 0:
                 path = line[:-1].partition(b"\t")[0]
                 records.append(record)
@@ -267,6 +292,8 @@ class KeyFile:
                 if path[2:3].isdigit() and b"," not in path:
                     numbers.append(record)
                 record += 1
+        if record > len(shard):
+            raise DamagedStoreError(f"{self.path} is damaged: it has keys for more records than {shard.path} has")
         if crc != note.crc:
             raise DamagedStoreError(
                 f"{self.path} is damaged: it is not what {shard.path} notes; its keys can't be read"
@@ -280,7 +307,7 @@ class KeyFile:
             if number == len(self._starts):
                 return
             if start == self._starts[number]:
-                yield _keyed(self.records[number], line)
+                yield self._keyed(self.records[number], line)
                 number += 1
 
     def line(self, record: int) -> Keyed | None:
@@ -291,7 +318,11 @@ class KeyFile:
         start = self._starts[number]
         stop = self._starts[number + 1] if number + 1 < len(self._starts) else self._size
         data = self._read(start, stop - start)
-        return _keyed(record, data[: data.find(b"\n") + 1])
+        return self._keyed(record, data[: data.find(b"\n") + 1])
+
+    def _keyed(self, record: int, line: bytes) -> Keyed:
+        path, _, attributes = line[:-1].partition(b"\t")
+        return Keyed(record, path, attributes, self.path)
 
     def _lines(self, stop: int) -> Iterator[tuple[int, bytes]]:
         """The whole lines up to a place, each with where it starts."""
@@ -323,18 +354,15 @@ def open_keys(shard: Shard) -> KeyFile | None:
             replaces it.
     """
     path = keys_path(shard.path)
-    if shard.notes is None:
-        with suppress(FileNotFoundError):
-            return KeyFile(path, path)
+    if shard.notes is not None and shard.notes.keys is None:
         return None
-    if shard.notes.keys is None:
-        return None
-    first = _first_line(shard.notes.keys.id)
     for place in _places(path, shard.path):
         with suppress(FileNotFoundError):
             file = KeyFile(path, place)
-            if file.starts_with(first):
+            if shard.notes is None or file.is_of(shard.notes.keys):
                 return file
+    if shard.notes is None:
+        return None
     if not os.path.exists(path):
         raise DamagedStoreError(
             f"{path} is not there: it has the keys of the archive's records, and goes where the archive goes"
@@ -344,8 +372,11 @@ def open_keys(shard: Shard) -> KeyFile | None:
 
 def _places(path: str, shard: str) -> Iterator[str]:
     """Where the file of keys is, or is until it gets its name."""
-    yield path
     real = os.path.realpath(shard)
+    if os.path.islink(shard):  # which the user named, so there may be a link to the keys too
+        yield os.path.realpath(path)
+        path = keys_path(real)
+    yield path
     pending = read_pending(base_of(real))
     if pending is not None:
         yield pending[0].get(keys_path(real), path)
@@ -378,11 +409,6 @@ def _is_start(shard: Shard, commit: Any) -> bool:
 
 def _first_line(id: str) -> bytes:
     return _compact({"lotproc": "keys", "version": 1, "id": id}).encode("ascii") + b"\n"
-
-
-def _keyed(record: int, line: bytes) -> Keyed:
-    path, _, attributes = line[:-1].partition(b"\t")
-    return Keyed(record, path, attributes)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._archive_keys import Keyed, KeyFile, as_path
+from ._archive_keys import Keyed, KeyFile
 from ._archive_shards import Shard
 
 __all__ = ["Keys"]
@@ -54,7 +54,7 @@ class Keys:
             line = self._line_of(int(self._numbers[found]))
             if line is not None and line.path == path:
                 number = int(self._numbers[found])
-        own = _as_number(path)
+        own = _as_number(json.loads(path))
         if own is not None and own < self._firsts[-1] and (number is None or own > number):
             line = self._line_of(own)
             if line is None or line.path == b"null":
@@ -96,7 +96,7 @@ class Keys:
                         newest[line.path] = first + line.record
             for record in file.numbers:
                 keyed = file.line(record)
-                own = None if keyed is None else _as_number(keyed.path)
+                own = None if keyed is None else _as_number(keyed.as_path())
                 if own is not None and own < self._firsts[-1] and own != first + record:
                     other = self._line_of(own)
                     if other is None or other.path == b"null":
@@ -118,10 +118,9 @@ def _learned(shard: Shard, file: KeyFile | Exception | None) -> KeyFile | None:
     return file
 
 
-def _as_number(path: bytes) -> int | None:
+def _as_number(path: Sequence[str] | None) -> int | None:
     """The number that a record without a key has this path for."""
-    keys = json.loads(path)
-    if keys is None or len(keys) != 1 or not keys[0].isascii() or not keys[0].isdigit():
+    if path is None or len(path) != 1 or not path[0].isascii() or not path[0].isdigit():
         return None
-    number = int(keys[0]) if len(keys[0]) < 20 else -1
-    return number if as_path((str(number),)) == path else None
+    number = int(path[0]) if len(path[0]) < 20 else -1
+    return number if str(number) == path[0] else None

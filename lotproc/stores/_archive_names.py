@@ -7,9 +7,10 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+from .._files import linked_inside, open_regular
 from ..errors import ArgumentError, ArgumentTypeError, DamagedStoreError, got
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "has_signs",
     "hidden",
     "is_pattern",
+    "is_temporary",
     "matcher",
     "naturally",
     "read_pending",
@@ -104,6 +106,7 @@ def _natural(path: str) -> tuple[list[str | int], str]:
 
 
 _DIGITS = re.compile("([0-9]+)")
+_TEMPORARY = re.compile(r"[0-9a-f]{16}(-keys)?\.tmp")
 _NUMBER = re.compile(r"_([0-9]{4,})\.rox\Z")
 
 
@@ -149,37 +152,59 @@ def hidden(base: str, ending: str) -> str:
 
 
 def read_pending(base: str) -> tuple[dict[str, str], set[str]] | None:
-    """What is being replaced, or was when somebody was killed: where the new files lie, and the old ones that go."""
+    """What is being replaced, or was when somebody was killed: where the new files lie, and the old ones that go.
+
+    Raises:
+        ForeignFileError: What tells it is no regular file.
+        DamagedStoreError: It is damaged, or tells of files that are not this archive's.
+    """
+    path = hidden(base, "pending")
     try:
-        with open(hidden(base, "pending"), "rb") as file:
-            value = json.loads(file.read())
+        with open(path, "rb", opener=open_regular) as file:
+            text = file.read()
     except FileNotFoundError:
         return None
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DamagedStoreError(
-            f"{hidden(base, 'pending')} is damaged: {error}; it tells how {base} is replaced"
-        ) from error
-    folder = os.path.dirname(base)
+        raise DamagedStoreError(f"{path} is damaged: {error}; it tells how {base} is replaced") from error
 
-    def full(name: Any) -> str:
-        if not isinstance(name, str) or os.path.basename(name) != name or not name:
-            raise DamagedStoreError(f"{hidden(base, 'pending')} is damaged: it has {got(name)} for a file's name")
-        return os.path.join(folder, name)
+    def full(name: Any, is_meant: Callable[[str], bool]) -> str:
+        there = os.path.join(os.path.dirname(base), name) if isinstance(name, str) else ""
+        if not there or os.path.basename(name) != name or not is_meant(there):
+            raise DamagedStoreError(f"{path} is damaged: {got(name)} is no name of a file of this archive")
+        return there
+
+    def is_own(file: str) -> bool:
+        return base in (base_of(file), base_of(file.removesuffix(".keys")))
+
+    def is_new(file: str) -> bool:
+        return is_temporary(base, file)
 
     try:
-        return {full(to): full(at) for at, to in value["moves"]}, set(map(full, value["deletes"]))
+        moves = {full(to, is_own): full(at, is_new) for at, to in value["moves"]}
+        return moves, {full(name, is_own) for name in value["deletes"]}
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedStoreError(f"{hidden(base, 'pending')} is damaged: {error!r}") from error
+        raise DamagedStoreError(f"{path} is damaged: {error!r}") from error
+
+
+def is_temporary(base: str, path: str) -> bool:
+    """Whether a file is one that a writer makes, until it gets its name."""
+    start = hidden(base, "")
+    return path.startswith(start) and _TEMPORARY.fullmatch(path[len(start) :]) is not None
 
 
 def found_files(source: Source) -> list[Found]:
     """The files of an archive, in order; none where there are none.
 
     Where a set of shards is being replaced, it is the new one, although its files still have other names.
+
+    Raises:
+        ForeignFileError: A file that nobody named is a link out of its folder.
     """
     if isinstance(source, tuple):
         pending = _pending(base_of(os.path.realpath(path)) for path in source)
-        return [_found(path, pending) for path in source]
+        return [_found(path, pending, is_named=True) for path in source]
     if is_pattern(source):
         paths = set(filter(os.path.isfile, glob.glob(matcher(source))))
         pending = _pending([*map(base_of, paths), *_bases_beside(source)])
@@ -190,7 +215,7 @@ def found_files(source: Source) -> list[Found]:
     pending = _pending([base_of(os.path.realpath(source))])
     moves = {path for moves, _ in pending for path in moves}
     if os.path.exists(source) or source in moves:
-        return [_found(source, pending)]
+        return [_found(source, pending, is_named=True)]
     base = stem(source)
     deleted = {path for _, deletes in pending for path in deletes}
     shards = [path for path in {*shards_of(base), *moves} - deleted if shard_number(path) and base_of(path) == base]
@@ -211,10 +236,15 @@ def _bases_beside(pattern: str) -> Iterator[str]:
         yield os.path.join(folder, name[1 : -len(".rox-pending")])
 
 
-def _found(path: str, pending: _Pending) -> Found:
-    real = os.path.realpath(path) if pending else path
+def _found(path: str, pending: _Pending, *, is_named: bool = False) -> Found:
+    """Where a file is; links are followed that the user named, or that stay in their folder."""
+    real = path
+    if os.path.islink(path) and not is_named:
+        real = linked_inside(path, os.path.realpath(os.path.dirname(path)))
+    elif pending or os.path.islink(path):
+        real = os.path.realpath(path)
     for moves, _ in pending:
         file = moves.get(real)
         if file is not None and os.path.exists(file):
             return Found(path, file)
-    return Found(path, path)
+    return Found(path, real)

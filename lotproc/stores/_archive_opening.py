@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import stat
 from collections.abc import Iterable, Sequence
 
-from ..errors import CodecError, DamagedStoreError
+from ..errors import CodecError, DamagedStoreError, ForeignFileError
 from ._archive_keys import KeyFile, open_keys
 from ._archive_names import (
     Found,
@@ -41,7 +42,7 @@ class OpenFiles:
         self.shards.append(shard)
         try:
             self.keys.append(open_keys(shard))
-        except (OSError, DamagedStoreError) as error:
+        except (OSError, DamagedStoreError, ForeignFileError) as error:
             self.keys.append(error.with_traceback(None))
 
     def is_sure(self) -> bool:
@@ -111,9 +112,10 @@ def open_settled(source: Source, *, check: bool, may_be_new: bool) -> OpenFiles:
 def is_nothing(path: str) -> bool:
     """Whether a file is not there, or empty, as those of `tempfile` are at first."""
     try:
-        return os.path.getsize(path) == 0 and os.path.isfile(path)
+        status = os.lstat(path)
     except FileNotFoundError:
         return True
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
 def check_codecs(name: str, codec: Codec, shards: Iterable[Shard]) -> None:

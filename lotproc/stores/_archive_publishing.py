@@ -10,20 +10,17 @@ from __future__ import annotations
 import glob
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
 from contextlib import suppress
 
-from filelock import FileLock, Timeout
-
-from ..errors import StoreLockedError
-from ._archive_names import hidden, read_pending
+from .._files import check_regular, has_no_locks, open_regular
+from ..errors import ForeignFileError, StoreLockedError
+from ._archive_names import hidden, is_temporary, read_pending
+from ._directory_locks import keep_out, let_in
 
 __all__ = ["Lock", "complete", "decide", "temporary_beside"]
-
-_TEMPORARY = re.compile(r"[0-9a-f]{16}(-keys)?\.tmp")
 
 
 class Lock:
@@ -36,25 +33,24 @@ class Lock:
 
     Raises:
         StoreLockedError: Another writer was at work for all that time.
+        ForeignFileError: One of the files for it is no regular file.
+        OSError: Nothing can be written there, or the file system has no locks.
     """
 
     def __init__(self, name: str, base: str, timeout: float | None) -> None:
         self._owner, self._pid = hidden(base, "owner"), os.getpid()
-        self._lock = FileLock(hidden(base, "lock"), thread_local=False)
+        check_regular(self._owner)
+        self._descriptor = _locked(name, hidden(base, "lock"), self._owner, timeout)
         try:
-            self._lock.acquire(timeout=-1 if timeout is None else timeout)
-        except Timeout:
-            raise StoreLockedError(
-                f"{name}: {_owner(self._owner)} is writing to it, and did not end within {timeout:g} s; "
-                "wait for longer with Archive(..., lock_timeout=...)"
-            ) from None
-        with suppress(OSError), open(self._owner, "w") as file:  # which only makes an error message better
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        try:
+            with suppress(OSError):  # which only makes an error message better
+                with suppress(FileNotFoundError):
+                    os.unlink(self._owner)
+                with open(self._owner, "x") as file:
+                    file.write(f"process {os.getpid()} on {socket.gethostname()}")
             complete(base, durable=True, was_replaced=False)
             for path in glob.glob(f"{glob.escape(hidden(base, ''))}*.tmp"):
-                if _TEMPORARY.fullmatch(path[len(hidden(base, "")) :]):  # what a writer left that was killed
-                    with suppress(FileNotFoundError):
+                if is_temporary(base, path):  # what a writer left that was killed
+                    with suppress(OSError):
                         os.unlink(path)
         except BaseException:
             self.release()
@@ -66,14 +62,43 @@ class Lock:
             return
         with suppress(OSError):
             os.unlink(self._owner)
-        self._lock.release()
+        let_in(self._descriptor)
+
+
+def _locked(name: str, path: str, owner: str, timeout: float | None) -> int:
+    """The lock file, locked."""
+    descriptor, is_made = -1, False
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            descriptor, is_made = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), True
+        except FileExistsError:
+            descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+        if keep_out(descriptor, timeout):
+            return descriptor
+    except BaseException as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        if not isinstance(error, OSError):
+            raise
+        if is_made:
+            os.unlink(path)
+        what = f'{error.strerror}: a writer needs {path}; to read, open it with mode "r"'
+        if has_no_locks(error):
+            what = "its file system has no locks, which keep a second writer out; write it elsewhere, and move it there"
+        raise OSError(error.errno, f"{name} can't be written to: {what}", path) from error
+    os.close(descriptor)
+    raise StoreLockedError(
+        f"{name}: {_owner(owner)} is writing to it, and did not end within {timeout:g} s; "
+        "wait for longer with Archive(..., lock_timeout=...)"
+    )
 
 
 def _owner(path: str) -> str:
     try:
-        with open(path) as file:
-            return file.read() or "another writer"
-    except OSError:
+        with open(path, opener=open_regular, errors="replace") as file:
+            return file.read(200) or "another writer"
+    except (OSError, ForeignFileError):
         return "another writer"
 
 
@@ -93,8 +118,10 @@ def decide(base: str, moves: list[tuple[str, str]], deletes: list[str], *, durab
         durable: Whether to wait for the disk.
 
     Raises:
-        OSError: It can't be done, and nothing has changed.
+        OSError, ForeignFileError: It can't be done, and nothing has changed.
     """
+    for path in (*deletes, *(to for _, to in moves)):
+        check_regular(path)
     for at, to in moves:
         with suppress(FileNotFoundError):
             shutil.copymode(to, at)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from .._files import open_regular
 from ..errors import ArgumentError, DamagedStoreError
 from ._archive_format import GROUP_BITS, Notes, built_end, group_count, most_bytes
-from ._archive_keys import KeySpool, noted_keys, write_all
+from ._archive_keys import KeySpool, noted_keys, open_keys, write_all
 from ._archive_publishing import temporary_beside
 from ._archive_shards import Shard
 
@@ -47,7 +48,7 @@ class ShardWriter:
 
     def _go_on(self, old: Shard) -> None:
         self.records, self.payload = len(old), len(old.view)
-        with open(old.file, "rb") as source:
+        with open(old.file, "rb", opener=open_regular) as source:
             status = os.fstat(source.fileno())
             if (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) != old.identity:
                 raise DamagedStoreError(f"{self.path} was changed by another program while it was opened for appending")
@@ -71,7 +72,10 @@ class ShardWriter:
         write_all(self.file, data, self.payload)
         if keys:
             if self.keys is None:
-                self.keys = KeySpool(f"{self.temporary[:-4]}-keys.tmp", noted_keys(self.old) if self.old else None)
+                noted = None
+                if self.old is not None and (noted := noted_keys(self.old)) is not None:
+                    open_keys(self.old)  # refuses another file in its place, before anything is written to it
+                self.keys = KeySpool(f"{self.temporary[:-4]}-keys.tmp", noted)
             self.keys.put(b'{"first":%d}\n' % self.records + keys)
         ends = np.cumsum(sizes)
         ends += self.payload
@@ -135,7 +139,7 @@ class ShardWriter:
         notes = Notes(self.records, self.payload, codec, set_id, *crcs, keys, follows, origin)
         at = self.payload
         if self.old is not None and len(self.old):
-            with open(self.old.file, "rb") as source:
+            with open(self.old.file, "rb", opener=open_regular) as source:
                 at += _copy(source, self.file, len(self.old.view), 8 * len(self.old), at)
         if self.ends:
             ends = np.concatenate(self.ends)

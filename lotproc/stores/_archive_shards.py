@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._files import open_regular
 from ..errors import DamagedStoreError
 from ._archive_format import GROUP_BITS, Notes, group_count, read_footer, read_notes
 
@@ -32,7 +33,7 @@ class Shard:
         check: Whether checksums are looked at.
 
     Raises:
-        ForeignFileError: It is no archive.
+        ForeignFileError: It is no archive, or no regular file.
         DamagedStoreError: It is one that can't be read.
         OSError: It can't be opened.
     """
@@ -41,7 +42,7 @@ class Shard:
 
     def __init__(self, path: str, file: str, *, check: bool) -> None:
         self.path, self.file = path, file
-        with open(file, "rb") as opened:
+        with open(file, "rb", opener=open_regular) as opened:
             status = os.fstat(opened.fileno())
             self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             if status.st_size == 0:  # which can't be mapped
