@@ -66,16 +66,26 @@ def open_regular(path: str, flags: int = os.O_RDONLY, mode: int = 0o666, *, insi
     return descriptor
 
 
-def check_regular(path: str) -> None:
+def check_regular(path: str, *, is_written: bool = False) -> None:
     """Refuse what is at a path and is no regular file; for one that others open, or that must not be opened twice.
 
+    Args:
+        path: The file; it may be missing.
+        is_written: Whether it is to be changed where it lies, which would change it under all of its names.
+
     Raises:
-        ForeignFileError: It is a link, a directory, a pipe, a socket or a device.
+        ForeignFileError: It is a link, a directory, a pipe, a socket or a device, or has other names.
     """
-    with suppress(FileNotFoundError, NotADirectoryError):
-        found = os.lstat(path).st_mode
-        if not stat.S_ISREG(found):
-            raise _foreign(path, found)
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise _foreign(path, found.st_mode)
+    if is_written and found.st_nlink > 1:
+        raise ForeignFileError(
+            f"{path} has {found.st_nlink} names (hard links), and would change under each; put a copy in its place"
+        )
 
 
 def linked_inside(link: str, folder: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import tempfile
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from lotdb import LOTDB, BaseNode, DataWriter, add_blob
+from other_places import as_nobody, on_readonly_media
 from toolz import pipe
 
 import lotproc as lp
@@ -717,6 +719,39 @@ def test_from_store_to_store(first: str, second: str) -> None:
         with two.open(reading=True) as target:
             assert contents(target) == expected
         assert len(expected) == 3
+
+
+def of_somebody_else(folder: Path, work: Any) -> Any:
+    return as_nobody(work)
+
+
+#: What LMDB is told where its table of readers can't be written.
+READING: dict[str, dict[str, Any]] = {"lmdb": {"readonly": True}}
+
+
+@pytest.mark.parametrize("where", [on_readonly_media, of_somebody_else])
+@pytest.mark.parametrize("first", STORES)
+@pytest.mark.parametrize("second", STORES)
+def test_a_store_is_copied_from_where_nothing_can_be_written(first: str, second: str, where: Any) -> None:
+    options = {**READING.get(first, {}), **({"lock": False} if first == "lmdb" and where is of_somebody_else else {})}
+    with place(first) as one, tempfile.TemporaryDirectory() as folder:
+        os.chmod(one.folder, 0o755)
+        os.chmod(folder, 0o777)
+        with one.open() as source:
+            lp.write(lp.mirror(), source, [lp.ProcessResult(("ann", str(n)), output=n) for n in range(3)])
+
+        def copied() -> Any:
+            there = Place(second, Path(folder))
+            with one.open(reading=True, **options) as source:
+                with there.open() as target:
+                    assert lp.copy(source, target, progress=False).written == 3
+                with there.open(reading=True) as target:
+                    assert contents(target) == contents(source)
+                with pytest.raises(OSError, match=str(one.folder)), one.open() as target:
+                    lp.write(lp.mirror(), target, [lp.ProcessResult(("ann", "new"), output=1)])
+                return contents(source)
+
+        assert where(one.folder, copied) == {("ann", str(n)): {"result": n} for n in range(3)}
 
 
 @pytest.mark.parametrize("kind", STORES)

@@ -10,7 +10,7 @@ from .._files import open_regular
 from ..errors import ArgumentError, DamagedStoreError
 from ._archive_format import FOOTER, read_footer
 from ._archive_keys import keys_path
-from ._archive_names import Found, Source, base_of, found_files, is_pattern, shard_number, shards_of, stem
+from ._archive_names import Found, Source, base_of, found_files, is_pattern, real_inside, shard_number, shards_of, stem
 from ._archive_opening import check_codecs, check_next, is_nothing
 from ._archive_shards import Shard
 from ._archive_writing import Session, Target
@@ -32,10 +32,14 @@ class Place:
         self._name, self._source, self._limit = name, source, limit
 
     def base(self) -> str:
-        """What all files of the archive have in common; one writer at a time is at work there."""
+        """What all files of the archive have in common; one writer at a time is at work there.
+
+        Raises:
+            ForeignFileError: The file is a link out of its folder, where nobody asked to write.
+        """
         if self._is_several():
-            return base_of(os.path.realpath(self._last_of_several().path))
-        real = os.path.realpath(self._source_path())
+            return base_of(real_inside(self._last_of_several().path))
+        real = real_inside(self._source_path())
         return base_of(real) if self._limit is None and not _means_shards(real) else stem(real)
 
     def begin(self, codec: Codec, *, is_new: bool, check: bool, durable: bool) -> tuple[Session, int | None]:
@@ -101,7 +105,7 @@ class Place:
     def _target(self, is_new: bool) -> tuple[Target, list[str]]:
         """Where to write, and the files that are there."""
         if self._is_several():
-            real = os.path.realpath(self._last_of_several().path)
+            real = real_inside(self._last_of_several().path)
             numbered = shard_number(real)
             if numbered is not None:
                 return Target(numbered[0], None), shards_of(numbered[0])
@@ -110,7 +114,7 @@ class Place:
                     f"{self._name}: the last file, {real}, is no shard, so max_shard_bytes can't be used"
                 )
             return Target(base_of(real), real), [real]
-        real = os.path.realpath(self._source_path())
+        real = real_inside(self._source_path())
         if self._limit is not None and os.path.exists(real) and not is_nothing(real):
             raise ArgumentError(
                 f"{self._name}: {real} is one file, and with max_shard_bytes there would be shards beside it; "

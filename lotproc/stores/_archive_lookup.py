@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from array import array
 from collections.abc import Iterator, Sequence
@@ -112,7 +113,7 @@ class Keys:
 
 def _learned(shard: Shard, file: KeyFile | Exception | None) -> KeyFile | None:
     if isinstance(file, Exception):
-        raise file.with_traceback(None)
+        raise copy.copy(file)  # so that what is kept does not keep frames, and the files there
     if file is not None:
         file.learn(shard)
     return file

@@ -27,6 +27,7 @@ __all__ = [
     "matcher",
     "naturally",
     "read_pending",
+    "real_inside",
     "shard_number",
     "shard_path",
     "shards_of",
@@ -194,6 +195,17 @@ def is_temporary(base: str, path: str) -> bool:
     return path.startswith(start) and _TEMPORARY.fullmatch(path[len(start) :]) is not None
 
 
+def real_inside(path: str) -> str:
+    """The real path of a file; a link is followed if it stays in its folder.
+
+    Raises:
+        ForeignFileError: It is a link that leads elsewhere.
+    """
+    if os.path.islink(path):
+        return linked_inside(path, os.path.realpath(os.path.dirname(path)))
+    return os.path.realpath(path)
+
+
 def found_files(source: Source) -> list[Found]:
     """The files of an archive, in order; none where there are none.
 
@@ -206,7 +218,8 @@ def found_files(source: Source) -> list[Found]:
         pending = _pending(base_of(os.path.realpath(path)) for path in source)
         return [_found(path, pending, is_named=True) for path in source]
     if is_pattern(source):
-        paths = set(filter(os.path.isfile, glob.glob(matcher(source))))
+        # A folder may match by chance. What else is no file is told of when it is opened.
+        paths = {path for path in glob.glob(matcher(source)) if path.endswith(".rox") or not os.path.isdir(path)}
         pending = _pending([*map(base_of, paths), *_bases_beside(source)])
         deleted = {path for _, deletes in pending for path in deletes}
         new = {path for moves, _ in pending for path in moves}
@@ -239,12 +252,10 @@ def _bases_beside(pattern: str) -> Iterator[str]:
 def _found(path: str, pending: _Pending, *, is_named: bool = False) -> Found:
     """Where a file is; links are followed that the user named, or that stay in their folder."""
     real = path
-    if os.path.islink(path) and not is_named:
-        real = linked_inside(path, os.path.realpath(os.path.dirname(path)))
-    elif pending or os.path.islink(path):
-        real = os.path.realpath(path)
+    if os.path.islink(path) or pending:
+        real = os.path.realpath(path) if is_named else real_inside(path)
     for moves, _ in pending:
         file = moves.get(real)
-        if file is not None and os.path.exists(file):
+        if file is not None and os.path.lexists(file):
             return Found(path, file)
     return Found(path, real)

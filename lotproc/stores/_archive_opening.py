@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import os
 import stat
@@ -43,7 +44,7 @@ class OpenFiles:
         try:
             self.keys.append(open_keys(shard))
         except (OSError, DamagedStoreError, ForeignFileError) as error:
-            self.keys.append(error.with_traceback(None))
+            self.keys.append(copy.copy(error))  # without the frames that it went through, and the files there
 
     def is_sure(self) -> bool:
         """Whether nothing hints at a writer who has replaced a file in between: keys that fit are those of a shard."""

@@ -16,7 +16,7 @@ import socket
 from contextlib import suppress
 
 from .._files import check_regular, has_no_locks, open_regular
-from ..errors import ForeignFileError, StoreLockedError
+from ..errors import ForeignFileError, ReadOnlyStoreError, StoreLockedError
 from ._archive_names import hidden, is_temporary, read_pending
 from ._directory_locks import keep_out, let_in
 
@@ -34,7 +34,8 @@ class Lock:
     Raises:
         StoreLockedError: Another writer was at work for all that time.
         ForeignFileError: One of the files for it is no regular file.
-        OSError: Nothing can be written there, or the file system has no locks.
+        ReadOnlyStoreError: The file system has no locks.
+        OSError: Nothing can be written there.
     """
 
     def __init__(self, name: str, base: str, timeout: float | None) -> None:
@@ -83,9 +84,12 @@ def _locked(name: str, path: str, owner: str, timeout: float | None) -> int:
             raise
         if is_made:
             os.unlink(path)
-        what = f'{error.strerror}: a writer needs {path}; to read, open it with mode "r"'
         if has_no_locks(error):
-            what = "its file system has no locks, which keep a second writer out; write it elsewhere, and move it there"
+            raise ReadOnlyStoreError(
+                f"{name} can only be read: the file system of {path} has no locks ({error.strerror}), which keep a "
+                "second writer out; mount it with locks, or write the archive elsewhere and move it"
+            ) from error
+        what = f'{error.strerror}: a writer needs {path}; to read, open it with mode "r"'
         raise OSError(error.errno, f"{name} can't be written to: {what}", path) from error
     os.close(descriptor)
     raise StoreLockedError(

@@ -82,7 +82,7 @@ class Environment:
         if "LMDB_DEFAULT_LIB_VERSION" in os.environ and not os.path.exists(self.place.data):
             options = {**options, "lib_version": 0}  # the format is the store's to choose
         if options.get("lock", True):
-            check_regular(self.place.lock)  # LMDB would follow a link, and write over what is there
+            check_regular(self.place.lock, is_written=True)  # LMDB follows links, and writes over what is there
         try:
             with telling_of_a_fork(self.lmdb, self.place):
                 return self.lmdb.open(self.place.path, subdir=self.place.subdir, **options)
@@ -391,7 +391,7 @@ def acquire(
         check: Whether the pages of a file that is not open yet are checked; None: if they are not too many.
         max_size: Bytes that the map may grow to.
     """
-    check_regular(place.data)
+    check_regular(place.data, is_written=not options["readonly"])
     with registry.lock:
         while True:
             environment = registry.open.get(identity(place.data))

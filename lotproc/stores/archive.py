@@ -82,6 +82,14 @@ class Archive(ArchiveRecords):
     Records are never changed in place: `write` of lotproc with "merge" or "replace" adds one with the same path, which
     counts from then on. A `copy` to a new archive leaves the old ones out.
 
+    **Files from strangers.** With codec "pickle", reading a record can run any code that its writer wanted: open files
+    of people you trust, or use "bytes", "npy" or "json", which run none. Reading writes nothing. What is no regular
+    file is refused in the place of any file of the archive. A link that you name is followed to read, with the keys
+    beside it or beside what it leads to. A link that a pattern or a listing of shards finds, or that you name to write,
+    is followed if it stays in its folder.
+
+    **Read-only media** are read like others. Where a file system has no locks, an archive can only be read.
+
     Where a shard is missing that was written together with the one before it, that is an error; a list of files may
     leave some out.
 
@@ -107,7 +115,7 @@ class Archive(ArchiveRecords):
 
     Any use raises:
         FileNotFoundError: There is no such archive; modes "a" and "w" make it.
-        ForeignFileError: A file is no archive, or one of another version. It is never overwritten.
+        ForeignFileError: A file is no archive, or one of another version, or no regular file. It is never overwritten.
         DamagedStoreError: A file can't be read, or a record is not what was written.
         CodecError: Another codec wrote the archive.
         StoreClosedError: It was closed.
@@ -171,6 +179,7 @@ class Archive(ArchiveRecords):
 
         Raises:
             StoreLockedError: Another writer is at work, and did not end within `lock_timeout`.
+            ReadOnlyStoreError: The file system has no locks.
         """
         self._check_open()
         if self.mode == "r":

@@ -83,7 +83,8 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
     **Files from strangers.** With the codec "pickle", reading a value can run any code that its writer wanted: open
     files of people you trust, or use "json", "npy" or "bytes", which run none. The file's structure is checked before
     LMDB sees it, that of a file over 128 MiB with `check=True` only; no value has a checksum in this format. What is no
-    regular file, or is a link, is refused in the place of the two files. Reading changes nothing but the table of
+    regular file, or is a link, is refused in the place of the two files, and so is one with several names (hard links)
+    that would be written to. Reading changes nothing but the table of
     readers, `lock.mdb` or `NAME-lock`.
 
     **Read-only media.** Open it with `readonly=True`: where nothing can be written, it is read without a table of
