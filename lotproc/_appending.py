@@ -1,16 +1,18 @@
-"""New records into a storage, many at once where the storage is a plain file."""
+"""New records into a storage, many at once where the storage is a plain file, and the file after a full disk."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from struct import Struct
 from typing import Any, TypeAlias
 
+from ZODB.FileStorage import FileStorage
 from ZODB.mvccadapter import MVCCAdapterInstance
 from ZODB.utils import p64, u64, z64
 
-from ._pinned import plain_file
+from ._nodes import plain_file, unwrapped
 
-__all__ = ["NewRecord", "new_oids", "store_new"]
+__all__ = ["NewRecord", "clear_remains", "new_oids", "store_new"]
 
 #: The id of a new object, and its record.
 NewRecord: TypeAlias = "tuple[bytes, bytes]"
@@ -75,3 +77,30 @@ def _append(file: Any, records: list[NewRecord], transaction: Any) -> int:
             place += 42 + size
         file._tfile.write(b"".join(parts))
     return len(records)
+
+
+def clear_remains(storage: Any) -> None:
+    """Take what a transaction left behind that failed on a full disk out of a FileStorage; others have nothing of it.
+
+    Python's buffered files keep what they could not write, and write it when they can, wherever the storage is by then.
+    So do the storage's own two: what it then cuts off comes back behind the next transaction, where it makes the file
+    one that can't be opened, and `tpc_abort` itself fails before it is through. Both get new ones here.
+    """
+    storage = unwrapped(getattr(storage, "changes", storage))  # those of a DemoStorage
+    if not isinstance(storage, FileStorage):
+        return
+    # Nobody else is in a transaction here, so all that lies behind the last one is remains.
+    with storage._commit_lock, suppress(OSError):
+        with storage._lock:
+            if storage._file.closed:
+                return
+            file = open(storage._file_name, "r+b")  # noqa: SIM115
+            file.truncate(storage._pos)
+            storage._file.raw.close()  # drops what is in its buffer
+            storage._file = file
+            temporary = open(storage._tfile.name, "w+b")  # noqa: SIM115
+            storage._tfile.raw.close()
+            storage._tfile = temporary
+            storage._tfmt._file = temporary
+            storage._transaction = None
+        storage._files.flush()

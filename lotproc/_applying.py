@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import perf_counter, sleep
 from typing import Any, TypeAlias
 
 import numpy as np
 from lotdb import BaseNode, DataObject
+from transaction._transaction import Status
 from transaction.interfaces import TransientError
+from ZODB.POSException import POSKeyError
 
 from ._arrays import Arrays, as_data_node, payload_names, sample_rate, store_payload
-from ._bulk import Bulk, NotServed, is_clean
+from ._bulk import Bulk, NotServed, decoded, is_clean, part_of
 from ._interrupts import uninterrupted
 from ._ledger import Ledger
-from ._nodes import connection_of
-from ._stamps import VERSION
-from ._tally import STAMPS, IfExists, Mark, Planned, Tally, note_batch, tell, told_on_failure
+from ._nodes import connection_of, find
+from ._stamps import STAMPS, VERSION
+from ._tally import IfExists, Mark, Planned, Tally, note_batch, tell, told_on_failure
 from ._transactions import Changes, already_there, check_storable, plain_pickle, undone_on_failure
-from .errors import add_note
+from .errors import DamagedDatabaseError, UncommittedError, add_note, as_text
 from .models import Write, counted
 
 __all__ = ["Destination", "apply_in_memory", "apply_to_database"]
@@ -28,6 +31,8 @@ __all__ = ["Destination", "apply_in_memory", "apply_to_database"]
 Path: TypeAlias = "tuple[str, ...]"
 
 _ABSENT = object()
+#: Values that nobody can change in place.
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
 #: Results between two savepoints, which check that they can be stored and bound what is held in memory.
 SAVEPOINT_EVERY = 2_000
 #: Results that wait at most to be written as records, or are kept at most to be applied again; and nodes that are
@@ -62,7 +67,7 @@ def apply_in_memory(to: Destination, batches: Iterable[Planned], tally: Tally, l
     if to.if_exists == "error":
         coming: set[Path] = set()
         for planned in writes:
-            if planned.path in coming or _find(to.root, planned.path) is not None:
+            if planned.path in coming or find(to.root, planned.path) is not None:
                 raise already_there("write", planned.path)
             coming.update(planned.path[:depth] for depth in range(len(planned.path) + 1))
     start = perf_counter()
@@ -77,18 +82,19 @@ def apply_to_database(
 ) -> None:
     """Apply batch by batch, and commit where that is asked for; a failure takes the tally back to the last commit."""
     with told_on_failure(tally, ledger, "the database"), undone_on_failure(to.root) as changes:
-        span = _Span(to, tally, commit_every, ledger)
+        span = _Span(to, tally, commit_every, ledger, changes)
         for batch in batches:
             note_batch(batch, tally, ledger)
             start = perf_counter()
             span.write(batch.writes)
             if commit_every is not None and span.new >= commit_every:
-                span.commit(changes)
-                span = _Span(to, tally, commit_every, ledger)
+                span.commit()
+                span = _Span(to, tally, commit_every, ledger, changes)
             tally.writing += perf_counter() - start
+        span.look()
         if commit_every is not None and (span.new or (ledger is not None and ledger.has_recovered)):
             start = perf_counter()
-            span.commit(changes)
+            span.commit()
             tally.writing += perf_counter() - start
 
 
@@ -96,30 +102,40 @@ class _Span:
     """The batches from one commit to the next.
 
     They wait, to be written as records, as long as they only make new nodes; otherwise they are applied to live nodes.
+    Between two of them their source may do anything to the tree.
     """
 
-    def __init__(self, to: Destination, tally: Tally, commit_every: int | None, ledger: Ledger | None) -> None:
+    def __init__(
+        self, to: Destination, tally: Tally, commit_every: int | None, ledger: Ledger | None, changes: Changes
+    ) -> None:
         self._to = to
         self._tally = tally
         self._in_bulk = commit_every is not None and commit_every <= MOST_WAITING
+        self._commits = commit_every is not None
         self._ledger = ledger
+        self._changes = changes
         self._connection = connection_of(to.root)
+        self._transactions = self._connection.transaction_manager
         self._mark = tally.mark()
         self._failed, self._start = tally.failed, perf_counter()
-        #: All batches, to apply them again after a conflict; `None` where there is more to the transaction.
-        self._batches: list[list[Write]] | None = None
-        if commit_every is not None and is_clean(self._connection):
-            self._batches = []
         self._begin()
 
     def _begin(self) -> None:
+        """Start with what is in the tree now."""
+        self._base = self._tally.mark()
+        #: All batches since then, to apply them again; `None` where there is more to the transaction.
+        self._batches: list[list[Write]] | None = [] if self._commits and is_clean(self._connection) else None
+        self._open()
+
+    def _open(self) -> None:
         self._waiting: list[Write] = []
         self._unsaved = 0
         self._bulk = self._opened() if self._in_bulk else None
+        self._remember()
 
     def _opened(self) -> Bulk | None:
         try:
-            return Bulk(self._to.root, self._to.if_exists, skips_found=self._to.version is None)
+            return Bulk(self._to.root, self._to.if_exists, self._to.version)
         except NotServed:
             return None
 
@@ -128,13 +144,99 @@ class _Span:
         """The results that a commit would store."""
         return self._tally.written - self._mark.written
 
+    # What others do meanwhile
+
+    def _remember(self) -> None:
+        connection, self._transaction = self._connection, self._transactions.get()
+        self._counts = len(connection._registered_objects), len(self._transaction._resources)
+        self._modified = connection._modified  # another list from each commit on that had changes
+
+    def look(self) -> None:
+        """See whether the source has changed the tree, committed or aborted, and take it in the order of events.
+
+        Raises:
+            UncommittedError: That can't be: it aborted what can't be applied again, or changed what waits to be made.
+        """
+        connection, before, now = self._connection, self._transaction, self._transactions.get()
+        if now is before and self._counts == (len(connection._registered_objects), len(now._resources)):
+            return
+        is_same, is_unchanged = now is before, is_clean(connection)
+        has_committed = connection._modified is not self._modified
+        if self._waiting and (is_same or has_committed or not is_unchanged):
+            self._apply_before_changes()
+        elif not is_same and self._tally.written == self._base.written:
+            self._begin()
+        elif not is_same and not self._waiting and before.status is Status.COMMITTED:
+            self._tally.keep()  # what was applied was committed with the rest
+            self._begin()
+        elif not is_same and self._batches is not None and is_unchanged and not has_committed:
+            self._apply_again()  # to what others have committed by now
+        elif not is_same:
+            raise UncommittedError(
+                f"write: the source of the results aborted the transaction, and "
+                f"{counted(self._tally.written - self._base.written, 'result')} with it; let it abort before or after "
+                f"the call, or use a connection of its own"
+            )
+        if is_same or not is_unchanged:
+            self._batches = None  # to apply them again would take the source's own changes away
+        self._remember()
+
+    def _apply_before_changes(self) -> None:
+        """Apply what waits as if that had been done before the source changed the tree."""
+        path = self._bulk.overtaken(self._to.root) if self._bulk is not None else None
+        if path is not None:
+            raise UncommittedError(
+                f"write: the source of the results changed {as_text(path)}, where results wait that came before; let "
+                f"it change the tree before or after the call, or elsewhere than results go"
+            )
+        self._go_live()
+
+    def _apply_again(self) -> None:
+        """Apply all batches to what is in the tree by now."""
+        self._tally.back_to(self._base)
+        self._open()
+        for batch in self._batches or ():
+            self._write(batch)
+
+    def _in_tries(self, do: Callable[[], None], then: Callable[[], None]) -> None:
+        """Do it; where others are in the way, apply all batches to what they have made, and do the rest."""
+        pause = FIRST_PAUSE
+        unread = 0
+        for number in range(1, MOST_TRIES + 1):
+            try:
+                do()
+                return
+            except (TransientError, POSKeyError, DamagedDatabaseError) as error:
+                # What is not there may have been packed away by somebody; if it still is not, it is lost.
+                unread += not isinstance(error, TransientError)
+                if self._batches is None:
+                    add_note(error, NOT_AGAIN)
+                    raise
+                if unread > 1:
+                    raise
+                if number == MOST_TRIES:
+                    add_note(error, f"lotproc: it was tried {counted(MOST_TRIES, 'time')}")
+                    raise
+            sleep(random.uniform(0, pause))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+            def do() -> None:
+                self._changes.start_over()
+                self._apply_again()
+                then()
+
+    # Batches
+
     def write(self, batch: list[Write]) -> None:
         """Take a batch."""
+        self.look()
         if self._batches is not None:
             self._batches.append(batch)
-            if self.new + len(batch) > MOST_WAITING:
+            if self._tally.written - self._base.written + len(batch) > MOST_WAITING:
                 self._batches = None  # too much to hold
-        self._write(batch)
+        self._in_tries(lambda: self._write(batch), lambda: None)
+        if self._bulk is None:
+            self._remember()
 
     def _write(self, batch: list[Write]) -> None:
         plain = True
@@ -154,47 +256,30 @@ class _Span:
         _apply(batch, self._to, self._tally)
         self._unsaved += self._tally.written - before
         if self._unsaved >= SAVEPOINT_EVERY:
-            self._connection.transaction_manager.savepoint(optimistic=True)
+            self._transactions.savepoint(optimistic=True)
             self._unsaved = 0
 
-    def commit(self, changes: Changes) -> None:
+    def commit(self) -> None:
         """Commit what was taken; where others are in the way, apply it to what they have made, and try again."""
-        pause = FIRST_PAUSE
-        for number in range(1, MOST_TRIES + 1):
-            try:
-                self._store(changes)
-                return
-            except TransientError as error:
-                if self._batches is None:
-                    add_note(error, NOT_AGAIN)
-                    raise
-                if number == MOST_TRIES:
-                    add_note(error, f"lotproc: it was tried {counted(MOST_TRIES, 'time')}")
-                    raise
-            sleep(random.uniform(0, pause))
-            pause = min(2 * pause, LONGEST_PAUSE)
-            changes.start_over()
-            self._tally.back_to(self._mark)
-            self._begin()
-            for batch in self._batches:
-                self._write(batch)
+        self.look()
+        self._in_tries(self._store, self._store)
 
-    def _store(self, changes: Changes) -> None:
+    def _store(self) -> None:
         if self._bulk is not None:
             with uninterrupted():
                 try:
                     self._bulk.commit()
-                    self._end(changes)
+                    self._end()
                     return
                 except NotServed:
                     pass
             self._go_live()
         with uninterrupted():
-            self._end(changes)
+            self._end()
 
-    def _end(self, changes: Changes) -> None:
+    def _end(self) -> None:
         """Commit what is in live nodes, and tell."""
-        changes.commit()
+        self._changes.commit()
         self._tally.commit()
         if self._ledger is not None:
             tell(self._ledger, self._tally, self._mark, self._failed, perf_counter() - self._start)
@@ -224,7 +309,7 @@ class _Span:
 def _apply(writes: Iterable[Write], to: Destination, tally: Tally) -> None:
     """Write to live nodes."""
     for planned in writes:
-        node = _find(to.root, planned.path)
+        node = find(to.root, planned.path)
         if node is None:
             node = to.root.get_node_path(planned.path)
         elif to.if_exists == "skip" and to.version in (None, node.get_attribute(VERSION, None)):
@@ -244,30 +329,51 @@ def _apply(writes: Iterable[Write], to: Destination, tally: Tally) -> None:
         for name, value in planned.attributes.items():
             if isinstance(value, DataObject) and node is not to.root:
                 node = as_data_node(node, name, "blob", value.samplerate_hz)
+        read: dict[bytes, Any] = {}
         for name, value in planned.attributes.items():
             if name in payloads:
                 store_payload(node, name, value, to.arrays, rate)
-            elif not _stored_already(node, name, value):
+            elif not _stored_already(node, name, value, read):
                 node.set_attribute(name, value)
         tally.written += 1
         tally.last_path = planned.path
 
 
-def _stored_already(node: BaseNode, name: str, value: Any) -> bool:
-    """Whether an attribute has this value, to the byte: a run that changes nothing must not make the database grow."""
+def _stored_already(node: BaseNode, name: str, value: Any, read: dict[bytes, Any]) -> bool:
+    """Whether an attribute has this value, to the byte: a run that changes nothing must not make the database grow.
+
+    Args:
+        node: The node.
+        name: The name of the attribute.
+        value: What it is to be.
+        read: Records of the node's attributes that were read already.
+    """
     stored = node.get_attribute(name, _ABSENT)
     if type(stored) is not type(value):
         return False
     if isinstance(value, np.ndarray) and not value.dtype.isnative:  # which is how the database gives it back
         value = value.astype(value.dtype.newbyteorder("="))
     pickled = plain_pickle(value)
-    return pickled is not None and pickled == plain_pickle(stored)
+    if pickled is None or pickled != plain_pickle(stored):
+        return False
+    return type(value) in _ATOMS or pickled == plain_pickle(_in_database(node.attribute_storage, name, read))
 
 
-def _find(root: BaseNode, path: tuple[str, ...]) -> BaseNode | None:
-    node: BaseNode | None = root
-    for key in path:
-        if node is None:
-            return None
-        node = node.node_storage.get(key)
-    return node
+def _in_database(tree: Any, name: str, read: dict[bytes, Any]) -> Any:
+    """An attribute as the database has it; in memory it may have been changed in place, which nobody was told of.
+
+    Nothing if that can't be known without more ado, or the tree will be stored anyway.
+    """
+    if tree._p_jar is None or tree._p_changed:
+        return _ABSENT
+    oid = tree._p_oid
+    try:
+        while True:
+            if oid not in read:
+                read[oid] = decoded(part_of, tree._p_jar._storage.load(oid)[0])
+            if type(read[oid]) is dict:
+                return read[oid].get(name, _ABSENT)
+            bounds, parts = read[oid]
+            oid = parts[bisect_right(bounds, name)][0]
+    except NotServed:
+        return _ABSENT

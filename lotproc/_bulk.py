@@ -28,13 +28,15 @@ from ._encoding import (
     tree_records,
 )
 from ._jar import RecordJar
+from ._nodes import find
 from ._pinned import PinnedStorage, as_oids, pinned_in_thread, view_of
 from ._records import EMPTY_TREE, NODE, NodeReader, beginning_with
+from ._stamps import STAMPS, VERSION
 from ._transactions import already_there
 from .errors import DamagedDatabaseError
 from .models import Write
 
-__all__ = ["Bulk", "NotServed", "is_clean"]
+__all__ = ["Bulk", "NotServed", "decoded", "is_clean", "part_of"]
 
 #: Nodes read, from which on it pays to open the file once more and read the records from there.
 MANY = 50
@@ -89,18 +91,18 @@ class Bulk:
     Args:
         root: The node below which the paths of the writes start.
         if_exists: What to do where a node is there already, as in `write`.
-        skips_found: "skip" leaves all nodes alone that are found, whatever they hold.
+        version: What "skip" leaves alone has this version; `None`: any.
 
     Raises:
         NotServed: The connection has changes that are not committed, or the node is of an unknown class.
     """
 
-    def __init__(self, root: BaseNode, if_exists: str, *, skips_found: bool = True) -> None:
+    def __init__(self, root: BaseNode, if_exists: str, version: str | None = None) -> None:
         self._connection = root._p_jar
         if self._connection is None or not is_clean(self._connection) or type(root) not in KNOWN:
             raise NotServed
         self._if_exists = if_exists
-        self._skips_found = skips_found
+        self._version = version
         self._view = view_of(self._connection)
         self._load = self._connection._normal_storage.load
         self._loads = 0
@@ -110,6 +112,7 @@ class Bulk:
         self._root = _Found(root._p_oid, type(root))
         self._parts: dict[bytes, Any] = {}  # of trees that are stored in parts
         self._changed: list[_Found] = []  # nodes that get new children
+        self._paths: list[tuple[str, ...]] = []  # where they are
         self._made = 0  # nodes to be made
         self.size = 1  # nodes that are held, there or to be made
 
@@ -122,7 +125,7 @@ class Bulk:
         """
         place: Any = self._root
         makes = False
-        for key in planned.path:
+        for depth, key in enumerate(planned.path):
             below = place.below.get(key)
             if below is None:
                 is_found = type(place) is _Found
@@ -134,6 +137,7 @@ class Bulk:
                         place.new = {} if is_found else place.below
                         if is_found:
                             self._changed.append(place)
+                            self._paths.append(planned.path[:depth])
                     below = place.new[key] = _New()
                     self._made += 1
                     makes = True
@@ -141,20 +145,38 @@ class Bulk:
                 self.size += 1
             place = below
         if not makes:
-            if self._if_exists == "skip" and (self._skips_found or type(place) is _New):
-                return False
             if self._if_exists == "error":
                 raise already_there("write", planned.path)
+            if self._if_exists == "skip" and self._version is None:
+                return False
             if type(place) is _Found:
                 raise NotServed
+            if self._if_exists == "skip" and place.attributes.get(VERSION) == self._version:
+                return False
         attributes = planned.attributes
         if not _STR.issuperset(map(type, attributes)):
             attributes = {str(name): value for name, value in attributes.items()}
         if not place.attributes or self._if_exists == "replace":
             place.attributes = attributes
-        else:
-            place.attributes = {**place.attributes, **attributes}
+        else:  # stamps that are left would say that this result is another one
+            kept = {name: value for name, value in place.attributes.items() if name not in STAMPS}
+            place.attributes = {**kept, **attributes}
         return True
+
+    def overtaken(self, root: BaseNode) -> tuple[str, ...] | None:
+        """The path of a node that live nodes have otherwise than what was taken up: made since, gone, or another one.
+
+        Args:
+            root: The node at which this began.
+        """
+        for path, place in zip(self._paths, self._changed, strict=True):
+            node = find(root, path)
+            if node is None or node._p_oid != place.oid:
+                return path
+            for key in place.new:
+                if key in node.node_storage:
+                    return (*path, key)
+        return None
 
     def commit(self) -> None:
         """Store what was taken up, in one transaction.
@@ -217,14 +239,14 @@ class Bulk:
         if self._loads == MANY:
             self._pinned = pinned_in_thread(self._view, self._connection)
             self._load = self._pinned.load
-        node = _decoded(read_node, self._load(place.oid)[0])
+        node = decoded(read_node, self._load(place.oid)[0])
         if node is None or node[0] is not place.kind:
             raise NotServed
         data, serial = self._load(node[1])
         if data == EMPTY_TREE:
             place.stored = {}
         else:
-            kind, state = _decoded(read_record, data)
+            kind, state = decoded(read_record, data)
             if kind is not OOBTree:
                 raise NotServed
             if state is None or len(state) == 1:
@@ -238,7 +260,7 @@ class Bulk:
         while True:
             part = self._parts.get(oid)
             if part is None:
-                part = self._parts[oid] = _decoded(_part, self._load(oid)[0])
+                part = self._parts[oid] = decoded(part_of, self._load(oid)[0])
             if type(part) is dict:
                 return part
             bounds, parts = part
@@ -254,7 +276,7 @@ class Bulk:
         try:
             found = pinned.load_many(as_oids(oids))
             for oid, start, length in zip(oids, found.starts.tolist(), found.lengths.tolist(), strict=True):
-                part = self._parts[oid] = _decoded(_part, found.data[start : start + length])
+                part = self._parts[oid] = decoded(part_of, found.data[start : start + length])
                 if type(part) is not dict:
                     return
                 children.update({child[0]: key for key, child in part.items() if _is_known(child, BaseNode)})
@@ -377,8 +399,8 @@ def _items(state: Any) -> dict[str, Reference]:
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _part(record: bytes) -> Any:
-    """A part of a tree of children: its items, or the keys at which it is parted and its parts."""
+def part_of(record: bytes) -> Any:
+    """A part of a tree of children or attributes: its items, or the keys at which it is parted and its parts."""
     kind, state = read_record(record)
     if kind is not OOBTree:  # a bucket
         return dict(zip(state[0][::2], state[0][1::2], strict=True))
@@ -390,7 +412,12 @@ def _bounds_and_parts(state: Any) -> tuple[tuple[str, ...], tuple[Reference, ...
     return state[0][1::2], state[0][::2]
 
 
-def _decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:
+def decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    """What a function makes of a record.
+
+    Raises:
+        NotServed: It can't be read without live nodes.
+    """
     try:
         return decode(data)
     except Exception as error:  # a class that is not there, a record of another kind: the live tree knows, or says

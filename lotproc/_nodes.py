@@ -21,10 +21,12 @@ __all__ = [
     "attributes_of",
     "connection_of",
     "dumps_detached",
+    "find",
     "key_of",
     "no_item",
     "node_path",
     "path_of",
+    "plain_file",
     "unwrapped",
     "zarr_folder",
 ]
@@ -63,10 +65,26 @@ def unwrapped(storage: Any) -> Any:
     return storage._BlobStorage__storage if type(storage) is BlobStorage else storage
 
 
+def plain_file(storage: Any) -> Any:
+    """The FileStorage that holds the records of a storage; `None` if that is of another kind."""
+    file = unwrapped(storage)
+    return file if type(file) is FileStorage else None
+
+
 def zarr_folder(connection: Any) -> str | None:
     """Where lotdb keeps the zarr arrays of a database: beside its file; None where it has none."""
     storage = None if connection is None else unwrapped(connection.db().storage)
     return f"{storage._file_name}.data.zarr" if isinstance(storage, FileStorage) else None
+
+
+def find(root: BaseNode, path: tuple[str, ...]) -> BaseNode | None:
+    """The node at a path below `root`, if it is there."""
+    node: BaseNode | None = root
+    for key in path:
+        if node is None:
+            return None
+        node = node.node_storage.get(key)
+    return node
 
 
 def node_path(node: BaseNode, root: BaseNode | None = None) -> tuple[str, ...]:

@@ -12,19 +12,18 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from ZODB._compat import FILESTORAGE_MAGIC
 from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.format import CorruptedError
 from ZODB.interfaces import IPrefetchStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64, z64
 
 from ._jar import OutOfViewError, RecordJar, damaged, unreadable
-from ._nodes import unwrapped
+from ._nodes import plain_file, unwrapped
 from .errors import DamagedDatabaseError
 
 __all__ = [
     *("Oids", "PinnedFile", "PinnedInstance", "PinnedStorage", "Places", "Records", "as_oids", "last_complete"),
-    *("pinned_at", "pinned_in_thread", "pinned_view", "plain_file", "rows_at", "until_closed", "view_of"),
+    *("pinned_at", "pinned_in_thread", "pinned_view", "rows_at", "until_closed", "view_of"),
 ]
 
 T = TypeVar("T")
@@ -71,12 +70,6 @@ def rows_at(array: np.ndarray[Any, np.dtype[np.uint8]], starts: _Numbers, length
 
 def _kind(storage: Any) -> str:
     return type(unwrapped(storage)).__qualname__
-
-
-def plain_file(storage: Any) -> Any:
-    """The FileStorage that holds the records of a storage; `None` if that is of another kind."""
-    file = unwrapped(storage)
-    return file if type(file) is FileStorage else None
 
 
 def last_complete(file: Any) -> bytes:

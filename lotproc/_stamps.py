@@ -35,11 +35,15 @@ from persistent import Persistent
 from .errors import ArgumentTypeError, as_text, got
 from .payloads import PayloadHandle
 
-__all__ = ["DIGEST", "INPUTS", "INPUTS_WITH_FILES", "VERSION", "inputs_digest", "inputs_stamp", "is_inputs_stamp"]
+__all__ = [
+    *("DIGEST", "INPUTS", "INPUTS_WITH_FILES", "STAMPS", "VERSION", "inputs_digest", "inputs_stamp"),
+    "is_inputs_stamp",
+]
 
 #: The attributes of a written node that hold its stamps.
 VERSION = "_version"
 INPUTS = "_inputs"
+STAMPS = (VERSION, INPUTS)
 
 #: Bytes of a digest, and of those inside of it that stand for lists, dicts and other values with parts.
 SIZE = 16

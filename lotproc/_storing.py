@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 from ._interrupts import uninterrupted
 from ._ledger import Ledger
 from ._stage import check_count
-from ._stamps import VERSION
-from ._tally import STAMPS, IfExists, Planned, Tally, note_batch, tell, told_on_failure
+from ._stamps import STAMPS, VERSION
+from ._tally import IfExists, Planned, Tally, note_batch, tell, told_on_failure
 from ._transactions import already_there
 from .errors import ArgumentError
 from .models import Write

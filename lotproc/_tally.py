@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from ._ledger import Ledger
-from ._stamps import INPUTS, VERSION
 from .errors import add_note
 from .models import Failure, Write, WriteReport, counted
 
-__all__ = ["STAMPS", "IfExists", "Mark", "Planned", "Tally", "note_batch", "tell", "told_on_failure"]
+__all__ = ["IfExists", "Mark", "Planned", "Tally", "note_batch", "tell", "told_on_failure"]
 
 IfExists: TypeAlias = Literal["merge", "replace", "skip", "error"]
 Path: TypeAlias = "tuple[str, ...]"
 
-#: What a written node may have that says which result it holds.
-STAMPS = (VERSION, INPUTS)
 #: Failures that a report keeps.
 MOST_FAILURES = 1_000
 #: Bytes of failures that wait for the commit, to be written with it.
@@ -32,7 +29,7 @@ class Planned(NamedTuple):
     Args:
         writes: Its writes.
         failures: Its failures.
-        sources: The paths of the records that the writes come from, where these are to be remembered.
+        sources: The paths of records of which the batch's last word is a result, where the ledger asks for them.
     """
 
     writes: list[Write]
@@ -78,6 +75,10 @@ class Tally:
     def commit(self) -> None:
         """What was applied stays."""
         self.commits += 1
+        self.keep()
+
+    def keep(self) -> None:
+        """What was applied stays, since somebody else committed it."""
         self._committed = self.mark()
 
     def back_to_commit(self) -> None:

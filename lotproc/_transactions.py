@@ -12,6 +12,8 @@ from persistent.wref import WeakRef
 from transaction._transaction import Status
 from zodbpickle import pickle as zodb_pickle
 
+from ._appending import clear_remains
+from ._interrupts import uninterrupted
 from ._nodes import connection_of, dumps_detached
 from ._stage import check_count
 from .errors import ArgumentError, ExistsError, NotPicklableError, ReadOnlyTreeError, add_note, as_text, got
@@ -82,8 +84,11 @@ def undone_on_failure(root: BaseNode) -> Iterator[Changes]:
         raise
     try:
         yield changes
-    except BaseException:
-        changes.undo()
+    except BaseException as error:
+        with uninterrupted():
+            changes.undo()
+            if connection is not None and isinstance(error, OSError):
+                clear_remains(connection.db().storage)
         raise
 
 

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
 
-from ._nodes import connection_of, unwrapped
+from ._nodes import connection_of, plain_file, unwrapped
 from ._partitions import opened_partition, starts_of_parts
 from ._patterns import regex
-from ._pinned import PinnedStorage, pinned_view, plain_file, until_closed
+from ._pinned import PinnedStorage, pinned_view, until_closed
 from ._scanner import Scanner, Wanted
 from ._stage import check_choice, check_count, stage
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got

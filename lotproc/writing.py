@@ -256,15 +256,19 @@ class _Planner:
         self.name, self.policy, self.output_attribute, self.version = name, policy, output_attribute, version
 
     def planned(self, results: Iterable[Any], ledger: Ledger | None = None) -> Iterator[Planned]:
-        """The plan of each batch; it says where its writes come from if the ledger has something to ask about them."""
+        """The plan of each batch; it says which records have results now, if the ledger has something to ask."""
         if isinstance(results, (str, bytes, bytearray, Mapping)):
             raise ResultError(f"{self.name}: expected ProcessResults, nested in any iterables; got {got(results)}")
         for index, batch in enumerate(results):
             items = [batch] if type(batch) is ProcessResult else list(_flat(self.name, index, batch))
             found = [item for item in items if isinstance(item, ProcessResult)]
             failures = [item for item in items if isinstance(item, Failure)]
-            sources = [result.path for result in found] if ledger is not None and ledger.outstanding else []
-            yield Planned(list(map(self._write, found)), failures, sources)
+            writes = list(map(self._write, found))
+            sources: list[tuple[str, ...]] = []
+            if ledger is not None and (failures or ledger.outstanding):
+                last_words = {tuple(item.path): item for item in items if item.path is not None}
+                sources = [path for path, item in last_words.items() if isinstance(item, ProcessResult)]
+            yield Planned(writes, failures, sources)
 
     def _write(self, result: ProcessResult) -> Write:
         path = checked_path("the policy's path", self.policy(result), of=result.path)
