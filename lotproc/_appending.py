@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from struct import Struct
 from typing import Any, TypeAlias
 
 from ZODB.FileStorage import FileStorage
 from ZODB.mvccadapter import MVCCAdapterInstance
+from ZODB.POSException import ReadConflictError
 from ZODB.utils import p64, u64, z64
 
 from ._nodes import plain_file, unwrapped
 
-__all__ = ["NewRecord", "clear_remains", "new_oids", "store_new"]
+__all__ = ["NewRecord", "check_there", "clear_remains", "new_oids", "store_new"]
 
 #: The id of a new object, and its record.
 NewRecord: TypeAlias = "tuple[bytes, bytes]"
@@ -77,6 +79,21 @@ def _append(file: Any, records: list[NewRecord], transaction: Any) -> int:
             place += 42 + size
         file._tfile.write(b"".join(parts))
     return len(records)
+
+
+def check_there(storage: Any, oids: Iterable[bytes]) -> None:
+    """Refuse to change objects that are no longer there, since somebody deleted and packed them.
+
+    A FileStorage would store them anew, where nothing refers to them. Of other storages this is not asked.
+
+    Raises:
+        ReadConflictError: One is not there.
+    """
+    storage = unwrapped(storage)
+    if isinstance(storage, FileStorage):
+        for oid in oids:
+            if oid not in storage._index:
+                raise ReadConflictError("an object that was to be changed was deleted, and packed away", oid=oid)
 
 
 def clear_remains(storage: Any) -> None:

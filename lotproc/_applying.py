@@ -160,30 +160,42 @@ class _Span:
         connection, before, now = self._connection, self._transaction, self._transactions.get()
         if now is before and self._counts == (len(connection._registered_objects), len(now._resources)):
             return
-        is_same, is_unchanged = now is before, is_clean(connection)
+        is_unchanged = is_clean(connection)
         has_committed = connection._modified is not self._modified
-        if self._waiting and (is_same or has_committed or not is_unchanged):
+        if now is before:
             self._apply_before_changes()
-        elif not is_same and self._tally.written == self._base.written:
-            self._begin()
-        elif not is_same and not self._waiting and before.status is Status.COMMITTED:
+        elif self._waiting:
+            if has_committed or not is_unchanged:
+                self._apply_before_changes()
+            else:
+                self._apply_again()  # to what others have committed by now
+            if before.status is Status.COMMITTED and is_unchanged:
+                self._in_tries(self._keep, self._keep)
+        elif before.status is Status.COMMITTED or self._tally.written == self._base.written:
             self._tally.keep()  # what was applied was committed with the rest
             self._begin()
-        elif not is_same and self._batches is not None and is_unchanged and not has_committed:
-            self._apply_again()  # to what others have committed by now
-        elif not is_same:
+        elif self._batches is not None and is_unchanged and not has_committed:
+            self._apply_again()
+        else:
             raise UncommittedError(
                 f"write: the source of the results aborted the transaction, and "
                 f"{counted(self._tally.written - self._base.written, 'result')} with it; let it abort before or after "
                 f"the call, or use a connection of its own"
             )
-        if is_same or not is_unchanged:
+        if now is before or not is_unchanged:
             self._batches = None  # to apply them again would take the source's own changes away
         self._remember()
 
+    def _keep(self) -> None:
+        """Commit the results before a commit of the source, as if it had done that itself."""
+        self._store(self._tally.keep)
+        self._begin()
+
     def _apply_before_changes(self) -> None:
         """Apply what waits as if that had been done before the source changed the tree."""
-        path = self._bulk.overtaken(self._to.root) if self._bulk is not None else None
+        if self._bulk is None:
+            return
+        path = self._bulk.overtaken(self._to.root)
         if path is not None:
             raise UncommittedError(
                 f"write: the source of the results changed {as_text(path)}, where results wait that came before; let "
@@ -262,24 +274,24 @@ class _Span:
     def commit(self) -> None:
         """Commit what was taken; where others are in the way, apply it to what they have made, and try again."""
         self.look()
-        self._in_tries(self._store, self._store)
+        self._in_tries(lambda: self._store(self._tell), lambda: self._store(self._tell))
 
-    def _store(self) -> None:
+    def _store(self, then: Callable[[], None]) -> None:
         if self._bulk is not None:
             with uninterrupted():
                 try:
                     self._bulk.commit()
-                    self._end()
+                    self._changes.commit()
+                    then()
                     return
                 except NotServed:
                     pass
             self._go_live()
         with uninterrupted():
-            self._end()
+            self._changes.commit()
+            then()
 
-    def _end(self) -> None:
-        """Commit what is in live nodes, and tell."""
-        self._changes.commit()
+    def _tell(self) -> None:
         self._tally.commit()
         if self._ledger is not None:
             tell(self._ledger, self._tally, self._mark, self._failed, perf_counter() - self._start)

@@ -14,7 +14,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.serialize import ObjectWriter
 from ZODB.utils import z64
 
-from ._appending import NewRecord, new_oids, store_new
+from ._appending import NewRecord, check_there, new_oids, store_new
 from ._encoding import (
     INLINE,
     KNOWN,
@@ -199,6 +199,7 @@ class Bulk:
             meta = TransactionMetaData(transaction.user, transaction.description, transaction.extension)
             try:
                 storage.tpc_begin(meta)
+                check_there(connection.db().storage, (oid for oid, serial, _ in changed if serial != z64))
                 store_new(storage, new, meta)
                 for oid, serial, data in changed:
                     storage.store(oid, serial, data, "", meta)

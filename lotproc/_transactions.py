@@ -10,9 +10,10 @@ from lotdb import BaseNode
 from persistent import Persistent
 from persistent.wref import WeakRef
 from transaction._transaction import Status
+from ZODB.utils import z64
 from zodbpickle import pickle as zodb_pickle
 
-from ._appending import clear_remains
+from ._appending import check_there, clear_remains
 from ._interrupts import uninterrupted
 from ._nodes import connection_of, dumps_detached
 from ._stage import check_count
@@ -42,6 +43,9 @@ class Changes:
     def commit(self) -> None:
         """Commit them, and whatever else the transaction holds."""
         if self._transactions is not None:
+            changed = self._connection._registered_objects
+            there = [each._p_oid for each in changed if each._p_serial not in (None, z64)]
+            check_there(self._connection.db().storage, there)
             self._transactions.commit()
             self._begin()
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, overload
 from lotdb import BaseNode, DataNode, DataWriter, PathFileObj
 
 from ._contents import attach_content
+from ._interrupts import uninterrupted
 from ._nodes import connection_of
 from ._patterns import PathPattern
 from ._stage import check_choice, check_root, stage
@@ -263,10 +264,12 @@ def ingest_files(
                 ingested += attached
                 skipped += not attached
                 if attached and commit_every is not None and ingested % commit_every == 0:
-                    changes.commit()
+                    with uninterrupted():
+                        changes.commit()
                     commits += 1
             if commit_every is not None and ingested % commit_every:
-                changes.commit()
+                with uninterrupted():
+                    changes.commit()
                 commits += 1
         return IngestReport(ingested, skipped, commits, tuple(failures))
 

@@ -36,7 +36,7 @@ from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.FileStorage import FileStorageQuotaError
 from ZODB.MappingStorage import MappingStorage
-from ZODB.POSException import ConflictError
+from ZODB.POSException import ConflictError, POSKeyError
 from ZODB.scripts import fsrefs, fstest
 
 from lotproc import (
@@ -815,6 +815,65 @@ def test_changes_in_between_have_the_same_outcome(mine: str, tries: int, monkeyp
     assert conflicts["records"] == conflicts["live"]
     merged = mine in ("elsewhere", "beside")  # BTrees merge new keys of one bucket
     assert (conflicts["records"] > 0) == (tries == 1 and not merged)
+
+
+def packed_away(db: LOTDB, theirs: BaseNode, *paths: Path) -> None:
+    for path in paths:
+        theirs.get_node_path(path[:-1]).delete_node(path[-1])
+    db.commit("theirs")
+    db.db.pack()
+
+
+@pytest.mark.parametrize("cold", [True, False])
+@pytest.mark.parametrize("when", ["before the batches", "between them", "after them"])
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("policy", [inline(), inline("_proc")])
+def test_results_for_what_others_delete_and_pack_away_are_applied_to_what_is_there_then(
+    policy: Any, plane: str, when: str, cold: bool
+) -> None:
+    with database() as db:
+        root = db.open_connection()
+        wide_tree(root)
+        db.commit()
+        if cold:
+            root._p_jar.cacheMinimize()
+        theirs = db.open_connection(connection_id="theirs")
+        gone = (("few", "k1"), ("wide",))
+        paths = [("few", "k1"), ("few", "k2"), *(("wide", f"n{3 * i:03}") for i in range(120))]
+
+        def source() -> Iterator[list[ProcessResult]]:
+            if when == "before the batches":
+                packed_away(db, theirs, *gone)
+            yield [ProcessResult(path, 7) for path in paths[:60]]
+            if when == "between them":
+                packed_away(db, theirs, *gone)
+            yield [ProcessResult(path, 7) for path in paths[60:]]
+            if when == "after them":
+                packed_away(db, theirs, *gone)
+
+        with PLANES[plane]():
+            report = write(policy, root, source(), commit_every=1000)
+        assert (report.written, report.commits) == (122, 1)
+        late = contents(db.open_connection(connection_id="late"))
+        assert contents(root) == late
+        for path in paths:
+            assert late[policy(ProcessResult(path))]["result"] == 7
+        assert "x" not in late[("few", "k1")]
+        assert_sound(file_of(db))
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_what_is_really_lost_is_told_and_not_tried_again_and_again(plane: str) -> None:
+    with database() as db:
+        root = db.open_connection()
+        wide_tree(root)
+        db.commit()
+        oid = root.get_node("few").node_storage._p_oid
+        del db.db.storage._index[oid]
+        root._p_jar.cacheMinimize()
+        with PLANES[plane](), pytest.raises((POSKeyError, LotprocError)):
+            write(mirror(), root, [ProcessResult(("few", "k1", "new"), 7)], commit_every=9)
+        write(mirror(), root, [ProcessResult(("elsewhere",), 7)], commit_every=9)
 
 
 @pytest.mark.parametrize("plane", PLANES)

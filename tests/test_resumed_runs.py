@@ -20,9 +20,11 @@ from recording import committed, contents, database, plant
 from toolz import compose_left, pipe
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError, ReadOnlyError
+from ZODB.scripts import fstest
 
 import lotproc as lp
-from lotproc import _applying
+from lotproc import _applying, _transactions
+from lotproc._interrupts import uninterrupted
 
 RESULT = ("_proc", "double")
 TO = lp.inline(*RESULT)
@@ -366,6 +368,49 @@ def test_a_failure_that_gets_a_result_later_is_no_failure_any_more(tmp_path: pat
         assert list(lp.retry_failed(ledger, root)) == []
 
 
+@settings(max_examples=60)
+@given(
+    before=st.sets(st.sampled_from("abc")),
+    batches=st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=4), max_size=5),
+    every=st.integers(1, 5),
+    ends=st.booleans(),
+)
+def test_the_last_word_on_a_record_counts(
+    before: set[str], batches: list[list[tuple[str, bool]]], every: int, ends: bool
+) -> None:
+    """Failures count when they are told, results when they are committed, each in its turn."""
+
+    def source() -> Iterator[list[Any]]:
+        for batch in batches:
+            yield [lp.ProcessResult((key,), 1) if good else lp.Failure((key,), "E", "") for key, good in batch]
+        if not ends:
+            raise OSError("gone")
+
+    with database() as db:
+        root, ledger = db.open_connection(), pathlib.Path(db.path, "ledger.jsonl")
+        plant(root, {(key,): {} for key in "abc"})
+        db.commit()
+        lp.write(lp.mirror(), root, [lp.Failure((key,), "E", "") for key in sorted(before)], ledger=ledger)
+        failed, made_good, waiting = set(before), set(), 0
+        for batch in batches:
+            for key, good in batch:
+                if good:
+                    made_good.add(key)
+                else:
+                    failed.add(key)
+                    made_good.discard(key)
+            waiting += sum(good for _, good in batch)
+            if waiting >= every:
+                failed, made_good, waiting = failed - made_good, set(), 0
+        if ends:
+            failed -= made_good
+        try:
+            lp.write(lp.mirror("out"), root, source(), commit_every=every, ledger=ledger)
+        except OSError:
+            assert not ends
+        assert [node.key for node in lp.retry_failed(ledger, root)] == sorted(failed)
+
+
 def test_in_memory_a_failure_is_made_good_without_a_commit(tmp_path: pathlib.Path) -> None:
     root, ledger = BaseNode("root"), tmp_path / "ledger.jsonl"
     root.gn("a")
@@ -518,6 +563,67 @@ def test_a_full_disk_ends_the_run_with_what_was_committed_intact(
         db.close()
 
 
+CLOSED = """
+import os, resource, signal, sys
+import lotproc as lp
+from lotdb import LOTDB
+
+folder, plane, every, step = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+results = [lp.ProcessResult((f"c{n % 90}",), "x" * (n * 997 % 2000)) for n in range(100)]
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+
+for room in range(500, 130_000, step):
+    for goes_on in (True, False):
+        name = f"{room}-{goes_on}.fs"
+        database = LOTDB(path=folder, name=name, new=True)
+        root = database.open_connection()
+        for n in range(90 if plane == "live" else 1):
+            root.gn(f"c{n}")
+        database.commit()
+        limit(os.path.getsize(os.path.join(folder, name)) + room)
+        try:
+            lp.write(lp.mirror(), root, [[each] for each in results], commit_every=every)
+            written = 100
+        except OSError as error:
+            written = error.report.written
+        if goes_on:  # in the same process, once there is room again
+            limit(most)
+            root.gn("after")
+            database.commit()
+        database.close()
+        limit(most)
+        print(name, written, flush=True)
+"""
+
+
+@pytest.mark.parametrize("every", [40, 1000])
+@pytest.mark.parametrize("plane", ["records", "live"])
+def test_after_a_full_disk_what_is_committed_then_and_later_opens_again(
+    plane: str, every: int, tmp_path: pathlib.Path
+) -> None:
+    command = [sys.executable, "-c", CLOSED, str(tmp_path), plane, str(every), "16180"]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    failed = 0
+    for line in told.stdout.splitlines():
+        name, written = line.split()
+        failed += int(written) < 100
+        fstest.check(str(tmp_path / name))
+        db = LOTDB(path=str(tmp_path), name=name)
+        try:
+            tree = contents(db.open_connection())
+            wanted = {(f"c{n % 90}",): "x" * (n * 997 % 2000) for n in range(int(written))}
+            assert {path: values["result"] for path, values in tree.items() if values} == wanted
+            assert (("after",) in tree) == ("True" in name)
+        finally:
+            db.close()
+    assert failed
+
+
 def test_a_database_that_turns_read_only_ends_the_run_with_what_was_committed_intact(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -536,20 +642,31 @@ def test_a_database_that_turns_read_only_ends_the_run_with_what_was_committed_in
         assert contents(root) == committed(db) == {(): {}, ("a",): {"result": 1}}
 
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGALRM]
+
+
+class Ended(BaseException):
+    """What a handler raises."""
+
+
 @pytest.mark.parametrize("plane", ["records", "live"])
 @pytest.mark.parametrize("where", ["tpc_begin", "tpc_vote", "tpc_finish"])
-def test_an_interrupt_in_the_middle_of_a_commit_waits_for_its_end(
-    where: str, plane: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_in_the_middle_of_a_commit_waits_for_its_end(
+    number: signal.Signals, where: str, plane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, armed = getattr(FileStorage, where), [False]
 
     def interrupted(*args: Any, **options: Any) -> Any:
         if armed[0]:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return whole(*args, **options)
 
+    def end(*_: Any) -> None:
+        raise Ended
+
     monkeypatch.setattr(FileStorage, where, interrupted)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handler = signal.signal(number, end)
     try:
         with database() as db:
             root = db.open_connection()
@@ -557,9 +674,10 @@ def test_an_interrupt_in_the_middle_of_a_commit_waits_for_its_end(
             db.commit()
             key = "kept" if plane == "live" else "new"
             armed[0] = True
-            with pytest.raises(KeyboardInterrupt) as raised:
+            with pytest.raises(Ended) as raised:
                 lp.write(lp.mirror(), root, [[lp.ProcessResult((name,), 1)] for name in (key, "b")], commit_every=1)
             armed[0] = False
+            assert signal.getsignal(number) is end
             assert raised.value.report == lp.WriteReport(1, 0, 1, (key,))  # type: ignore[attr-defined]
             tree = committed(db)
             assert tree == contents(root)
@@ -568,7 +686,132 @@ def test_an_interrupt_in_the_middle_of_a_commit_waits_for_its_end(
             lp.write(lp.mirror(), root, [lp.ProcessResult(("b",), 1)], commit_every=1)
             assert ("b",) in committed(db)
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(number, handler)
+
+
+def test_a_signal_while_a_failed_write_is_undone_waits_for_the_end_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def signalled(changes: _transactions.Changes) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        undo(changes)
+
+    def end(*_: Any) -> None:
+        raise Ended
+
+    def source() -> Iterator[lp.ProcessResult]:
+        yield lp.ProcessResult(("a",), 1)
+        raise OSError("gone")
+
+    undo = _transactions.Changes.undo
+    monkeypatch.setattr(_transactions.Changes, "undo", signalled)
+    handler = signal.signal(signal.SIGTERM, end)
+    try:
+        with database() as db:
+            root = db.open_connection()
+            with pytest.raises(Ended):
+                lp.write(lp.mirror(), root, source())
+            assert contents(root) == {(): {}}
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@given(
+    came=st.lists(st.sampled_from(SIGNALS), max_size=6),
+    raising=st.sets(st.sampled_from(SIGNALS)),
+    unhandled=st.sets(st.sampled_from(SIGNALS)),
+    fails=st.booleans(),
+)
+def test_handlers_are_called_afterwards_in_order_with_their_frames(
+    came: list[signal.Signals], raising: set[signal.Signals], unhandled: set[signal.Signals], fails: bool
+) -> None:
+    calls: list[tuple[int, str]] = []
+
+    def handle(number: int, frame: Any) -> None:
+        calls.append((number, frame.f_code.co_name))
+        if number in raising:
+            raise Ended(number)
+
+    def inside() -> None:
+        for number in came:
+            signal.raise_signal(number)
+
+    before = {n: signal.signal(n, signal.SIG_IGN if n in unhandled else handle) for n in SIGNALS}
+    handled = [number for number in came if number not in unhandled]
+    raised = [number for number in handled if number in raising]
+    error: BaseException | None = None
+    try:
+        try:
+            with uninterrupted():
+                inside()
+                assert calls == []
+                if fails:
+                    raise OSError("gone")
+        except BaseException as caught:
+            error = caught
+        assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_IGN if n in unhandled else handle for n in SIGNALS]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert calls == [(number, "inside") for number in handled]
+    if raised:
+        assert isinstance(error, Ended)
+        assert error.args == (raised[-1],)
+    else:
+        assert isinstance(error, OSError) == fails
+
+
+def test_a_handler_that_is_set_inside_stays() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    first, second = (lambda *_: None), (lambda *_: None)
+    try:
+        signal.signal(signal.SIGTERM, first)
+        with uninterrupted():
+            signal.signal(signal.SIGTERM, second)
+        assert signal.getsignal(signal.SIGTERM) is second
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+STOPPED = """
+import os, signal, sys
+import lotproc as lp
+from lotdb import LOTDB
+from ZODB.FileStorage import FileStorage
+
+folder, name, handled = sys.argv[1:]
+number = signal.Signals[name]
+database = LOTDB(path=folder, name="results.fs", new=True)
+root = database.open_connection()
+whole = FileStorage.tpc_vote
+
+def vote(*args):
+    result = whole(*args)
+    os.kill(os.getpid(), number)
+    return result
+
+def end(number, frame):
+    sys.exit(3)
+
+if handled == "handled":
+    signal.signal(number, end)
+FileStorage.tpc_vote = vote
+lp.write(lp.mirror(), root, [[lp.ProcessResult((key,), 1)] for key in "ab"], commit_every=1)
+"""
+
+
+@pytest.mark.parametrize("handled", ["handled", "by the system"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM, signal.SIGHUP])
+def test_a_program_that_is_stopped_in_a_commit_ends_after_it_if_it_handles_that(
+    number: signal.Signals, handled: str, tmp_path: pathlib.Path
+) -> None:
+    command = [sys.executable, "-c", STOPPED, str(tmp_path), number.name, handled]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == (3 if handled == "handled" else -number), ended.stderr
+    db = LOTDB(path=str(tmp_path), name="results.fs")
+    try:
+        tree = contents(db.open_connection())
+        assert tree == ({(): {}, ("a",): {"result": 1}} if handled == "handled" else {(): {}})
+    finally:
+        db.close()
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {

@@ -891,3 +891,33 @@ def test_a_run_that_changes_nothing_stores_nothing() -> None:
         write(mirror(), root, [ProcessResult(("b",), float("nan"), {"zero": 0})])
         db.commit()
         assert type(root.get_node("b").get_attribute("zero")) is int
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    stored=st.lists(st.integers(0, 3), max_size=2),
+    then=st.lists(st.integers(0, 3), max_size=2),
+    new=st.lists(st.integers(0, 3), max_size=2),
+    others=st.sampled_from([0, 100]),
+    is_saved=st.booleans(),
+    commit_every=st.sampled_from([None, 1]),
+)
+def test_what_is_written_is_stored_whatever_was_changed_in_place(
+    stored: list[int], then: list[int], new: list[int], others: int, is_saved: bool, commit_every: int | None
+) -> None:
+    """ZODB is not told of a list that changes, so what memory holds is not always what the database holds."""
+    with database() as db:
+        root = db.open_connection()
+        node = root.gn("a")
+        plant(root, {("a",): {f"{number:02}": [number] for number in range(others)}})
+        node.set_attribute("result", list(stored))
+        db.commit()
+        if is_saved:
+            root.gn("b")
+            root._p_jar.transaction_manager.savepoint()
+        node.get_attribute("result")[:] = then
+        assert write(mirror(), root, [ProcessResult(("a",), list(new))], commit_every=commit_every).written == 1
+        if not is_saved and commit_every is None:
+            assert bool(root._p_jar._registered_objects) == (new != stored or new != then)
+        db.commit()
+        assert committed(db)[("a",)]["result"] == new

@@ -1,0 +1,232 @@
+"""One tree, whichever plane wrote it: records and live nodes against a plain loop over live nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from lotdb import BaseNode
+from recording import Path, committed, contents, database
+from test_bulk import PLANES
+from ZODB.POSException import ConflictError
+
+import lotproc as lp
+
+keys = st.sampled_from(["a", "b", "c"])
+paths = st.lists(keys, max_size=3).map(tuple)
+outputs = st.sampled_from([0, 1, [0], [0, 9], [1], (1, [9])])
+results = st.builds(
+    lp.ProcessResult,
+    path=paths,
+    output=outputs,
+    attributes=st.dictionaries(st.sampled_from(["x", "y"]), st.integers(0, 2), max_size=1),
+    inputs=st.sampled_from([None, "in1", "in2"]),
+)
+batches = st.lists(results, max_size=3)
+
+#: What a source may do to the tree between two batches, on the connection that is written to.
+Change = tuple[str, Path]
+changes = st.tuples(
+    st.sampled_from(["set x", "set result", "delete x", "make", "delete", "append", "commit", "commit", "abort"]), paths
+)
+scripts = st.lists(batches | batches | st.lists(changes, min_size=1, max_size=2).map(tuple), max_size=6)
+
+
+def found(root: BaseNode, path: Path) -> BaseNode | None:
+    node: BaseNode | None = root
+    for key in path:
+        node = None if node is None else node.node_storage.get(key)
+    return node
+
+
+def change(root: BaseNode, how: str, path: Path) -> None:
+    """Do to live nodes what a source does to them."""
+    transactions, node = root._p_jar.transaction_manager, found(root, path)
+    if how == "commit":
+        transactions.commit()
+    elif how == "abort":
+        transactions.abort()
+    elif how == "make":
+        root.get_node_path(path)
+    elif node is None:
+        return
+    elif how == "set x":
+        node.set_attribute("x", 7)
+    elif how == "set result":
+        node.set_attribute("result", [7])
+    elif how == "delete x":
+        node.delete_attribute("x")
+    elif how == "delete" and path:
+        found(root, path[:-1]).delete_node(path[-1])  # type: ignore[union-attr]
+    elif how == "append" and isinstance(node.get_attribute("result"), list):
+        node.get_attribute("result").append(9)  # in place, of which the database is not told
+
+
+class Loop:
+    """What `write` does, as a loop over live nodes."""
+
+    def __init__(self, root: BaseNode, if_exists: str, version: str | None, every: int | None) -> None:
+        self.root, self.if_exists, self.version, self.every = root, if_exists, version, every
+        self.transactions = root._p_jar.transaction_manager
+        self.written = self.skipped = self.commits = self.since = 0
+        self.last_path: Path | None = None
+
+    def one(self, result: lp.ProcessResult) -> None:
+        stamps = {"_version": self.version, "_inputs": result.inputs}
+        attributes = {**result.attributes, "result": result.output}
+        attributes.update({name: stamp for name, stamp in stamps.items() if stamp is not None})
+        node = found(self.root, result.path)
+        if node is None:
+            node = self.root.get_node_path(result.path)
+        elif self.if_exists == "error":
+            raise lp.ExistsError
+        elif self.if_exists == "skip" and self.version in (None, node.get_attribute("_version")):
+            self.skipped += 1
+            return
+        else:
+            for name in node.all_attribute_keys() if self.if_exists == "replace" else stamps:
+                if name not in attributes:
+                    node.delete_attribute(name)
+        for name, value in attributes.items():
+            node.set_attribute(name, value)
+        self.written += 1
+        self.last_path = result.path
+
+    @property
+    def counts(self) -> tuple[int, int, Path | None]:
+        return self.written, self.skipped, self.last_path
+
+    def run(self, script: list[Any]) -> lp.WriteReport:
+        self._restart(self.counts)
+        try:
+            for step in script:
+                if isinstance(step, tuple):
+                    self._changed(step)
+                    continue
+                self.kept.append(step)
+                for result in step:
+                    self.one(result)
+                if self.every is not None and self.written - self.since >= self.every:
+                    self._commit()
+            if self.every is not None and self.written > self.since:
+                self._commit()
+        except lp.ExistsError as error:
+            try:
+                self.savepoint.rollback()
+            except Exception:
+                self.transactions.abort()
+            self.written, self.skipped, self.last_path = self.saved
+            error.report = self.report  # type: ignore[attr-defined]
+            raise
+        return self.report
+
+    def _restart(self, saved: tuple[int, int, Path | None]) -> None:
+        self.saved, self.kept, self.owns = saved, [], False
+        self.savepoint = self.transactions.savepoint()
+
+    def _commit(self) -> None:
+        self.transactions.commit()
+        self.commits += 1
+        self._restart(self.counts)
+        self.since = self.written
+
+    def _changed(self, step: tuple[Change, ...]) -> None:
+        for how, path in step:
+            change(self.root, how, path)
+            if how == "commit":
+                self._restart(self.counts)
+            elif how == "abort":  # results are not lost by it
+                self.written, self.skipped, self.last_path = self.saved
+                kept, self.kept = self.kept, []
+                for batch in kept:
+                    self.kept.append(batch)
+                    for result in batch:
+                        self.one(result)
+
+    @property
+    def report(self) -> lp.WriteReport:
+        return lp.WriteReport(self.written, self.skipped, self.commits, self.last_path)
+
+
+class Planes(RuleBasedStateMachine):
+    """Three databases that get the same: results by records, by live nodes, and by the loop."""
+
+    @initialize(tree=st.dictionaries(paths, st.integers(0, 2), max_size=4))
+    def plant(self, tree: dict[Path, int]) -> None:
+        self.stack = ExitStack()
+        self.dbs = {name: self.stack.enter_context(database()) for name in (*PLANES, "loop")}
+        self.roots = {name: db.open_connection() for name, db in self.dbs.items()}
+        for root in self.roots.values():
+            for path, x in tree.items():
+                root.get_node_path(path).set_attribute("x", x)
+            root._p_jar.transaction_manager.commit()
+
+    def teardown(self) -> None:
+        if hasattr(self, "stack"):
+            self.stack.close()
+
+    @rule(change_of_caller=changes)
+    def touch(self, change_of_caller: Change) -> None:
+        """The caller changes the tree before a call."""
+        for root in self.roots.values():
+            change(root, *change_of_caller)
+
+    @rule(
+        script=scripts,
+        if_exists=st.sampled_from(["merge", "replace", "skip", "skip", "error"]),
+        version=st.sampled_from([None, "v1", "v2"]),
+        every=st.none() | st.integers(1, 7),
+    )
+    def run(self, script: list[Any], if_exists: Any, version: str | None, every: int | None) -> None:
+        def by_write(root: BaseNode) -> lp.WriteReport:
+            def source() -> Iterator[list[lp.ProcessResult]]:
+                for step in own(script):
+                    if isinstance(step, list):
+                        yield step
+                    else:
+                        for each in step:
+                            change(root, *each)
+
+            return lp.write(lp.mirror(), root, source(), if_exists=if_exists, version=version, commit_every=every)
+
+        wanted = outcome(lambda: Loop(self.roots["loop"], if_exists, version, every).run(own(script)))
+        for name, plane in PLANES.items():
+            if name not in self.roots:
+                continue
+            with plane():
+                came = outcome(lambda name=name: by_write(self.roots[name]))
+            if came[0] is lp.UncommittedError:  # of which the report tells what is there
+                del self.roots[name]
+            else:
+                assert came == wanted
+        self._compare()
+
+    def _compare(self) -> None:
+        trees = {}
+        for name, root in self.roots.items():
+            root._p_jar.transaction_manager.commit()
+            root._p_jar.cacheMinimize()  # what was changed in place and not stored is gone
+            trees[name] = contents(root)
+            assert trees[name] == committed(self.dbs[name])
+        for tree in trees.values():
+            assert tree == trees["loop"]
+
+
+def own(script: list[Any]) -> list[Any]:
+    """The script with values of its own, since they may be changed in place."""
+    return [[copy.deepcopy(result) for result in step] if isinstance(step, list) else step for step in script]
+
+
+def outcome(call: Callable[[], lp.WriteReport]) -> tuple[Any, lp.WriteReport]:
+    try:
+        return None, call()
+    except (lp.LotprocError, ConflictError) as error:
+        return type(error), error.report  # type: ignore[attr-defined]
+
+
+TestPlanes = Planes.TestCase
+TestPlanes.settings = settings(max_examples=60, stateful_step_count=6, deadline=None)
