@@ -43,8 +43,8 @@ MOST_NODES = 100_000
 MOST_TRIES = 30
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
 NOT_AGAIN = (
-    "lotproc: results that others are in the way of are applied again only where the connection had nothing to commit "
-    f"before, and no more than {MOST_WAITING:,} of them go into one commit"
+    "lotproc: results that others are in the way of are applied again only where the connection has nothing else to "
+    f"commit, and no more than {MOST_WAITING:,} of them go into one commit"
 )
 
 

@@ -102,7 +102,7 @@ class DamagedDatabaseError(LotprocError, RuntimeError):
 
 
 class UncommittedError(LotprocError, RuntimeError):
-    """Committed records were asked for while the tree has changes that are not committed."""
+    """Changes of the tree that are not committed are in the way, or were aborted that should have been."""
 
 
 class PayloadError(LotprocError, ValueError):

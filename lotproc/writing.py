@@ -116,6 +116,9 @@ def write(
     A `write` that fails leaves no trace: what it had applied since the last commit is undone, and changes that were
     there before it stay. For a tree in memory all results are planned before the first is applied.
 
+    What makes the results may change the tree between two batches: that comes after the results before it. If it
+    commits, it commits these too; if it aborts, they are applied again.
+
     With `commit_every`, results that make new nodes are written as whole records, several times as fast as through live
     nodes; the tree shows them from the commit on. Several programs may write to one tree, through ZEO for instance:
     where one is in the way of another, its results are applied again to what is there by then.
@@ -153,7 +156,8 @@ def write(
         ledger: A file to append to, with a line of JSON for each failure and for each commit; `retry_failed` reads it.
             A regular file, or to be made; a link to one is refused.
             Failures wait for the commit that comes next. A record that failed counts as failed until a commit of
-            `write` holds a result with its path; of what the caller commits, the ledger knows nothing.
+            `write` holds a result with its path that came later; of what the caller commits, the ledger knows
+            nothing.
 
     Returns:
         A `WriteReport`. Not lazy; pulls all results. It holds one batch; with `commit_every` also the results since the
@@ -170,10 +174,12 @@ def write(
         NotPicklableError: An output or an attribute can't be stored in the database; says which.
         CodecError: The codec of a store can't hold a result; says which.
         ExistsError: A node is already there, with `if_exists="error"`.
+        UncommittedError: What makes the results changed the tree where results wait that came before, or aborted
+            results that can't be applied again.
         ConflictError: Others were in the way of a commit, 30 times in turn; or once, where the results can't be applied
-            again: the connection had something to commit before, or more than 10,000 results belong to the commit.
-        OSError: The disk is full; what was committed is intact. Closing the database may fail then as well, so read
-            the `report` before.
+            again: the connection had something else to commit, or more than 10,000 results belong to the commit.
+        OSError: The disk is full; what was committed is intact, and the same process can go on once there is room, or
+            close the database.
     """
     planner = _Planner("write", policy, output_attribute, version)
     if not isinstance(target, Store):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -15,6 +16,7 @@ from test_bulk import PLANES
 from ZODB.POSException import ConflictError
 
 import lotproc as lp
+from lotproc import _applying
 
 keys = st.sampled_from(["a", "b", "c"])
 paths = st.lists(keys, max_size=3).map(tuple)
@@ -69,8 +71,10 @@ def change(root: BaseNode, how: str, path: Path) -> None:
 class Loop:
     """What `write` does, as a loop over live nodes."""
 
-    def __init__(self, root: BaseNode, if_exists: str, version: str | None, every: int | None) -> None:
-        self.root, self.if_exists, self.version, self.every = root, if_exists, version, every
+    def __init__(
+        self, root: BaseNode, theirs: BaseNode | None, if_exists: str, version: str | None, every: int | None
+    ) -> None:
+        self.root, self.theirs, self.if_exists, self.version, self.every = root, theirs, if_exists, version, every
         self.transactions = root._p_jar.transaction_manager
         self.written = self.skipped = self.commits = self.since = 0
         self.last_path: Path | None = None
@@ -114,7 +118,7 @@ class Loop:
                     self._commit()
             if self.every is not None and self.written > self.since:
                 self._commit()
-        except lp.ExistsError as error:
+        except (lp.ExistsError, ConflictError) as error:
             try:
                 self.savepoint.rollback()
             except Exception:
@@ -125,27 +129,41 @@ class Loop:
         return self.report
 
     def _restart(self, saved: tuple[int, int, Path | None]) -> None:
-        self.saved, self.kept, self.owns = saved, [], False
+        self.saved, self.kept = saved, []
+        self.is_ours = not self.root._p_jar._registered_objects
         self.savepoint = self.transactions.savepoint()
 
     def _commit(self) -> None:
-        self.transactions.commit()
+        while True:
+            try:
+                self.transactions.commit()
+                break
+            except ConflictError:
+                if not self.is_ours:
+                    raise
+                self._apply_again()
         self.commits += 1
         self._restart(self.counts)
         self.since = self.written
 
+    def _apply_again(self) -> None:
+        self.transactions.abort()
+        self.written, self.skipped, self.last_path = self.saved
+        kept, self.kept = self.kept, []
+        for batch in kept:
+            self.kept.append(batch)
+            for result in batch:
+                self.one(result)
+
     def _changed(self, step: tuple[Change, ...]) -> None:
         for how, path in step:
-            change(self.root, how, path)
-            if how == "commit":
+            change(self.theirs or self.root, how, path)
+            if self.theirs is not None:
+                self.theirs._p_jar.transaction_manager.commit()
+            elif how == "commit":
                 self._restart(self.counts)
             elif how == "abort":  # results are not lost by it
-                self.written, self.skipped, self.last_path = self.saved
-                kept, self.kept = self.kept, []
-                for batch in kept:
-                    self.kept.append(batch)
-                    for result in batch:
-                        self.one(result)
+                self._apply_again()
 
     @property
     def report(self) -> lp.WriteReport:
@@ -160,6 +178,7 @@ class Planes(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.dbs = {name: self.stack.enter_context(database()) for name in (*PLANES, "loop")}
         self.roots = {name: db.open_connection() for name, db in self.dbs.items()}
+        self.theirs = {name: db.open_connection(connection_id="theirs") for name, db in self.dbs.items()}
         for root in self.roots.values():
             for path, x in tree.items():
                 root.get_node_path(path).set_attribute("x", x)
@@ -180,25 +199,33 @@ class Planes(RuleBasedStateMachine):
         if_exists=st.sampled_from(["merge", "replace", "skip", "skip", "error"]),
         version=st.sampled_from([None, "v1", "v2"]),
         every=st.none() | st.integers(1, 7),
+        by_others=st.booleans(),
     )
-    def run(self, script: list[Any], if_exists: Any, version: str | None, every: int | None) -> None:
-        def by_write(root: BaseNode) -> lp.WriteReport:
+    def run(self, script: list[Any], if_exists: Any, version: str | None, every: int | None, by_others: bool) -> None:
+        """Results, and what their source changes between them, or somebody else on another connection."""
+
+        def by_write(root: BaseNode, theirs: BaseNode) -> lp.WriteReport:
             def source() -> Iterator[list[lp.ProcessResult]]:
                 for step in own(script):
                     if isinstance(step, list):
                         yield step
                     else:
                         for each in step:
-                            change(root, *each)
+                            change(theirs if by_others else root, *each)
+                            if by_others:
+                                theirs._p_jar.transaction_manager.commit()
 
             return lp.write(lp.mirror(), root, source(), if_exists=if_exists, version=version, commit_every=every)
 
-        wanted = outcome(lambda: Loop(self.roots["loop"], if_exists, version, every).run(own(script)))
+        for root in self.theirs.values():
+            root._p_jar.transaction_manager.abort()
+        loop = Loop(self.roots["loop"], self.theirs["loop"] if by_others else None, if_exists, version, every)
+        wanted = outcome(lambda: loop.run(own(script)))
         for name, plane in PLANES.items():
             if name not in self.roots:
                 continue
             with plane():
-                came = outcome(lambda name=name: by_write(self.roots[name]))
+                came = outcome(lambda name=name: by_write(self.roots[name], self.theirs[name]))
             if came[0] is lp.UncommittedError:  # of which the report tells what is there
                 del self.roots[name]
             else:
@@ -208,7 +235,10 @@ class Planes(RuleBasedStateMachine):
     def _compare(self) -> None:
         trees = {}
         for name, root in self.roots.items():
-            root._p_jar.transaction_manager.commit()
+            try:
+                root._p_jar.transaction_manager.commit()
+            except ConflictError:
+                root._p_jar.transaction_manager.abort()
             root._p_jar.cacheMinimize()  # what was changed in place and not stored is gone
             trees[name] = contents(root)
             assert trees[name] == committed(self.dbs[name])
@@ -223,8 +253,11 @@ def own(script: list[Any]) -> list[Any]:
 
 def outcome(call: Callable[[], lp.WriteReport]) -> tuple[Any, lp.WriteReport]:
     try:
-        return None, call()
-    except (lp.LotprocError, ConflictError) as error:
+        with mock.patch.object(_applying, "FIRST_PAUSE", 0):
+            return None, call()
+    except ConflictError as error:
+        return ConflictError, error.report  # type: ignore[attr-defined]
+    except lp.LotprocError as error:
         return type(error), error.report  # type: ignore[attr-defined]
 
 
