@@ -84,6 +84,7 @@ class World:
             if self.undoes and self.undoable:
                 manager = TransactionManager()
                 with closing(self.db.open(manager)) as connection:
+                    manager.begin()
                     (last,) = connection._normal_storage.undoLog(0, 1)
                     self.db.undo(last["id"], manager.get())
                     manager.commit()
@@ -104,8 +105,7 @@ class World:
             change(self.root if who == "own" else self.other, what, number, value)
 
     def move_view(self) -> None:
-        self.root._p_jar.transaction_manager.abort()
-        self.root._p_jar.sync()
+        self.root._p_jar.transaction_manager.begin()
         self.behind = self.packed = False
 
 
@@ -194,7 +194,7 @@ def in_views(folder: Path) -> Any:
 @contextmanager
 def on_server(folder: Path) -> Iterator[World]:
     with server(folder) as (port, _):
-        storage = ClientStorage(("127.0.0.1", port), wait_timeout=100)
+        storage = ClientStorage(("127.0.0.1", port), wait_timeout=100, server_sync=True)
         with world_of(storage, ["zeo", port], undoes=True) as world:
             yield world
 

@@ -23,7 +23,7 @@ def clip(number: int) -> tuple[str, str]:
 
 def change(root: BaseNode, what: str, number: int, value: int) -> None:
     """Change a tree in one or two transactions, as its connection sees it now."""
-    root._p_jar.transaction_manager.abort()
+    root._p_jar.transaction_manager.begin()  # which waits for what the server of a storage has to tell
     if what == "set":
         root.gns(clip(number)).set_attribute("v", value)
     elif what == "new":
@@ -61,7 +61,7 @@ def main(kind: str, place: str) -> None:
     if kind == "zeo":
         from ZEO.ClientStorage import ClientStorage
 
-        storage = ClientStorage(("127.0.0.1", int(place)), wait_timeout=100)
+        storage = ClientStorage(("127.0.0.1", int(place)), wait_timeout=100, server_sync=True)
     else:
         storage = relational(Path(place), history=kind == "history")
     with opened(storage) as root:
