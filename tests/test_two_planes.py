@@ -45,8 +45,8 @@ def found(root: BaseNode, path: Path) -> BaseNode | None:
     return node
 
 
-def change(root: BaseNode, how: str, path: Path) -> None:
-    """Do to live nodes what a source does to them."""
+def change(root: BaseNode, how: str, path: Path) -> bool:
+    """Do to live nodes what a source does to them; whether what it looks for is there."""
     transactions, node = root._p_jar.transaction_manager, found(root, path)
     if how == "commit":
         transactions.commit()
@@ -54,18 +54,19 @@ def change(root: BaseNode, how: str, path: Path) -> None:
         transactions.abort()
     elif how == "make":
         root.get_node_path(path)
-    elif node is None:
-        return
     elif how == "set x":
-        node.set_attribute("x", 7)
+        root.get_node_path(path).set_attribute("x", 7)
     elif how == "set result":
-        node.set_attribute("result", [7])
+        root.get_node_path(path).set_attribute("result", [7])
+    elif node is None:
+        return False
     elif how == "delete x":
         node.delete_attribute("x")
     elif how == "delete" and path:
         found(root, path[:-1]).delete_node(path[-1])  # type: ignore[union-attr]
     elif how == "append" and isinstance(node.get_attribute("result"), list):
         node.get_attribute("result").append(9)  # in place, of which the database is not told
+    return True
 
 
 class Loop:
@@ -78,6 +79,7 @@ class Loop:
         self.transactions = root._p_jar.transaction_manager
         self.written = self.skipped = self.commits = self.since = 0
         self.last_path: Path | None = None
+        self.looks: list[bool] = []
 
     def one(self, result: lp.ProcessResult) -> None:
         stamps = {"_version": self.version, "_inputs": result.inputs}
@@ -157,7 +159,7 @@ class Loop:
 
     def _changed(self, step: tuple[Change, ...]) -> None:
         for how, path in step:
-            change(self.theirs or self.root, how, path)
+            self.looks.append(change(self.theirs or self.root, how, path))
             if self.theirs is not None:
                 self.theirs._p_jar.transaction_manager.commit()
             elif how == "commit":
@@ -204,14 +206,18 @@ class Planes(RuleBasedStateMachine):
     def run(self, script: list[Any], if_exists: Any, version: str | None, every: int | None, by_others: bool) -> None:
         """Results, and what their source changes between them, or somebody else on another connection."""
 
+        looks: list[bool] = []
+
         def by_write(root: BaseNode, theirs: BaseNode) -> lp.WriteReport:
+            looks.clear()
+
             def source() -> Iterator[list[lp.ProcessResult]]:
                 for step in own(script):
                     if isinstance(step, list):
                         yield step
                     else:
                         for each in step:
-                            change(theirs if by_others else root, *each)
+                            looks.append(change(theirs if by_others else root, *each))
                             if by_others:
                                 theirs._p_jar.transaction_manager.commit()
 
@@ -226,7 +232,8 @@ class Planes(RuleBasedStateMachine):
                 continue
             with plane():
                 came = outcome(lambda name=name: by_write(self.roots[name], self.theirs[name]))
-            if came[0] is lp.UncommittedError:  # of which the report tells what is there
+            # Results that wait show from their commit on. A source that has not found one is another source.
+            if came[0] is lp.UncommittedError or looks != loop.looks:
                 del self.roots[name]
             else:
                 assert came == wanted
