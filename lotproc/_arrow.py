@@ -27,6 +27,10 @@ __all__ = ["whole_table", "write_parquet"]
 KINDS = (bool, int, float, str, bytes, list, dict, datetime.datetime, datetime.date, datetime.timedelta)
 
 
+#: The names of the kinds of most values, since looking for them takes a while.
+_KIND_OF_PLAIN = {kind: kind.__name__ for kind in (bool, int, float, str, bytes, list, dict)}
+
+
 def _kind_of(value: Any) -> str:
     if isinstance(value, (np.datetime64, np.timedelta64)):
         return kind_of_time(value)
@@ -44,9 +48,9 @@ class Kinds:
     def check(self, column: str, value: Any, path: Path, inside: str = "") -> None:
         if value is None:
             return
-        if isinstance(value, (np.datetime64, np.timedelta64)):
+        kind = _KIND_OF_PLAIN.get(type(value)) or _kind_of(value)
+        if isinstance(value, np.generic):
             self.with_numpy.add(column)
-        kind = _kind_of(value)
         if kind == "datetime" and getattr(value, "tzinfo", None) is not None:
             kind = "datetime with a time zone"
             if getattr(value, "nanosecond", 0):  # of pandas

@@ -50,7 +50,9 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
         attribute = None
         try:
             for attribute, value in attributes.items():
-                row[columns[attribute]] = value if type(value) in _AS_THEY_ARE else cell(value)
+                kind = type(value)
+                as_it_is = kind in _AS_THEY_ARE or (kind is str and value.isascii())
+                row[columns[attribute]] = value if as_it_is else cell(value)
         except _NoCell as error:
             raise ArgumentTypeError(f"{name}: the attribute {attribute!r} at {as_text(path)} {error}") from error
         yield path, row
@@ -77,7 +79,8 @@ def _as_written(name: str, result: ProcessResult) -> Write:
 
 
 def levels(path: Path) -> Row:
-    return {f"TreeLevel_{number}": key if key.isascii() else as_utf8(key) for number, key in enumerate(path, 1)}
+    keys = path if "".join(path).isascii() else map(as_utf8, path)
+    return {f"TreeLevel_{number}": key for number, key in enumerate(keys, 1)}
 
 
 def check_names(name: str, attributes: Iterable[str], where: str = "") -> None:
