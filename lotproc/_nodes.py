@@ -73,8 +73,9 @@ def plain_file(storage: Any) -> Any:
 
 def zarr_folder(connection: Any) -> str | None:
     """Where lotdb keeps the zarr arrays of a database: beside its file; None where it has none."""
-    storage = None if connection is None else unwrapped(connection.db().storage)
-    return f"{storage._file_name}.data.zarr" if isinstance(storage, FileStorage) else None
+    # A FileStorage knows it from when it was opened, wherever the process works now; so does one for blobs around it.
+    file = None if connection is None else getattr(connection.db().storage, "_file_name", None)
+    return None if file is None else f"{file}.data.zarr"
 
 
 def find(root: BaseNode, path: tuple[str, ...]) -> BaseNode | None:

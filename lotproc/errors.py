@@ -132,7 +132,7 @@ class ForeignFileError(LotprocError, ValueError):
 
 
 class ReadOnlyStoreError(LotprocError, RuntimeError):
-    """Writing was asked of a store that was opened for reading."""
+    """Writing was asked of a store that was opened for reading, or that lies where there are no locks."""
 
 
 class StoreClosedError(LotprocError, RuntimeError):

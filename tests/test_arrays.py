@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ZODB
 from hypothesis import example, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from lotdb import LOTDB, BaseNode, DataNode, DataObject, DataWriter
 from recording import Source, contents
 from trees import awkward_keys, exactly, opened, unsaved
+from ZODB.blob import BlobStorage
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
@@ -432,6 +434,16 @@ def in_folder(path: Path, name: str, **options: Any) -> Iterator[tuple[LOTDB, Ba
         db.close()
 
 
+@contextmanager
+def opened_around(path: Path, name: str) -> Iterator[BaseNode]:
+    """The same tree, from a storage for blobs that is put around that of the file."""
+    db = ZODB.DB(BlobStorage(str(path / f"{name}.blobs"), FileStorage(str(path / name))))
+    try:
+        yield db.open().root.stt
+    finally:
+        db.close()
+
+
 def sums(part: lp.Partition) -> list[Any]:
     return [
         ProcessResult(record.path, output=float(record.attributes["result"].read().sum()))
@@ -483,6 +495,10 @@ def test_arrays_in_zarr_go_where_the_database_goes(
         assert same(root.get_node("ours").read_data(), expected["ours",])
         (again,) = lp.snapshot("result", [root.get_node("ours")])
         assert again.attributes["result"].dataset == found["ours",].dataset
+    with opened_around(tmp_path / "two", name) as root:
+        assert {record.path: record.attributes["result"].read().sum() for record in lp.scan("result", root)} == {
+            path: array.sum() for path, array in expected.items()
+        }
 
 
 @both

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import json
 import math
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+import lotproc as lp
 from lotproc.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -32,6 +35,7 @@ from lotproc.errors import (
     ForeignFileError,
     NoSuchKeyError,
     NotPicklableError,
+    ReadOnlyStoreError,
     StoreClosedError,
     StoreLockedError,
 )
@@ -736,12 +740,12 @@ def test_dirdb_waits_for_a_lock_that_is_held_here(store: DirectoryStore) -> None
         pass
 
 
-def locks_in_a_thread(store: DirectoryStore) -> None:
+def locks_in_a_thread(store: DirectoryStore, key: str = "a") -> None:
     raised: list[BaseException] = []
 
     def lock() -> None:
         try:
-            with store.entry("a"):
+            with store.entry(key):
                 pass
         except BaseException as error:
             raised.append(error)
@@ -763,6 +767,66 @@ def test_a_lock_is_taken_again_in_its_thread(store: DirectoryStore) -> None:
             locks_in_a_thread(again)
     assert store.entry("a").meta == {"n": 2}
     locks_in_a_thread(again)
+
+
+def test_a_file_by_the_name_of_a_lock_is_left_as_it_is(store: DirectoryStore) -> None:
+    mine = Path(store._directory, "poetry.lock")
+    mine.write_bytes(b"# a file of mine\n")
+    with store.entry("poetry") as entry:
+        entry.put_data(1)
+        with pytest.raises(StoreLockedError):
+            locks_in_a_thread(DirectoryStore(store._directory, lock_timeout=0), "poetry")
+    assert mine.read_bytes() == b"# a file of mine\n"
+
+
+WRITES: dict[str, Any] = {
+    "set": lambda store: store.__setitem__(("new", "a"), 1),
+    "put": lambda store: store.put(("new", "a"), 1, {"n": 1}),
+    "delete": lambda store: store.__delitem__("a"),
+    "pop": lambda store: store.pop("a"),
+    "clear": lambda store: store.clear(),
+    "metadata": lambda store: store.update_meta("a", {"n": 2}),
+    "no metadata": lambda store: setattr(store.entry("a"), "meta", None),
+    "lock": lambda store: store.entry(("new", "a")).__enter__(),
+    "results": lambda store: lp.write(lp.mirror(), store, [lp.ProcessResult(("new", "a"), output=1)]),
+}
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.__getitem__)
+@pytest.mark.parametrize("way", WRITES)
+def test_without_locks_nothing_is_written_and_nothing_left(
+    store: DirectoryStore, way: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("a", 1, {"n": 1})
+    with store.entry("a"):  # the lock's file stays, which says nothing of a writer
+        pass
+    before = sorted(Path(store._directory).rglob("*"))
+
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    store = DirectoryStore(store._directory, durable=False)
+    with pytest.raises(ReadOnlyStoreError, match="can only be read: the file system of .* has no locks"):
+        WRITES[way](store)
+    assert sorted(Path(store._directory).rglob("*")) == before
+    assert (store["a"], store.get_data("a"), store.entry("a").meta, list(store)) == (1, 1, {"n": 1}, [("a",)])
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM], ids=errno.errorcode.__getitem__)
+def test_where_no_lock_can_be_made_a_value_is_read_without(
+    store: DirectoryStore, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store["a"] = 1
+
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(locks, "open_regular", refuse)
+    assert store.get_data("a") == 1
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        store.save_data("a", 2)
+    assert store["a"] == 1
 
 
 def add_one(store: DirectoryStore) -> None:

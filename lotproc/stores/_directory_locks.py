@@ -51,6 +51,8 @@ __all__ = ["acquire", "holder", "is_held", "keep_out", "let_in", "release"]
 _ours: set[int] = set()
 #: The locks of entries, by file and thread: the descriptor or the FileLock, and how often the thread has taken it.
 _held: dict[tuple[str, int], list[Any]] = {}
+#: Those of them whose files say who has them.
+_noted: set[int] = set()
 _HELD = re.compile(rb"held by process (\d+) on (\S+) since (\d+)")
 _WIDTH = 200
 
@@ -116,7 +118,10 @@ def release(path: str) -> bool:
         del _held[key]
         lock = held[0]
         if isinstance(lock, int):
-            _note(lock, b"free")
+            if lock in _noted:
+                _noted.discard(lock)
+                with suppress(OSError):  # a full disk must not keep the lock
+                    os.pwrite(lock, b"free", 0)
             let_in(lock)
         else:
             lock.release()
@@ -179,21 +184,18 @@ def _taken(path: str, timeout: float | None) -> Any:
             if not keep_out(descriptor, timeout):
                 let_in(descriptor)
                 return None
-            if os.fstat(descriptor).st_nlink:
-                _note(descriptor, _mark())
+            names = os.fstat(descriptor).st_nlink
+            if names:
+                # Not into a file of somebody's own by that name, or one that has another name elsewhere.
+                if names == 1 and os.pread(descriptor, 5, 0) in (b"", b"held ", b"free "):
+                    with suppress(OSError):
+                        os.pwrite(descriptor, _mark(), 0)
+                        _noted.add(descriptor)
                 return descriptor
         except BaseException:
             let_in(descriptor)
             raise
         let_in(descriptor)  # somebody removed the file before it was locked
-
-
-def _note(lock: int, text: bytes) -> None:
-    """Write into a lock's file, unless it is a file of somebody's own by that name, or has another name elsewhere."""
-    with suppress(OSError):  # a full disk must not keep the lock
-        start = os.pread(lock, 5, 0)
-        if start in (b"", b"held ", b"free ") and os.fstat(lock).st_nlink == 1:
-            os.pwrite(lock, text, 0)
 
 
 _who: tuple[int, str] = (0, "")
@@ -214,6 +216,7 @@ def _forked() -> None:
             os.close(descriptor)
     _ours.clear()
     _held.clear()
+    _noted.clear()
 
 
 if hasattr(os, "register_at_fork"):

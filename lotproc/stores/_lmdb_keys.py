@@ -126,6 +126,12 @@ class KeyForm(NamedTuple):
         """The text of a record's path."""
         if not path:
             return "/"
+        try:
+            text = "/".join(path)
+        except TypeError:  # which the loop tells of
+            text = ""
+        if text.isascii() and text.count("/") == len(path) - 1 and all(path) and MARK not in text:  # nearly always
+            return text
         for key in path:
             if not isinstance(key, str):
                 raise ArgumentTypeError(
