@@ -399,7 +399,9 @@ def copied(where: Path) -> str:
     """And what it was copied from is written to."""
     shutil.copytree(where / "one", where / "two")
     with in_folder(where / "one", "tree") as (db, root):
-        DataWriter.write_array(root.get_node("lotdb"), np.arange(4.0) + 100, backend="zarr", database=db)
+        DataWriter.write_array(
+            root.get_node("lotdb"), np.arange(4.0) + 100, data_attribute="result", backend="zarr", database=db
+        )
     return "tree"
 
 
