@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from copy import deepcopy
 from itertools import takewhile
 from numbers import Integral
 from pathlib import PurePath
@@ -28,13 +29,48 @@ from typing import Any
 
 from lotdb import BaseNode
 
-from .errors import ArgumentError, ArgumentTypeError, brief, got
+from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
 from .models import NodeRecord, Partition
 
-__all__ = ["Stage", "check_choice", "check_count", "check_root", "root_hint", "stage"]
+__all__ = ["MayHoldRoot", "Stage", "check_choice", "check_count", "check_root", "root_hint", "stage"]
 
 
-class Stage:
+class MayHoldRoot:
+    """What may hold a node of a live tree, and can't be pickled then: the pickle would hold a copy of the whole tree.
+
+    `copy.copy` and `copy.deepcopy` make one that holds the same node.
+    """
+
+    def _held(self) -> Iterable[Any]:
+        """What may be such a node."""
+        return vars(self).values()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        for node in self._held():
+            if isinstance(node, BaseNode):
+                raise NotPicklableError(
+                    f"{self!r} can't be pickled, since it holds the live node {brief(node)}: where it is loaded, it "
+                    f"would work on a copy of the tree, and nothing of that reaches the database. Make it where it "
+                    f"runs, with a node of a database that is opened there; or let workers return results, and "
+                    f"write() them here. scan() and pending() take partitions in place of a node, which can be pickled"
+                )
+        return super().__reduce_ex__(protocol)
+
+    def __copy__(self) -> Any:
+        return self._made_of(vars(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        memo.update({id(node): node for node in self._held() if isinstance(node, BaseNode)})
+        return self._made_of(deepcopy(vars(self), memo))
+
+    def _made_of(self, state: Mapping[str, Any]) -> Any:
+        """Another one of this class, with these attributes."""
+        made = object.__new__(type(self))
+        vars(made).update(state)
+        return made
+
+
+class Stage(MayHoldRoot):
     """A stage with all its arguments but the data: call it with the data.
 
     >>> from lotproc import chunked
@@ -77,6 +113,12 @@ class Stage:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _call, (self.function, self.given)
+
+    def _held(self) -> Iterable[Any]:
+        return self.given.values()
+
+    def _made_of(self, state: Mapping[str, Any]) -> Any:
+        return _call(state["function"], state["given"])
 
 
 def _call(function: Callable[..., Any], given: dict[str, Any]) -> Any:

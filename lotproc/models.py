@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ._values import same
 from .errors import ArgumentError, ResultError, as_text, got
 
 __all__ = ["Failure", "NodeRecord", "Partition", "ProcessResult", "Write", "WriteReport"]
+
+
+def _equal(self: Any, other: object) -> Any:
+    """What a dataclass does, for values that may be arrays."""
+    names = [field.name for field in fields(self) if field.compare]
+    if other.__class__ is not self.__class__:
+        return NotImplemented
+    return all(same(getattr(self, name), getattr(other, name)) for name in names)
 
 
 @dataclass(frozen=True)
 class NodeRecord:
     """What a processor gets: one node, detached from its tree.
 
-    Holds plain values only, so it is safe in any thread, process or machine.
+    Holds plain values only, so it is safe in any thread, process or machine. Two of them are equal, as are other values
+    of a pipeline, where all that they hold is; arrays where dtype, shape and bytes are, NaN included.
 
     >>> record = NodeRecord(path=("speaker_01", "clip_001"), key="clip_001", attributes={"duration": 1.2})
     >>> record.attributes["duration"]
@@ -35,6 +45,8 @@ class NodeRecord:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     payload: Any = None
     inputs: str | None = field(default=None, repr=False, compare=False)
+
+    __eq__ = _equal
 
 
 def node_record(path: tuple[str, ...], key: str, attributes: Mapping[str, Any], payload: Any) -> NodeRecord:
@@ -104,6 +116,8 @@ class ProcessResult:
     relative_path: tuple[str, ...] = ()
     inputs: str | None = field(default=None, repr=False, compare=False)
 
+    __eq__ = _equal
+
     def __init__(
         self,
         path: Iterable[str],
@@ -147,6 +161,8 @@ class Failure:
     attempts: int = 1
     item: str = ""
 
+    __eq__ = _equal
+
     @property
     def attributes(self) -> dict[str, Any]:
         """What a table of failures shows beside the path."""
@@ -172,6 +188,8 @@ class Write:
 
     path: tuple[str, ...]
     attributes: Mapping[str, Any]
+
+    __eq__ = _equal
 
     def __init__(self, path: tuple[str, ...], attributes: Mapping[str, Any]) -> None:
         fields = self.__dict__

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from lotdb import BaseNode
 from toolz import pipe
 
-from ._stage import Stage, check_choice, check_root, stage
+from ._stage import MayHoldRoot, Stage, check_choice, check_root, stage
 from .buffering import chunked
 from .errors import ArgumentError, ArgumentTypeError, got
 from .filters import match_key
@@ -32,7 +32,7 @@ _MISPLACED = {
 
 
 @dataclass(frozen=True, repr=False)
-class Pipeline:
+class Pipeline(MayHoldRoot):
     """A source and the stages to run over it; immutable, and nothing runs before `run`.
 
     Each method returns a new `Pipeline`, so a common beginning can be kept and continued in several ways.

@@ -7,6 +7,7 @@ from typing import Any
 
 from lotdb import BaseNode
 
+from ._stage import MayHoldRoot
 from .errors import brief
 from .models import ProcessResult, WriteReport
 from .stores._store import Store
@@ -16,7 +17,7 @@ from .writing import Policy, write
 __all__ = ["InlineTarget", "MirrorTarget", "NewDatabaseTarget", "WriteTarget"]
 
 
-class WriteTarget:
+class WriteTarget(MayHoldRoot):
     """A policy, the root or the store that it writes to, and the name for outputs.
 
     >>> from lotdb import BaseNode
