@@ -7,9 +7,11 @@ from functools import cache
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 from lotdb import LOTDB, BaseNode
 from persistent import Persistent
 from ZODB.blob import BlobStorage
+from ZODB.broken import Broken, broken_cache
 from ZODB.Connection import Connection
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
@@ -19,10 +21,13 @@ from .errors import ArgumentTypeError, LiveNodeError, got
 __all__ = [
     "CarriedPaths",
     "attributes_of",
+    "class_name",
     "connection_of",
     "dumps_detached",
     "find",
+    "is_broken",
     "key_of",
+    "missing_class",
     "no_item",
     "node_path",
     "path_of",
@@ -51,6 +56,56 @@ def dumps_detached(value: Any, *, protocol: int = 5, pickler: Any = pickle.Pickl
 def _guarded(pickler: type) -> Any:
     """A pickler of the same kind that refuses what belongs to a database."""
     return type(pickler.__name__, (pickler,), {"persistent_id": staticmethod(_refuse_persistent)})
+
+
+def is_broken(value: object) -> bool:
+    """Whether a value stands for one of a class that can't be imported, or for such a class itself."""
+    kind = value if isinstance(value, type) else type(value)
+    return issubclass(kind, Broken) and kind.__module__ != Broken.__module__
+
+
+def class_name(value: object) -> str:
+    """A class, or that of a value, as an import would name it."""
+    kind = value if isinstance(value, type) else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def missing_class(value: Any) -> str | None:
+    """The class of something in a value, at any depth, that can't be imported; `None` if there is no such thing.
+
+    ZODB reads it as a `Broken` object, which must not be stored again: once its class is there, it could not be read.
+    Persistent objects have records of their own, so what is in them does not count.
+
+    >>> from ZODB.broken import find_global
+    >>> missing_class([1, {"color": find_global("gone_lab", "Color")()}])
+    'gone_lab.Color'
+    >>> missing_class([1, {"color": "red"}]) is None
+    True
+    """
+    if not broken_cache:  # ZODB has met no such class in this process
+        return None
+    try:
+        _BrokenFinder(BytesIO(), protocol=5).dump(value)
+    except _Found as found:
+        return str(found)
+    except Exception:  # it can't be pickled, of which others tell
+        pass
+    return None
+
+
+class _Found(Exception):
+    pass
+
+
+class _BrokenFinder(pickle.Pickler):
+    """Goes through a value as a pickler does, without its data."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Persistent) or (type(value) is np.ndarray and not value.dtype.hasobject):
+            return list, ()
+        if is_broken(value):
+            raise _Found(class_name(value))
+        return NotImplemented
 
 
 def connection_of(node: BaseNode) -> Any:
