@@ -6,6 +6,8 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 from time import perf_counter, sleep
 from typing import Any, TypeAlias
 
@@ -20,9 +22,18 @@ from ._bulk import Bulk, NotServed, decoded, is_clean, part_of
 from ._interrupts import uninterrupted
 from ._ledger import Ledger
 from ._nodes import connection_of, find
+from ._payload_copies import stand_ins, with_payloads, without_stand_ins
 from ._stamps import STAMPS, VERSION
-from ._tally import IfExists, Mark, Planned, Tally, note_batch, tell, told_on_failure
-from ._transactions import Changes, already_there, check_storable, plain_pickle, undone_on_failure
+from ._tally import IfExists, IfMissing, Mark, Planned, Tally, note_batch, tell, told_on_failure
+from ._transactions import (
+    Changes,
+    already_there,
+    check_classes,
+    check_storable,
+    not_there,
+    plain_pickle,
+    undone_on_failure,
+)
 from .errors import DamagedDatabaseError, UncommittedError, add_note, as_text
 from .models import Write, counted
 
@@ -39,6 +50,8 @@ SAVEPOINT_EVERY = 2_000
 #: remembered at most meanwhile.
 MOST_WAITING = 10_000
 MOST_NODES = 100_000
+#: Keys among which one is looked for that was meant.
+MOST_COMPARED = 1_000
 #: How often a commit is tried that others are in the way of, and seconds to wait after the first time, up to the most.
 MOST_TRIES = 30
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
@@ -56,6 +69,7 @@ class Destination:
     if_exists: IfExists
     arrays: Arrays
     version: str | None
+    if_missing: IfMissing = "make"
 
 
 def apply_in_memory(to: Destination, batches: Iterable[Planned], tally: Tally, ledger: Ledger | None) -> None:
@@ -63,7 +77,11 @@ def apply_in_memory(to: Destination, batches: Iterable[Planned], tally: Tally, l
     writes: list[Write] = []
     for batch in batches:
         note_batch(batch, tally, ledger)
-        writes += batch.writes
+        writes += [
+            Write(planned.path, with_payloads(planned.path, planned.attributes, to.arrays, None))
+            for planned in batch.writes
+        ]
+    _check_there(writes, to)
     if to.if_exists == "error":
         coming: set[Path] = set()
         for planned in writes:
@@ -110,7 +128,8 @@ class _Span:
     ) -> None:
         self._to = to
         self._tally = tally
-        self._in_bulk = commit_every is not None and commit_every <= MOST_WAITING
+        #: Whether new nodes may be written as records; there are none where none are made.
+        self._in_bulk = commit_every is not None and commit_every <= MOST_WAITING and to.if_missing == "make"
         self._commits = commit_every is not None
         self._ledger = ledger
         self._changes = changes
@@ -251,13 +270,15 @@ class _Span:
             self._remember()
 
     def _write(self, batch: list[Write]) -> None:
+        _check_there(batch, self._to)
         plain = True
         for planned in batch:  # all of them, before the first is applied
             values = planned.attributes
-            payloads = payload_names(values, self._to.arrays)
-            if payloads:
-                values = {name: value for name, value in values.items() if name not in payloads}
-            plain = check_storable("write", planned.path, values, self._connection) and not payloads and plain
+            payloads, handles = payload_names(values, self._to.arrays), stand_ins(values)
+            if payloads or handles:
+                values = {name: without_stand_ins(value) for name, value in values.items() if name not in payloads}
+            whole = check_storable("write", planned.path, values, self._connection)
+            plain = plain and whole and not payloads and not handles
         if self._bulk is not None:
             if self._bulk.size > MOST_NODES and not self._waiting:
                 self._bulk = self._opened()  # it only remembers nodes that were skipped
@@ -320,6 +341,7 @@ class _Span:
 
 def _apply(writes: Iterable[Write], to: Destination, tally: Tally) -> None:
     """Write to live nodes."""
+    connection = connection_of(to.root)
     for planned in writes:
         node = find(to.root, planned.path)
         if node is None:
@@ -330,25 +352,47 @@ def _apply(writes: Iterable[Write], to: Destination, tally: Tally) -> None:
         elif to.if_exists == "error":
             raise already_there("write", planned.path)
         else:  # stamps that are left would say that this result is another one
+            check_classes("write", planned.path, node, None if to.if_exists == "replace" else planned.attributes)
             stale = node.all_attribute_keys() if to.if_exists == "replace" else STAMPS
             for name in set(stale) - planned.attributes.keys():
                 if name in node.attribute_storage:
                     node.delete_attribute(name)
-        payloads = payload_names(planned.attributes, to.arrays)
-        rate = sample_rate(planned.attributes)
+        attributes = with_payloads(planned.path, planned.attributes, to.arrays, connection, node)
+        payloads = payload_names(attributes, to.arrays)
+        rate = sample_rate(attributes)
         if payloads and node is not to.root:
             node = as_data_node(node, payloads[-1], to.arrays, rate)  # the output is the last
-        for name, value in planned.attributes.items():
+        for name, value in attributes.items():
             if isinstance(value, DataObject) and node is not to.root:
                 node = as_data_node(node, name, "blob", value.samplerate_hz)
         read: dict[bytes, Any] = {}
-        for name, value in planned.attributes.items():
+        for name, value in attributes.items():
             if name in payloads:
-                store_payload(node, name, value, to.arrays, rate)
+                own = getattr(planned.attributes[name], "samplerate_hz", None)  # that of a handle
+                store_payload(node, name, value, to.arrays, own or rate)
             elif not _stored_already(node, name, value, read):
                 node.set_attribute(name, value)
         tally.written += 1
         tally.last_path = planned.path
+
+
+def _check_there(writes: Iterable[Write], to: Destination) -> None:
+    """Refuse what would make nodes, if none are to be made."""
+    if to.if_missing == "error":
+        for planned in writes:
+            if find(to.root, planned.path) is None:
+                raise not_there("write", planned.path, _nearest(to.root, planned.path))
+
+
+def _nearest(node: BaseNode, path: Path) -> Path:
+    """The path of a node that is there: with a key like the first that is missing, or else of the node above."""
+    for depth, key in enumerate(path):
+        child = node.node_storage.get(key)
+        if child is None:
+            alike = get_close_matches(key, islice(node.node_storage.keys(), MOST_COMPARED), 1)
+            return (*path[:depth], *alike)
+        node = child
+    return path
 
 
 def _stored_already(node: BaseNode, name: str, value: Any, read: dict[bytes, Any]) -> bool:

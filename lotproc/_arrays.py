@@ -17,8 +17,8 @@ from lotdb import BaseNode, DataNode, DataObject, DataWriter, PathFileObj
 from ZODB.interfaces import IBlobStorage
 
 from ._extras import needed
-from ._nodes import connection_of, node_path, zarr_folder
-from .errors import ArgumentError
+from ._nodes import class_name, connection_of, is_broken, missing_class, node_path, zarr_folder
+from .errors import ArgumentError, DetachError, as_text
 from .payloads import PayloadHandle
 
 __all__ = ["Arrays", "as_data_node", "check_arrays", "payload_names", "sample_rate", "store_payload"]
@@ -93,6 +93,15 @@ def as_data_node(node: BaseNode, data_attribute: str, arrays: Arrays, samplerate
     parent = node.parent
     if type(node) is not BaseNode or parent is None or parent.node_storage.get(node.key) is not node:
         return node
+    for stored in (node, *node.node_storage.values()):  # all of them will have new records
+        stored._p_activate()
+        missing = class_name(stored) if is_broken(stored) else missing_class(vars(stored))
+        if missing is not None:
+            raise DetachError(
+                f"write: {as_text(node_path(node))} can't become a DataNode, since {as_text(node_path(stored))} would "
+                f"be stored again, and {missing}, which it is or holds, can't be imported; install what {missing} is "
+                f'in, or use arrays="inline"'
+            )
     made = DataNode.from_tree(node, samplerate_hz, data_backend=arrays, data_attribute=data_attribute)
     for name, value in vars(node).items():
         if name not in vars(made):

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from ._interrupts import uninterrupted
 from ._ledger import Ledger
+from ._payload_copies import with_copies
 from ._stage import check_count
 from ._stamps import STAMPS, VERSION
-from ._tally import IfExists, Planned, Tally, note_batch, tell, told_on_failure
-from ._transactions import already_there
+from ._tally import IfExists, IfMissing, Planned, Tally, note_batch, tell, told_on_failure
+from ._transactions import already_there, not_there
 from .errors import ArgumentError
 from .models import Write
 from .stores._store import OUTPUT, Entry, Item, Store, Writer, as_attributes, as_item
@@ -29,12 +30,14 @@ class Shelf(NamedTuple):
         if_exists: What to do about what is there.
         output: The name of the attribute that is the value, where others are metadata.
         version: What is skipped has this version; `None`: any.
+        if_missing: What to do where nothing is there.
     """
 
     store: Store
     if_exists: IfExists
     output: str = OUTPUT
     version: str | None = None
+    if_missing: IfMissing = "make"
 
 
 def check_store(name: str, store: Store, commit_every: int | None, arrays: str) -> None:
@@ -107,9 +110,12 @@ def _items(to: Shelf, writer: Writer, writes: Iterable[Write], tally: Tally) -> 
     coming: dict[Any, dict[str, Any]] = {}
     for planned in writes:
         there = coming.get(planned.path)
-        if there is None and to.if_exists != "replace":
+        if there is None and (to.if_exists != "replace" or to.if_missing == "error"):
             found = writer.find(planned.path)
-            there = None if found is None else _attributes(found, planned, to.output)
+            if found is None and to.if_missing == "error":
+                raise not_there("write", planned.path, None)
+            if to.if_exists != "replace":
+                there = None if found is None else _attributes(found, planned, to.output)
         if there is None or to.if_exists == "replace":
             attributes = dict(planned.attributes)
         elif to.if_exists == "skip" and to.version in (None, there.get(VERSION)):
@@ -123,7 +129,10 @@ def _items(to: Shelf, writer: Writer, writes: Iterable[Write], tally: Tally) -> 
         coming[planned.path] = attributes
         tally.written += 1
         tally.last_path = planned.path
-    return [as_item("write", to.store, path, attributes, to.output) for path, attributes in coming.items()]
+    return [
+        as_item("write", to.store, path, with_copies(path, attributes, to.store.codec), to.output)
+        for path, attributes in coming.items()
+    ]
 
 
 def _attributes(found: Entry, coming: Write, output: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from ._ledger import Ledger
 from .errors import add_note
 from .models import Failure, Write, WriteReport, counted
 
-__all__ = ["IfExists", "Mark", "Planned", "Tally", "note_batch", "tell", "told_on_failure"]
+__all__ = ["IfExists", "IfMissing", "Mark", "Planned", "Tally", "note_batch", "tell", "told_on_failure"]
 
 IfExists: TypeAlias = Literal["merge", "replace", "skip", "error"]
+IfMissing: TypeAlias = Literal["make", "error"]
 Path: TypeAlias = "tuple[str, ...]"
 
 #: Failures that a report keeps.

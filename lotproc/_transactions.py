@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,17 +10,29 @@ from lotdb import BaseNode
 from persistent import Persistent
 from persistent.wref import WeakRef
 from transaction._transaction import Status
+from ZODB.POSException import ConflictError, POSKeyError
 from ZODB.utils import z64
 from zodbpickle import pickle as zodb_pickle
 
 from ._appending import check_there, clear_remains
 from ._interrupts import uninterrupted
-from ._nodes import connection_of, dumps_detached
+from ._nodes import connection_of, dumps_detached, missing_class
 from ._stage import check_count
-from .errors import ArgumentError, ExistsError, NotPicklableError, ReadOnlyTreeError, add_note, as_text, got
+from .errors import (
+    ArgumentError,
+    DetachError,
+    ExistsError,
+    LotprocError,
+    NoSuchKeyError,
+    NotPicklableError,
+    ReadOnlyTreeError,
+    add_note,
+    as_text,
+    got,
+)
 
 __all__ = [
-    *("Changes", "already_there", "check_storable", "check_writable", "plain_pickle"),
+    *("Changes", "already_there", "check_classes", "check_storable", "check_writable", "not_there", "plain_pickle"),
     "undone_on_failure",
 ]
 
@@ -120,6 +132,12 @@ def check_storable(name: str, path: tuple[str, ...], attributes: Mapping[str, An
     for attribute, value in attributes.items():
         if type(value) in (type(None), bool, int, float, str, bytes):
             continue
+        missing = missing_class(value)
+        if missing is not None:
+            raise DetachError(
+                f"{name}: attribute {attribute!r} of {as_text(path)} can't be stored: it holds a {missing}, which "
+                f"can't be imported; install what {missing} is in"
+            )
         try:
             plain = _store_nowhere(value, connection) and plain
         except Exception as error:
@@ -165,10 +183,44 @@ def _store_nowhere(value: Any, connection: Any) -> bool:
     return plain
 
 
+def check_classes(name: str, path: tuple[str, ...], node: BaseNode, replaced: Container[str] | None) -> None:
+    """Refuse to store attributes again whose class can't be imported: with the class there again, they could be lost.
+
+    Args:
+        name: What writes, for errors.
+        path: The node's path.
+        node: The node that is written to.
+        replaced: The attributes that do not stay; `None`: none does.
+    """
+    try:
+        for attribute, value in node.attribute_storage.items():
+            missing = None if replaced is None or attribute in replaced else missing_class(value)
+            if missing is not None:
+                raise DetachError(
+                    f"{name}: attribute {attribute!r} of {as_text(path)} holds a {missing}, which can't be imported, "
+                    f"and would be stored again with what is written beside it; install what {missing} is in, or write "
+                    f"to another node: inline('_proc')"
+                )
+    except (LotprocError, ConflictError, POSKeyError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a class derived from dict or list, say, that can't be imported
+        raise DetachError(
+            f"{name}: the attributes of {as_text(path)} can't be read, and so not be stored again with others beside "
+            f"them: {error.__cause__ or error}; install what their classes are in, or "
+            f"write to another node: inline('_proc')"
+        ) from error
+
+
 def already_there(name: str, path: tuple[str, ...]) -> ExistsError:
     """The error for a path where something is, with `if_exists="error"`."""
     others = '"merge", "replace" or "skip"' if name == "write" else '"replace" or "skip"'
     return ExistsError(f"{name}: {as_text(path)} is already there; if_exists={others} would go on")
+
+
+def not_there(name: str, path: tuple[str, ...], nearest: tuple[str, ...] | None) -> NoSuchKeyError:
+    """The error for a path where nothing is, with `if_missing="error"`."""
+    hint = "" if nearest is None else f"; the nearest that is there is {as_text(nearest)}"
+    return NoSuchKeyError(f'{name}: nothing is at {as_text(path)}{hint}; if_missing="make" would make it')
 
 
 def plain_pickle(value: Any) -> bytes | None:

@@ -1,32 +1,39 @@
-"""What values hold that can't be kept: iterators, missing classes; and whether two values are the same, arrays too."""
+"""What values hold, iterators that can't be kept among it; and whether two values are the same, arrays too."""
 
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from io import IOBase
 from typing import Any
 
 import numpy as np
-from persistent import Persistent
 from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
-from persistent.wref import WeakRef
-from ZODB.broken import Broken
 
-from .errors import NotPicklableError, as_text
-
-__all__ = ["PLAIN", "check_no_iterators", "inside", "iterator_in", "missing_class_in", "same"]
+__all__ = ["inside", "is_flat", "iterator_in", "same"]
 
 #: Types whose values hold nothing else.
-PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
+PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes}).union(
+    kind for kind in np.sctypeDict.values() if not issubclass(kind, (np.void, np.object_))
+)
 
 _MAPPINGS = (dict, PersistentMapping)
 _SEQUENCES = (list, tuple, set, frozenset, deque, PersistentList)
+
+
+def is_flat(value: Any) -> bool:
+    """Whether a value is plain, or holds what is plain alone; told in a moment, for most values that there are."""
+    kind = type(value)
+    if kind in PLAIN:
+        return True
+    if kind is np.ndarray:
+        return not value.dtype.hasobject
+    if kind is dict:
+        return PLAIN.issuperset(map(type, value.values())) and PLAIN.issuperset(map(type, value))
+    return (kind is list or kind is tuple) and PLAIN.issuperset(map(type, value))
 
 
 def inside(value: Any) -> Iterator[Any]:
@@ -59,21 +66,10 @@ def _parts(value: Any) -> tuple[Iterable[Any], ...]:
     return ()
 
 
-# What is read only once
-
-
-def check_no_iterators(name: str, path: tuple[str, ...], attributes: Mapping[str, Any]) -> None:
-    """Refuse attributes that are or hold iterators, which would be empty after one look."""
-    if PLAIN.issuperset(map(type, attributes.values())):
-        return
-    for attribute, value in attributes.items():
-        reason = iterator_in(value)
-        if reason is not None:
-            raise NotPicklableError(f"{name}: attribute {attribute!r} of {as_text(path)} can't be stored: {reason}")
-
-
 def iterator_in(value: Any) -> str | None:
-    """Why a value can't be kept that is, or holds, what is read only once; and what to do."""
+    """Why a value can't be kept that is, or holds, what can be read only once; and what to do."""
+    if is_flat(value):
+        return None
     for item in inside(value):
         kind: Any = type(item)
         advice = _advice(kind)
@@ -93,45 +89,6 @@ def _advice(kind: Any) -> str | None:
     if issubclass(kind, Coroutine):
         return "whose result nobody waited for; await it"
     return None
-
-
-# Classes that are not there
-
-
-def missing_class_in(value: Any) -> str | None:
-    """The name of a class that is not there, or a function, of which a stored value is or holds an instance; if any.
-
-    References to persistent objects stay what they are, whatever becomes of the class.
-    """
-    kind = type(value)
-    if kind in PLAIN or (kind is np.ndarray and not value.dtype.hasobject):
-        return None
-    finder = _MissingClasses()
-    with suppress(Exception):  # what can't be pickled at all is told of when it is stored
-        finder.dump(value)
-    return finder.found
-
-
-class _MissingClasses(pickle.Pickler):
-    """Pickles into nowhere, at the speed of C but for what is no container and not plain; data of arrays stay out."""
-
-    def __init__(self) -> None:
-        super().__init__(_Nowhere(), 5, buffer_callback=lambda buffer: None)
-        self.found: str | None = None
-
-    def reducer_override(self, value: Any) -> Any:
-        kind = value if isinstance(value, type) else type(value)
-        if issubclass(kind, (Persistent, WeakRef)):
-            return str, ()
-        if issubclass(kind, Broken):
-            self.found = f"{kind.__module__}.{kind.__name__}"
-            raise pickle.PicklingError(self.found)
-        return NotImplemented
-
-
-class _Nowhere:
-    def write(self, data: Any) -> int:
-        return len(data)
 
 
 # Comparing

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-from lotdb import BaseNode, BlobObject, DataObject
-from ZODB.blob import Blob
-from ZODB.interfaces import IBlobStorage
+from lotdb import BaseNode
 
 from ._applying import Destination, apply_in_memory, apply_to_database
-from ._extras import needed
-from ._nodes import connection_of, node_path
+from ._nodes import connection_of, missing_class, node_path
+from ._payload_copies import PayloadCopy, check_values, restored, takes_blobs
 from ._stage import check_choice
 from ._storing import check_store, put_batches
 from ._tally import Planned, Tally
 from ._transactions import already_there, check_writable
-from .errors import ArgumentError, ArgumentTypeError, as_text, brief, got
+from .errors import ArgumentError, ArgumentTypeError, DetachError, as_text, brief, got
 from .models import Write, WriteReport
-from .payloads import PayloadHandle
 from .snapshots import detached
 from .sources import Source, as_store
-from .stores._codecs import NAMED
 from .stores._store import OUTPUT, Entry, Item, Store, Writer, as_attributes, as_item
 from .stores.directory import DirectoryStore
 from .traversal import walk
@@ -35,73 +28,6 @@ from .views import bar
 __all__ = ["PayloadCopy", "copy"]
 
 Present: TypeAlias = Literal["replace", "skip", "error"]
-
-
-@dataclass(frozen=True)
-class PayloadCopy:
-    """A payload of a tree with all its data: what `copy` puts into a store for it, and makes a payload of again.
-
-    Args:
-        kind: "DataObject", "BlobObject" or "Blob": what it was in the tree, and will be again.
-        content: The bytes of its blob; for what lay in zarr, those of an npy file.
-        payload: "array", "bytes", "text" or "table".
-        samplerate_hz: Samples per second, where that is known.
-        metadata: What lotdb keeps beside the payload.
-        blob_metadata: What lotdb keeps beside the blob.
-    """
-
-    kind: str
-    content: bytes = field(repr=False)
-    payload: str = "bytes"
-    samplerate_hz: float | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    blob_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def of(cls, stored: DataObject | BlobObject | Blob) -> PayloadCopy:
-        """The copy of a payload object of a live tree."""
-        handle = PayloadHandle.of(stored)
-        content = bytes(NAMED["npy"].encode(handle.read())) if handle.dataset is not None else handle.file.read_bytes()
-        if isinstance(stored, Blob):
-            return cls("Blob", content)
-        metadata = stored.metadata_dict()
-        if isinstance(stored, BlobObject):
-            return cls("BlobObject", content, handle.kind, blob_metadata=metadata)
-        if stored.blob_object is None:  # it lay in zarr, which a copy leaves
-            metadata = {name: value for name, value in metadata.items() if not name.startswith("zarr_")}
-            metadata["backend"] = "blob"
-            blob = {"content_type": stored.content_type, "format": "npy", "dtype": stored.dtype, "shape": stored.shape}
-        else:
-            blob = stored.blob_object.metadata_dict()
-        metadata["content_type"] = stored.content_type
-        return cls("DataObject", content, handle.kind, stored.samplerate_hz, metadata, blob)
-
-    def read(self) -> Any:
-        """The payload as `PayloadHandle.read` gives it: an array, bytes, a str, or a pandas DataFrame."""
-        if self.payload == "array":
-            return np.load(io.BytesIO(self.content), allow_pickle=False)
-        if self.payload == "bytes":
-            return self.content
-        text = self.content.decode(self.metadata.get("text_encoding", "utf-8"))
-        if self.payload == "text":
-            return text
-        return needed("pandas", "pandas", "a table").read_csv(io.StringIO(text))
-
-    def restored(self) -> DataObject | BlobObject | Blob:
-        """A new payload object for a tree, with its data in a blob."""
-        if self.kind == "Blob":
-            blob = Blob()
-            with blob.open("w") as file:
-                file.write(self.content)
-            return blob
-        held = BlobObject(metadata=self.blob_metadata)
-        held.write_bytes(self.content)
-        if self.kind == "BlobObject":
-            return held
-        metadata = dict(self.metadata)
-        data = DataObject("blob", self.samplerate_hz, content_type=metadata.pop("content_type"), metadata=metadata)
-        data.blob_object = held
-        return data
 
 
 def copy(
@@ -205,6 +131,13 @@ def _nodes(root: BaseNode) -> Iterator[Entry]:
 
 
 def _detached(path: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in values.items():
+        missing = missing_class(value)
+        if missing is not None:
+            raise DetachError(
+                f"copy: attribute {name!r} of {as_text(path)} holds a {missing}, which can't be imported; install what "
+                f"{missing} is in"
+            )
     return {
         name: detached("copy", value, f"attribute {name!r}", path, payload=PayloadCopy.of)
         for name, value in values.items()
@@ -239,7 +172,7 @@ def _into_tree(
     entries: Iterable[Entry], root: BaseNode, output: str, if_exists: Present, commit_every: int | None, tally: Tally
 ) -> None:
     connection = connection_of(root)
-    blobs = connection is None or IBlobStorage.providedBy(connection.db().storage)
+    blobs = takes_blobs(connection)
 
     def planned(entry: Entry) -> Planned:
         attributes = as_attributes("copy", entry.path, entry.metadata, entry.load(), output)
@@ -249,7 +182,8 @@ def _into_tree(
                     f"copy: what is at {as_text(entry.path)} can't be attributes: the name of one must be a str, got "
                     f"{got(name)}"
                 )
-            attributes[name] = _restored(value)
+            check_values("copy", entry.path, {name: value})
+            attributes[name] = restored(value)
             if attributes[name] is not value and not blobs:
                 raise ArgumentError(
                     f"copy: attribute {name!r} of {as_text(entry.path)} is a payload, which needs a database with a "
@@ -263,16 +197,3 @@ def _into_tree(
         apply_in_memory(to, batches, tally, None)
     else:
         apply_to_database(to, batches, commit_every, tally, None)
-
-
-def _restored(value: Any) -> Any:
-    """A value with payloads where it has copies of them; the same object where it has none."""
-    if isinstance(value, PayloadCopy):
-        return value.restored()
-    if type(value) is dict:
-        made: Any = {key: _restored(item) for key, item in value.items()}
-        return made if any(made[key] is not item for key, item in value.items()) else value
-    if type(value) in (list, tuple):
-        made = [_restored(item) for item in value]
-        return type(value)(made) if any(new is not old for new, old in zip(made, value, strict=True)) else value
-    return value

@@ -66,7 +66,7 @@ class LiveNodeError(ArgumentTypeError):
 
 
 class DetachError(LotprocError, TypeError):
-    """An attribute or a payload that can't be taken out of its tree."""
+    """An attribute or a payload that can't be taken out of its tree, or not be stored again."""
 
 
 class ResultError(LotprocError, TypeError):
@@ -114,7 +114,7 @@ class ReadOnlyTreeError(LotprocError, RuntimeError):
 
 
 class NoSuchKeyError(LotprocError, KeyError):
-    """A store has nothing under a key."""
+    """A store has nothing under a key, or a tree no node at a path."""
 
     __str__ = Exception.__str__  # a KeyError shows the repr of what it is given
 

@@ -17,7 +17,7 @@ from ._interrupts import uninterrupted
 from ._nodes import connection_of
 from ._patterns import PathPattern
 from ._stage import check_choice, check_root, stage
-from ._transactions import check_writable, undone_on_failure
+from ._transactions import check_classes, check_writable, undone_on_failure
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, as_text, got
 from .file_models import FileFailure, IndexedFile, IngestReport
 
@@ -242,6 +242,7 @@ def ingest_files(
             for linked in _unlinked(node, root):
                 put(linked.parent.node_storage, linked.key, linked)
         else:
+            check_classes(name, path, existing, node.attribute_storage)
             for key, value in node.attribute_storage.items():
                 put(existing.attribute_storage, key, value)
         return True

@@ -15,10 +15,11 @@ from ._arrays import Arrays, check_arrays
 from ._clock import ticking
 from ._ledger import Ledger
 from ._nodes import connection_of
+from ._payload_copies import check_values
 from ._stage import check_choice, check_root, stage
 from ._stamps import INPUTS, VERSION
 from ._storing import Shelf, apply_to_store, check_store
-from ._tally import IfExists, Planned, Tally
+from ._tally import IfExists, IfMissing, Planned, Tally
 from ._transactions import check_writable
 from .errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from .models import Failure, ProcessResult, Write, WriteReport, written_attributes
@@ -75,6 +76,7 @@ def write(
     *,
     output_attribute: str | None = "result",
     if_exists: IfExists = "merge",
+    if_missing: IfMissing = "make",
     commit_every: int | None = None,
     arrays: Arrays = "inline",
     version: str | None = None,
@@ -87,6 +89,7 @@ def write(
     *,
     output_attribute: str | None = "result",
     if_exists: IfExists = "merge",
+    if_missing: IfMissing = "make",
     commit_every: int | None = None,
     arrays: Arrays = "inline",
     version: str | None = None,
@@ -99,6 +102,7 @@ def write(
     *,
     output_attribute: str | None = "result",
     if_exists: IfExists = "merge",
+    if_missing: IfMissing = "make",
     commit_every: int | None = None,
     arrays: Arrays = "inline",
     version: str | None = None,
@@ -140,6 +144,8 @@ def write(
         if_exists: What to do where the node is already there. "merge": set the result's attributes, keep the others;
             "replace": drop the others; "skip": leave the node as it is, if it has the `version` that is given;
             "error": stop. Children always stay.
+        if_missing: What to do where no node is, or nothing under the key of a store. "make": make it, and the nodes
+            above it. "error": stop, before anything of the batch is applied: for metadata of nodes that are there.
         commit_every: Commit as soon as this many results are written and their batch is whole, and at the end.
             `None`: the caller commits; a store commits when it suits it, and at the end.
         arrays: Where outputs and attributes go that are numpy arrays. "inline": into the node's attributes, as they
@@ -185,6 +191,9 @@ def write(
     if not isinstance(target, Store):
         check_root("write", target, "a lotdb node, a DirectoryStore, an LmdbStore or an Archive")
     check_choice("write", "if_exists", if_exists, ("merge", "replace", "skip", "error"))
+    check_choice("write", "if_missing", if_missing, ("make", "error"))
+    if if_exists == if_missing == "error":
+        raise ArgumentError('write: with if_exists="error" and if_missing="error" there is nothing to write to')
     check_choice("write", "arrays", arrays, ("inline", "blob", "zarr"))
     if isinstance(target, Store):
         check_store("write", target, commit_every, arrays)
@@ -207,13 +216,14 @@ def write(
                 with book or nullcontext():
                     batches = planner.planned(results, book)
                     if isinstance(target, Store):
-                        shelf = Shelf(target, if_exists, output_attribute or OUTPUT, version)
+                        shelf = Shelf(target, if_exists, output_attribute or OUTPUT, version, if_missing)
                         apply_to_store(shelf, batches, commit_every, tally, book)
-                    elif connection_of(target) is None:
-                        apply_in_memory(Destination(target, if_exists, arrays, version), batches, tally, book)
                     else:
-                        to = Destination(target, if_exists, arrays, version)
-                        apply_to_database(to, batches, commit_every, tally, book)
+                        to = Destination(target, if_exists, arrays, version, if_missing)
+                        if connection_of(target) is None:
+                            apply_in_memory(to, batches, tally, book)
+                        else:
+                            apply_to_database(to, batches, commit_every, tally, book)
             except BaseException as error:
                 with suppress(AttributeError):  # of the few errors that take no attribute
                     error.report = tally.report(perf_counter() - start, waited.seconds)  # type: ignore[attr-defined]
@@ -283,6 +293,7 @@ class _Planner:
             self._stamp(attributes, VERSION, self.version, result)
         if result.inputs is not None:
             self._stamp(attributes, INPUTS, result.inputs, result)
+        check_values(self.name, path, attributes)
         return Write(path, attributes)
 
     def _stamp(self, attributes: dict[str, Any], name: str, value: str, result: ProcessResult) -> None:

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .._values import iterator_in
 from ..errors import ArgumentError, ArgumentTypeError, CodecError, NotPicklableError, got
 
 __all__ = ["NAMED", "Codec", "CodecLike", "as_codec", "check_codec", "json_metadata", "json_text", "wrong_codec"]
@@ -122,6 +123,7 @@ _JSON = re.compile(rb'\s*([{\["\-0-9]|true|false|null|NaN|Infinity)')
 
 
 def _pickled(value: Any) -> bytes:
+    _check_iterators(value)
     try:
         return pickle.dumps(value, 5)
     except MemoryError:
@@ -131,12 +133,20 @@ def _pickled(value: Any) -> bytes:
 
 
 def _dump_pickle(value: Any, file: IO[bytes]) -> None:
+    _check_iterators(value)
     try:
         pickle.dump(value, file, 5)
     except (OSError, MemoryError):
         raise
     except Exception as error:
         raise _not_picklable(value, error) from error
+
+
+def _check_iterators(value: Any) -> None:
+    """Refuse what can be pickled, and is empty after one look."""
+    reason = iterator_in(value)
+    if reason is not None:
+        raise NotPicklableError(f"can't store this {type(value).__name__}: {reason}")
 
 
 def _not_picklable(value: Any, error: Exception) -> NotPicklableError:
