@@ -147,11 +147,11 @@ def check_values(name: str, path: tuple[str, ...], attributes: Mapping[str, Any]
 
 def stand_ins(attributes: Mapping[str, Any]) -> list[str]:
     """The attributes that are, or hold, handles to payloads or copies of them."""
-    return [
-        name
-        for name, value in attributes.items()
-        if not is_flat(value) and any(isinstance(item, _STAND_INS) for item in inside(value))
-    ]
+    return [name for name, value in attributes.items() if _has_stand_ins(value)]
+
+
+def _has_stand_ins(value: Any) -> bool:
+    return not is_flat(value) and any(isinstance(item, _STAND_INS) for item in inside(value))
 
 
 def without_stand_ins(value: Any) -> Any:
@@ -265,13 +265,29 @@ def _restored(item: Any) -> Any:
 
 
 def _replaced(value: Any, make: Callable[[Any], Any]) -> Any:
-    """A value with something else for each handle and each copy in it; the same object where it has none."""
-    if isinstance(value, _STAND_INS):
-        return make(value)
-    if type(value) is dict:
-        made: Any = {key: _replaced(item, make) for key, item in value.items()}
-        return made if any(made[key] is not item for key, item in value.items()) else value
-    if type(value) in (list, tuple):
-        made = [_replaced(item, make) for item in value]
-        return type(value)(made) if any(new is not old for new, old in zip(made, value, strict=True)) else value
-    return value
+    """A value with something else for each handle and each copy in it; the same object where it has none.
+
+    What it shares stays shared.
+    """
+    if not _has_stand_ins(value):
+        return value
+    done: dict[int, Any] = {}
+
+    def replaced(item: Any) -> Any:
+        if id(item) in done:
+            return done[id(item)]
+        made: Any = item
+        if isinstance(item, _STAND_INS):
+            made = make(item)
+        elif type(item) is dict:
+            made = done[id(item)] = {}  # before what is in it, which may be itself
+            made.update((key, replaced(part)) for key, part in item.items())
+        elif type(item) is list:
+            made = done[id(item)] = []
+            made += map(replaced, item)
+        elif type(item) is tuple:
+            made = tuple(map(replaced, item))
+        done[id(item)] = made
+        return made
+
+    return replaced(value)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import enum
+import inspect
+import io
 import itertools
+import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ import pytest
 from BTrees.OOBTree import OOBTree
 from hypothesis import given, settings, strategies as st
 from lotdb import LOTDB, BaseNode, BlobObject
+from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 from recording import Path, Source, Tree, committed, contents, database, in_bytes, plant
 from ZODB.blob import Blob
@@ -26,6 +31,7 @@ from lotproc import (
     InlineWritePolicy,
     LotprocError,
     NodeRecord,
+    NoSuchKeyError,
     NotPicklableError,
     ProcessResult,
     ReadOnlyTreeError,
@@ -61,7 +67,13 @@ nests = st.recursive(results, lambda inner: st.lists(inner, max_size=3), max_lea
 policies = st.builds(
     lambda make, base: make(*base), st.sampled_from([inline, mirror, fresh]), st.lists(keys, max_size=2)
 )
-words = st.sampled_from(["merge", "replace", "skip", "error"])
+#: `if_exists` and `if_missing`.
+words = st.sampled_from(
+    [
+        *(("merge", "make"), ("replace", "make"), ("skip", "make"), ("error", "make")),
+        *(("merge", "error"), ("replace", "error"), ("skip", "error")),
+    ]
+)
 counts = st.none() | st.integers(1, 6)
 
 
@@ -91,10 +103,13 @@ def complete(tree: Tree) -> Tree:
 class Oracle:
     """What `write` does, done to a dict."""
 
-    def __init__(self, tree: Tree, policy: Any, if_exists: str, commit_every: int | None = None) -> None:
+    def __init__(
+        self, tree: Tree, policy: Any, if_exists: str, commit_every: int | None = None, if_missing: str = "make"
+    ) -> None:
         self.tree, self.saved = tree, complete(tree)
         self.policy, self.if_exists, self.commit_every = policy, if_exists, commit_every
-        self.written = self.skipped = self.commits = self.uncommitted = 0
+        self.if_missing = if_missing
+        self.written = self.skipped = self.commits = self.uncommitted = self.committed = 0
         self.last_path: Path | None = None
 
     def batch(self, nest: Any) -> None:
@@ -116,6 +131,8 @@ class Oracle:
                 return
             if self.if_exists == "replace":
                 self.tree[path] = {}
+        elif self.if_missing == "error":
+            raise NoSuchKeyError
         for depth in range(len(path) + 1):
             self.tree.setdefault(path[:depth], {})
         self.tree[path].update(attributes)
@@ -127,6 +144,7 @@ class Oracle:
         self.saved = {path: dict(attributes) for path, attributes in self.tree.items()}
         self.commits += 1
         self.uncommitted = 0
+        self.committed = self.written
 
     def end(self) -> None:
         if self.commit_every is not None and self.uncommitted:
@@ -143,7 +161,7 @@ def applied(oracle: Oracle, batches: list[Any]) -> type[Exception] | None:
         for batch in batches:
             oracle.batch(batch)
         oracle.end()
-    except (ExistsError, ArgumentError) as error:
+    except (ExistsError, ArgumentError, NoSuchKeyError) as error:
         return type(error)
     return None
 
@@ -208,37 +226,40 @@ def test_a_key_of_a_kind_of_str_is_written_where_the_plan_says(key: str) -> None
 
 
 @settings(deadline=None, max_examples=150)
-@given(tree=trees, batches=st.lists(nests, max_size=5), policy=policies, if_exists=words)
+@given(tree=trees, batches=st.lists(nests, max_size=5), policy=policies, how=words)
 def test_a_tree_in_memory_takes_results_as_a_dict_does(
-    tree: Tree, batches: list[Any], policy: Any, if_exists: str
+    tree: Tree, batches: list[Any], policy: Any, how: tuple[str, str]
 ) -> None:
     root = BaseNode("root")
     plant(root, tree)
     before = contents(root)
-    oracle = Oracle(complete(tree), policy, if_exists)
+    if_exists, if_missing = how
+    oracle = Oracle(complete(tree), policy, if_exists, if_missing=if_missing)
     assert before == oracle.tree
     error = applied(oracle, batches)
     if error is None:
-        report = write(policy, root, map(as_iterables, batches), if_exists=if_exists)
+        report = write(policy, root, map(as_iterables, batches), if_exists=if_exists, if_missing=if_missing)
         assert contents(root) == oracle.tree
         assert report == oracle.report
     else:
-        with pytest.raises(error):
-            write(policy, root, map(as_iterables, batches), if_exists=if_exists)
+        with pytest.raises((error, ArgumentError) if if_exists == "replace" else error):  # plans come first
+            write(policy, root, map(as_iterables, batches), if_exists=if_exists, if_missing=if_missing)
         assert contents(root) == before
 
 
 @settings(deadline=None, max_examples=80)
-@given(tree=trees, batches=st.lists(nests, max_size=5), policy=policies, if_exists=words, commit_every=counts)
+@given(tree=trees, batches=st.lists(nests, max_size=5), policy=policies, how=words, commit_every=counts)
 def test_a_database_takes_results_as_a_dict_does_and_commits_whole_batches(
-    tree: Tree, batches: list[Any], policy: Any, if_exists: str, commit_every: int | None
+    tree: Tree, batches: list[Any], policy: Any, how: tuple[str, str], commit_every: int | None
 ) -> None:
+    if_exists, if_missing = how
+    options: Any = {"if_exists": if_exists, "if_missing": if_missing, "commit_every": commit_every}
     with database() as db:
         root = db.open_connection()
         plant(root, tree)
         db.commit()
-        oracle = Oracle(complete(tree), policy, if_exists, commit_every)
-        steps = Oracle(complete(tree), policy, if_exists, commit_every)
+        oracle = Oracle(complete(tree), policy, if_exists, commit_every, if_missing)
+        steps = Oracle(complete(tree), policy, if_exists, commit_every, if_missing)
 
         def source() -> Iterator[Any]:
             for batch in batches:
@@ -248,15 +269,17 @@ def test_a_database_takes_results_as_a_dict_does_and_commits_whole_batches(
 
         error = applied(oracle, batches)
         if error is None:
-            report = write(policy, root, source(), if_exists=if_exists, commit_every=commit_every)
+            report = write(policy, root, source(), **options)
             assert report == oracle.report
             assert contents(root) == oracle.tree
             assert committed(db) == oracle.saved
             db.commit()
             assert committed(db) == oracle.tree
         else:
-            with pytest.raises(error):
-                write(policy, root, source(), if_exists=if_exists, commit_every=commit_every)
+            with pytest.raises((error, ArgumentError) if if_exists == "replace" else error) as caught:
+                write(policy, root, source(), **options)
+            report = caught.value.report  # type: ignore[attr-defined]
+            assert (report.commits, report.written) == (oracle.commits, oracle.committed)
             assert contents(root) == committed(db) == oracle.saved
             db.commit()
             assert committed(db) == oracle.saved
@@ -355,6 +378,10 @@ SPOILERS: dict[str, Callable[[], Named]] = {
     "a name that is no str": lambda: Named(ResultError, item=ProcessResult(("a",), 1, {3: 1})),  # type: ignore[dict-item]
     "attributes that are none": lambda: Named(ResultError, item=ProcessResult(("a",), 1, [1])),  # type: ignore[arg-type]
     "two outputs": lambda: Named(ArgumentError, item=ProcessResult(("a",), 1, {"result": 2})),
+    "a map": lambda: Named(NotPicklableError, item=ProcessResult(("a",), map(int, "12"))),
+    "an attribute that holds a generator": lambda: Named(
+        NotPicklableError, item=ProcessResult(("a",), 1, {"x": {"y": [(number for number in "12")]}})
+    ),
     "an iterable that raises": lambda: Named(OSError, item=Source([ProcessResult(("a",), 1)], OSError("gone"))),
 }
 STORABLE_ONLY_IN_MEMORY: dict[str, Callable[[], Named]] = {
@@ -537,6 +564,100 @@ def test_what_a_database_can_not_store_is_refused_while_its_name_is_known(kind: 
         assert source.closed
         db.commit()
         assert committed(db) == {(): {}, ("mine",): {"x": 1}}
+
+
+async def soon() -> int:
+    return 1
+
+
+async def several() -> AsyncIterator[int]:
+    yield 1
+
+
+class Counting:
+    """An iterator of a class of its own, which can be pickled."""
+
+    def __iter__(self) -> Counting:
+        return self
+
+    def __next__(self) -> int:
+        return 1
+
+
+#: What can be read only once, and what to do about it.
+LAZY: dict[str, tuple[Callable[[], Any], str]] = {
+    "generator": (lambda: (number for number in range(3)), "a generator, .*make a list of it"),
+    "map": (lambda: map(str, range(3)), "a map, .*make a list of it"),
+    "zip": (lambda: zip("ab", "cd", strict=True), "a zip, .*make a list of it"),
+    "iterator of a list": (lambda: iter([1]), "a list_iterator, .*make a list of it"),
+    "chain": (lambda: itertools.chain("ab"), "a chain, .*make a list of it"),
+    "iterator of another class": (Counting, "a Counting, .*make a list of it"),
+    "iterator of an array": (lambda: np.arange(3).flat, "a flatiter, .*make a list of it"),
+    "file": (lambda: open(os.devnull, "rb"), "an open file; read it"),  # noqa: SIM115
+    "file in memory": (lambda: io.BytesIO(b"abc"), "an open file; read it"),
+    "asynchronous generator": (several, "make a list of it, with `async for`"),
+    "coroutine": (soon, "await it"),
+}
+#: Where it can hide.
+HIDDEN: dict[str, Callable[[Any], Any]] = {
+    "itself": lambda lazy: lazy,
+    "list": lambda lazy: [1, [2, lazy]],
+    "dict": lambda lazy: {"x": {"y": lazy}},
+    "named tuple": lambda lazy: inspect.Attribute("name", "kind", object, lazy),
+    "set": lambda lazy: {lazy},
+    "key": lambda lazy: {lazy: 1},
+    "data class": lambda lazy: Write(("a",), {"x": lazy}),
+    "array": lambda lazy: np.array([None, lazy], dtype=object),
+    "kind of dict": lambda lazy: collections.OrderedDict(x=lazy),
+    "persistent list": lambda lazy: PersistentList([lazy]),
+}
+
+
+@pytest.mark.parametrize("kind", LAZY)
+@pytest.mark.parametrize("place", HIDDEN)
+def test_what_can_be_read_only_once_is_no_value(kind: str, place: str) -> None:
+    make, advice = LAZY[kind]
+    lazy = make()
+    try:
+        value = HIDDEN[place](lazy)
+    except TypeError:  # not every one can be a key
+        return
+    root = BaseNode("root")
+    for result in (ProcessResult(("a", "b"), value), ProcessResult(("a", "b"), 1, {"x": value})):
+        name = "result" if result.output is value else "x"
+        with pytest.raises(NotPicklableError, match=f"write: attribute '{name}' of a/b can't be stored: it .*{advice}"):
+            write(mirror(), root, [[ProcessResult(("c",), 1), result]])
+        with pytest.raises(NotPicklableError, match=f"plan: attribute '{name}' of a/b"):
+            list(plan(mirror(), [result]))
+    assert contents(root) == {(): {}}
+    assert len(list(plan(mirror(), [ProcessResult(("a",), value)], output_attribute=None))) == 1  # it is not asked for
+    if inspect.iscoroutine(lazy):
+        lazy.close()
+    if isinstance(lazy, io.IOBase):
+        lazy.close()
+
+
+def test_values_that_hold_themselves_are_looked_through_once() -> None:
+    value: list[Any] = [1]
+    value.append({"again": value})
+    root = BaseNode("root")
+    write(mirror(), root, [ProcessResult(("a",), value)])
+    assert root.gn("a").get_attribute("result") is value
+
+
+def test_a_missing_node_is_named_with_the_nearest_that_is_there() -> None:
+    root = BaseNode("root")
+    root.gns(["ann", "clip_1"])
+    for path, nearest in {
+        ("ann", "clip_2"): "ann/clip_1",
+        ("ann", "notes"): "ann",
+        ("bob", "clip_1"): "the root",
+        ("anne", "clip_1"): "ann",
+    }.items():
+        with pytest.raises(NoSuchKeyError, match=f"write: nothing is at {'/'.join(path)}; .* there is {nearest}; if_m"):
+            write(mirror(), root, [ProcessResult(path, 1)], if_missing="error")
+    assert write(mirror(), root, [ProcessResult(("ann", "clip_1"), 1)], if_missing="error").written == 1
+    assert contents(root) == {(): {}, ("ann",): {}, ("ann", "clip_1"): {"result": 1}}
 
 
 def test_a_tree_in_memory_holds_anything() -> None:
