@@ -13,7 +13,7 @@ import numpy as np
 from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 
-__all__ = ["inside", "is_flat", "iterator_in", "same"]
+__all__ = ["PLAIN", "inside", "is_flat", "iterator_in", "same"]
 
 #: Types whose values hold nothing else.
 PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes}).union(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import pickle
 import re
@@ -11,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import toolz
@@ -285,6 +288,67 @@ def test_a_traversal_pickles_and_gives_the_same(function: Any, args: tuple[Any, 
 def test_a_stage_that_waits_for_more_than_the_data_pickles() -> None:
     copy = pickle.loads(pickle.dumps(lp.where("n")))
     assert list(copy(3)(records())) == list(lp.where("n", 3, records()))
+
+
+def placed(root: Any) -> dict[str, Any]:
+    """Everything that can be kept with the root, or the store, that it works on."""
+    target = lp.WriteTarget(root, lp.mirror())
+    everything = {
+        "write": lp.write(lp.mirror(), root),
+        "pending": lp.pending(lp.mirror(), root),
+        "parallel_map": lp.parallel_map(lp.each(lp.pending(lp.mirror(), root)), mode="sync"),
+        "target": target,
+        "pipeline to it": lp.Pipeline.from_iterable([]).write(target),
+    }
+    if isinstance(root, BaseNode):
+        everything |= {
+            "write, by name": lp.write(policy=lp.mirror(), target=root),
+            "ingest_files": lp.ingest_files(root),
+            "inline target": lp.InlineTarget(root),
+            "pipeline": lp.Pipeline.from_root(root).traverse("leaves"),
+            "what waits for more": lp.write(target=root),
+            "within others": toolz.compose_left(lp.chunked(2), functools.partial(lp.write(lp.mirror(), root))),
+        }
+    return everything
+
+
+PICKLERS: dict[str, Callable[[Any], Any]] = {
+    **{f"pickle {protocol}": functools.partial(pickle.dumps, protocol=protocol) for protocol in range(6)},
+    "cloudpickle": cloudpickle.dumps,
+    "cloudpickle of a closure": lambda stage: cloudpickle.dumps(lambda: stage),
+}
+
+
+PLACED = sorted(placed(BaseNode("root")))
+
+
+@pytest.mark.parametrize("pickler", PICKLERS)
+def test_what_holds_a_live_root_can_not_be_pickled(pickler: str, tmp_path: Path) -> None:
+    with stored(tmp_path, TREE) as persistent:
+        for root in (BaseNode("root"), persistent, persistent.node_storage["a"]):
+            for made in placed(root).values():
+                with pytest.raises(lp.NotPicklableError, match=r"holds the live node <.*>.*Make it where it runs"):
+                    PICKLERS[pickler](made)
+
+
+@pytest.mark.parametrize("name", PLACED)
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_what_holds_a_live_root_is_copied_where_it_is(name: str, copied: Any) -> None:
+    root = BaseNode("root")
+    made = copied(placed(root)[name])
+    assert type(made) is type(placed(root)[name])
+    write = {"write": made, "within others": made, "target": getattr(made, "write_many", None)}.get(name)
+    if write is not None:
+        write([lp.ProcessResult(("x",), 1)])
+        assert list(root.node_storage) == ["x"]
+
+
+def test_what_works_on_a_store_that_pickles_does_too(tmp_path: Path) -> None:
+    store = lp.DirectoryStore(tmp_path / "store")
+    for made in placed(store).values():
+        assert type(pickle.loads(pickle.dumps(made))) is type(made)
+    pickle.loads(pickle.dumps(placed(store)["write"]))([lp.ProcessResult(("x",), 1)])
+    assert store["x"] == 1
 
 
 def test_the_functions_themselves_pickle_by_name() -> None:

@@ -324,6 +324,8 @@ def test_a_codec_that_there_is_not(kind: str) -> None:
         ("bytes", np.ma.masked_array([1, 2], [True, False])),
         ("bytes", "text"),
         ("pickle", lambda: None),
+        ("pickle", map(str, "ab")),
+        ("pickle", [{"x": iter([1])}]),
     ],
 )
 def test_a_value_that_the_codec_cant_hold_changes_nothing(kind: str, codec: str, value: Any) -> None:
@@ -336,6 +338,28 @@ def test_a_value_that_the_codec_cant_hold_changes_nothing(kind: str, codec: str,
             lp.write(lp.mirror(), store, [results])
         with there.open(reading=True, codec=codec) as store:
             assert [record.path for record in lp.records((), store)] == [("ann", "clip")]
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_an_iterator_is_no_value_whichever_way_it_comes(kind: str) -> None:
+    wrong = pytest.raises(lp.NotPicklableError, match="holds a zip, which gives its items only once; make a list")
+    lazy = [zip("ab", "cd", strict=True)]
+    with place(kind) as there:
+        with there.open(codec="pickle") as store:
+            with wrong:
+                store.write_records([(("a",), lazy, None)]) if kind == "archive" else store.__setitem__("a", lazy)
+            with wrong:
+                store.put_many([("b", 1), ("a", lazy)]) if kind == "lmdb" else lp.copy(kept(lazy), store)
+            lp.write(lp.mirror(), store, [lp.ProcessResult(("b",), 1)])
+        with there.open(reading=True, codec="pickle") as store:
+            assert [record.path for record in lp.records((), store)] == [("b",)]
+
+
+def kept(value: Any) -> BaseNode:
+    """A tree in memory that holds a value."""
+    root = BaseNode("root")
+    root.gn("a").set_attribute("result", value)
+    return root
 
 
 # --- Sinks and sources, a tree among them -----------------------------------------------------------------------------
@@ -366,6 +390,8 @@ def outcome(kind: str, runs: list[tuple[list[list[Any]], dict[str, Any]]]) -> An
                     reports.append((report.written, report.skipped, report.last_path))
                 except lp.ExistsError:
                     reports.append("exists")
+                except lp.NoSuchKeyError as error:
+                    reports.append(("missing", error.report.written))  # type: ignore[attr-defined]
         with there.open(reading=True) as source:
             return reports, contents(source)
 
@@ -376,6 +402,23 @@ def outcome(kind: str, runs: list[tuple[list[list[Any]], dict[str, Any]]]) -> An
 def test_a_store_keeps_what_a_tree_keeps(kind: str, runs: list[tuple[list[list[Any]], str]]) -> None:
     as_options = [(written, {"if_exists": if_exists}) for written, if_exists in runs]
     assert outcome(kind, as_options) == outcome("database", as_options)
+
+
+@pytest.mark.parametrize("kind", SINKS)
+@pytest.mark.parametrize("if_exists", ["merge", "replace", "skip"])
+@given(there=batches, then=st.lists(results, max_size=6))
+@settings(max_examples=15)
+def test_nothing_is_made_that_is_not_to_be_made(kind: str, if_exists: str, there: Any, then: list[Any]) -> None:
+    """A batch that would make something is not written at all, others as without the option."""
+    first = (there, {})
+    paths = {result.path for batch in there for result in batch}
+    fits = all(result.path in paths for result in then)
+    reports, found = outcome(kind, [first, ([then], {"if_exists": if_exists, "if_missing": "error"})])
+    if fits:
+        assert (reports, found) == outcome(kind, [first, ([then], {"if_exists": if_exists})])
+    else:
+        assert reports[-1] == ("missing", 0)
+        assert found == outcome(kind, [first])[1]
 
 
 @pytest.mark.parametrize("kind", SINKS)

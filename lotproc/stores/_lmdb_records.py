@@ -8,6 +8,7 @@ from contextlib import suppress
 from itertools import islice, repeat
 from typing import Any
 
+from .._values import PLAIN, is_flat
 from ..errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -100,11 +101,13 @@ class LmdbRecords(Store):
         if self._pickles and self._is_plain:
             try:
                 keys, values = zip(*items, strict=True)
+                if not (PLAIN.issuperset(map(type, values)) or all(map(is_flat, values))):
+                    raise TypeError  # some have to be looked at
                 texts = list(map(str.encode, keys))
                 data = list(map(pickle.dumps, values, repeat(5)))
                 if all(texts) and max(map(len, texts)) <= MAX_KEY and max(map(len, data)) <= MAX_VALUE:
                     return texts, data
-            except Exception:  # other keys than text, or one that can't be stored: one after the other
+            except Exception:  # other keys than text, or a value of another kind: one after the other
                 pass
         encoded, stored = [], []
         for item in items:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from .._values import is_flat
 from ..errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -309,7 +310,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         try:
             # As below, for most calls: without a call for the key and one for the value.
             encoded = key.encode() if self._is_plain and type(key) is str else self._form.to_new(key)
-            data = pickle.dumps(value, 5) if self._pickles else self._encoded(value, key)
+            data = pickle.dumps(value, 5) if self._pickles and is_flat(value) else self._encoded(value, key)
         except Exception:
             encoded, data = self._form.to_new(key), self._encoded(value, key)
         if not 0 < len(encoded) <= MAX_KEY or len(data) > MAX_VALUE:
