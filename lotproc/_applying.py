@@ -346,7 +346,7 @@ def _apply(writes: Iterable[Write], to: Destination, tally: Tally) -> None:
         node = find(to.root, planned.path)
         if node is None:
             node = to.root.get_node_path(planned.path)
-        elif to.if_exists == "skip" and to.version in (None, node.get_attribute(VERSION, None)):
+        elif to.if_exists == "skip" and (to.version is None or to.version == node.get_attribute(VERSION, None)):
             tally.skipped += 1
             continue
         elif to.if_exists == "error":

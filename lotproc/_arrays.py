@@ -98,9 +98,9 @@ def as_data_node(node: BaseNode, data_attribute: str, arrays: Arrays, samplerate
         missing = class_name(stored) if is_broken(stored) else missing_class(vars(stored))
         if missing is not None:
             raise DetachError(
-                f"write: {as_text(node_path(node))} can't become a DataNode, since {as_text(node_path(stored))} would "
-                f"be stored again, and {missing}, which it is or holds, can't be imported; install what {missing} is "
-                f'in, or use arrays="inline"'
+                f"write: {as_text(node_path(node))} can't become a DataNode, with which it and its children are stored "
+                f"again: one of them is or holds a {missing}, which can't be imported; install what {missing} is in, "
+                f'or use arrays="inline"'
             )
     made = DataNode.from_tree(node, samplerate_hz, data_backend=arrays, data_attribute=data_attribute)
     for name, value in vars(node).items():

@@ -22,7 +22,6 @@ from .errors import (
     ArgumentError,
     DetachError,
     ExistsError,
-    LotprocError,
     NoSuchKeyError,
     NotPicklableError,
     ReadOnlyTreeError,
@@ -33,7 +32,7 @@ from .errors import (
 
 __all__ = [
     *("Changes", "already_there", "check_classes", "check_storable", "check_writable", "not_there", "plain_pickle"),
-    "undone_on_failure",
+    *("stored_attributes", "undone_on_failure"),
 ]
 
 
@@ -192,22 +191,26 @@ def check_classes(name: str, path: tuple[str, ...], node: BaseNode, replaced: Co
         node: The node that is written to.
         replaced: The attributes that do not stay; `None`: none does.
     """
+    for attribute, value in stored_attributes(name, path, node).items():
+        missing = None if replaced is None or attribute in replaced else missing_class(value)
+        if missing is not None:
+            raise DetachError(
+                f"{name}: attribute {attribute!r} of {as_text(path)} holds a {missing}, which can't be imported, and "
+                f"would be stored again with what is written beside it; install what {missing} is in, or write to "
+                f"another node: inline('_proc')"
+            )
+
+
+def stored_attributes(name: str, path: tuple[str, ...], node: BaseNode) -> dict[str, Any]:
+    """All attributes of a live node."""
     try:
-        for attribute, value in node.attribute_storage.items():
-            missing = None if replaced is None or attribute in replaced else missing_class(value)
-            if missing is not None:
-                raise DetachError(
-                    f"{name}: attribute {attribute!r} of {as_text(path)} holds a {missing}, which can't be imported, "
-                    f"and would be stored again with what is written beside it; install what {missing} is in, or write "
-                    f"to another node: inline('_proc')"
-                )
-    except (LotprocError, ConflictError, POSKeyError, OSError, MemoryError):
+        return dict(node.attribute_storage.items())
+    except (ConflictError, POSKeyError, OSError, MemoryError):
         raise
     except Exception as error:  # a class derived from dict or list, say, that can't be imported
         raise DetachError(
-            f"{name}: the attributes of {as_text(path)} can't be read, and so not be stored again with others beside "
-            f"them: {error.__cause__ or error}; install what their classes are in, or "
-            f"write to another node: inline('_proc')"
+            f"{name}: the attributes of {as_text(path)} can't be read: {error.__cause__ or error}; install what their "
+            f"classes are in"
         ) from error
 
 

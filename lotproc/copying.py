@@ -15,7 +15,7 @@ from ._payload_copies import PayloadCopy, check_values, restored, takes_blobs
 from ._stage import check_choice
 from ._storing import check_store, put_batches
 from ._tally import Planned, Tally
-from ._transactions import already_there, check_writable
+from ._transactions import already_there, check_writable, stored_attributes
 from .errors import ArgumentError, ArgumentTypeError, DetachError, as_text, brief, got
 from .models import Write, WriteReport
 from .snapshots import detached
@@ -124,9 +124,9 @@ def _is_inside(source: Source, target: Source) -> bool:
 def _nodes(root: BaseNode) -> Iterator[Entry]:
     """The nodes of a tree as a store would give them."""
     for node in walk(root):
-        if node.attribute_storage or (node is not root and not node.node_storage):
-            path = node_path(node, root)
-            values = dict(node.attribute_storage.items())
+        path = node_path(node, root)
+        values = stored_attributes("copy", path, node)
+        if values or (node is not root and not node.node_storage):
             yield Entry(path, None, partial(_detached, path, values), None)
 
 

@@ -17,7 +17,7 @@ from ._interrupts import uninterrupted
 from ._nodes import connection_of
 from ._patterns import PathPattern
 from ._stage import check_choice, check_root, stage
-from ._transactions import check_classes, check_writable, undone_on_failure
+from ._transactions import check_classes, check_writable, stored_attributes, undone_on_failure
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, as_text, got
 from .file_models import FileFailure, IndexedFile, IngestReport
 
@@ -224,7 +224,7 @@ def ingest_files(
         """Attach one file; says whether there was anything to do."""
         parent = _parent(root, path)
         existing = parent.node_storage.get(path[-1])
-        stored = None if existing is None else existing.get_attribute(attribute)
+        stored = None if existing is None else stored_attributes(name, path, existing).get(attribute)
         if stored is not None and if_exists == "error":
             raise ExistsError(f"{name}: {as_text(path)} has {attribute!r} already, and {file} was to set it")
         if stored is not None and (if_exists == "skip" or (not content and _refers(stored, file))):

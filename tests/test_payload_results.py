@@ -90,7 +90,8 @@ def read(value: Any) -> Any:
     if type(value).__name__ == "DataFrame":
         return value.to_dict()
     if isinstance(value, np.ndarray):
-        return value.dtype.newbyteorder("=").str, value.shape, value.tolist()
+        value = value.astype(value.dtype.newbyteorder("="))
+        return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, dict):
         return {name: read(item) for name, item in value.items()}
     return type(value)(map(read, value)) if isinstance(value, (list, tuple)) else value
