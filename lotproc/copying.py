@@ -77,7 +77,8 @@ def copy(
         ArgumentError: The target is the source or lies in it; a key can't be one of the target's; or there is metadata
             with the name of the value.
         CodecError, NotPicklableError: The target can't hold a value; names its path.
-        DetachError: An attribute can't be taken out of the tree; names its path and its name.
+        DetachError: An attribute can't be taken out of the tree, or its class not be imported; names its path, its name
+            and the class.
         ExistsError: A path is there already, with `if_exists="error"`.
     """
     check_choice("copy", "if_exists", if_exists, ("replace", "skip", "error"))

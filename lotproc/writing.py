@@ -62,6 +62,7 @@ def plan(
     Raises:
         ArgumentTypeError: `policy` is not callable, or `output_attribute` or `version` no str.
         ResultError: Something came that is no result; says what, and from which batch.
+        NotPicklableError: An output or an attribute is or holds an iterator; says which, and what to do.
         ArgumentError: The policy gave an empty key, or a result has its output's name among its attributes.
     """
     planner = _Planner("plan", policy, output_attribute, version)
@@ -132,6 +133,13 @@ def write(
     which become Python's; else the value is a dict of all attributes. A `write` that fails leaves in a store what was
     committed: LMDB commits about a thousand results at a time, a directory each batch, an archive all at the end.
 
+    What is written is whole. A `PayloadHandle` among outputs and attributes, in lists, dicts and tuples too, is stored
+    as the payload it stands for, with its data and its sample rate: in a tree as a `DataObject`, whose array is in
+    zarr with `arrays="zarr"`, and else in a blob, as all that is in lists, dicts and tuples; in a store whose codec is
+    "pickle" as a `PayloadCopy`, with other codecs as what its `read()` gives. A value of a store, as its records have
+    it, is read. Iterators are refused, which would be empty after one look; so are values whose class can't be
+    imported, among those too that would be stored again since a result is merged into their node.
+
     Whatever is raised has a `report`, which says what was committed before.
 
     Args:
@@ -172,12 +180,17 @@ def write(
     Raises:
         ArgumentError: An option is out of range; `commit_every` on a tree in memory; a result has an empty key in its
             path, or its output's name or that of a stamp among its attributes; `ledger` can't be one, or is a file
-            of another kind; `if_exists="replace"` would replace the processed node
-            itself.
+            of another kind; `if_exists="replace"` would replace the processed node itself; `if_exists` and
+            `if_missing` are both "error"; a payload needs blobs, and the database has no directory for them.
         ArgumentTypeError: `target` is neither a node nor a store, or an option has the wrong type.
         ReadOnlyTreeError, ReadOnlyStoreError: The target can only be read.
         ResultError: Something came that is no result; says what, and from which batch.
-        NotPicklableError: An output or an attribute can't be stored in the database; says which.
+        NotPicklableError: An output or an attribute can't be stored: it can't be pickled, or it is or holds an iterator,
+            or a handle where nothing can take its place; says which, and what to do.
+        DetachError: The class of an output or an attribute can't be imported, or that of one that is there already and
+            would be stored again; names path, attribute and class.
+        PayloadError: The payload that a handle stands for can't be read; says which.
+        NoSuchKeyError: Nothing is at a path, with `if_missing="error"`; names it, and in a tree the nearest that is.
         CodecError: The codec of a store can't hold a result; says which.
         ExistsError: A node is already there, with `if_exists="error"`.
         UncommittedError: What makes the results changed the tree where results wait that came before, or aborted
