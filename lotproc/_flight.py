@@ -13,8 +13,9 @@ from typing import Any
 from ._batches import Units, span, units_of
 from ._clock import waiting
 from ._crew import CallOver, Lost
+from ._missing import Note
 from ._raised import Raised, error_types
-from ._tasks import Rescued, Task, failure_of, spliced
+from ._tasks import Rescued, Task, failure_of, spliced, unnoted
 from ._workers import Place
 from .errors import LiveNodeError, WorkerDiedError, add_note, as_text
 
@@ -100,6 +101,8 @@ class Flight:
         self._slots: deque[_Slot] = deque()
         self._submitted: dict[Future[Any], tuple[_Slot, _Part]] = {}
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
+        #: What was noted where they were processed.
+        self.notes: list[Note] = []
         #: Whether one of them is sure to end the run.
         self.fails = False
 
@@ -169,7 +172,7 @@ class Flight:
                 self._failed(slot, part, outcome.error)
                 return
             if not isinstance(outcome, Lost):
-                part.outcome = self._place.load(outcome)
+                part.outcome = unnoted(self._place.load(outcome), self.notes)
                 slot.running -= 1
                 if slot.blamed and not slot.running and not self._task.collects:
                     self._fail(slot, _of_none(slot.blamed))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from io import BytesIO
 from typing import Any
@@ -25,6 +27,7 @@ __all__ = [
     "connection_of",
     "dumps_detached",
     "find",
+    "first_inside",
     "is_broken",
     "key_of",
     "missing_class",
@@ -84,27 +87,34 @@ def missing_class(value: Any) -> str | None:
     """
     if not broken_cache:  # ZODB has met no such class in this process
         return None
-    try:
-        _BrokenFinder(BytesIO(), protocol=5).dump(value)
-    except _Found as found:
-        return str(found)
-    except Exception:  # it can't be pickled, of which others tell
-        pass
-    return None
+    found = first_inside(value, is_broken)
+    return None if found is None else class_name(found)
 
 
-class _Found(Exception):
-    pass
+def first_inside(value: Any, test: Callable[[Any], bool]) -> Any:
+    """The first object in a value, at any depth, that passes a test; `None` if none does.
+
+    Plain containers, numbers and text are not tested, nor are arrays of them and persistent objects.
+    """
+    finder = _Finder(BytesIO(), protocol=5)
+    finder.test = test
+    with suppress(Exception):  # it can't be pickled, of which others tell; or something was found
+        finder.dump(value)
+    return finder.found
 
 
-class _BrokenFinder(pickle.Pickler):
+class _Finder(pickle.Pickler):
     """Goes through a value as a pickler does, without its data."""
+
+    test: Callable[[Any], bool]
+    found: Any = None
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, Persistent) or (type(value) is np.ndarray and not value.dtype.hasobject):
             return list, ()
-        if is_broken(value):
-            raise _Found(class_name(value))
+        if self.test(value):
+            self.found = value
+            raise ValueError
         return NotImplemented
 
 

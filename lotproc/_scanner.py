@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from BTrees.OOBTree import OOBTree
@@ -16,11 +16,12 @@ from lotdb import BaseNode
 from ZODB.broken import Broken
 
 from ._jar import RecordJar, at_path, damaged, unreadable
+from ._missing import Missing, Sought
 from ._pinned import Oids, PinnedStorage, as_oids
 from ._records import EMPTY_TREE, TREE, Children, NodeReader, beginning_with, children_in, class_and_state
 from .errors import LotprocError
-from .models import NodeRecord, node_record
-from .snapshots import ATOMS, Payload, detached, record_of
+from .models import NodeRecord, OnError, failure_at, in_its_place, node_record
+from .snapshots import ATOMS, Payload, costs_one, detached, looked_for, record_of
 
 __all__ = ["Scanner", "Wanted"]
 
@@ -45,6 +46,8 @@ class Wanted:
         skip_key: A test of keys; branches that pass it do not exist.
         skip_node: The same, for nodes.
         depth: Give the nodes at this depth; `None` gives the leaves.
+        on_error: As `snapshot` takes it.
+        missing: The same.
     """
 
     names: tuple[str, ...] | EllipsisType = ()
@@ -54,6 +57,8 @@ class Wanted:
     skip_key: Callable[[str], object] | None = None
     skip_node: Callable[[BaseNode], object] | None = None
     depth: int | None = None
+    on_error: OnError = "raise"
+    missing: Missing = "warn"
 
 
 class _Branch:
@@ -83,10 +88,10 @@ class _Branch:
 
 
 class _Failed:
-    """The end of the scan by an error, behind all records that come before it."""
+    """Stands for what can't be read, a node or what is below one, behind all records that come before it."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    def __init__(self, path: _Path, error: Exception) -> None:
+        self.path, self.error = path, at_path("scan", path, error)
 
 
 class _Elsewhere:
@@ -107,14 +112,31 @@ class Scanner:
         storage: The records, at one transaction.
         wanted: What to give.
         jar: What loads objects from them, if that is at hand; it stays open.
+        sought: What looks for names in the scan that this one is a piece of, and ends with that.
+        is_part: Whether it is the scan of a part of a tree.
     """
 
-    def __init__(self, storage: PinnedStorage, wanted: Wanted, jar: RecordJar | None = None) -> None:
+    def __init__(
+        self,
+        storage: PinnedStorage,
+        wanted: Wanted,
+        *,
+        jar: RecordJar | None = None,
+        sought: Sought | None = None,
+        is_part: bool = False,
+    ) -> None:
         self._storage = storage
         self._jar = storage.jar() if jar is None else jar
         self._has_own_jar = jar is None
         self._wanted = wanted
         self._reader = NodeReader()
+        self._collects = wanted.on_error != "raise"
+        names, tested = looked_for(wanted.names, wanted.payload), [name for name, _ in wanted.tests]
+        self._sought = sought or Sought("scan", [*names, *tested], is_part=is_part)
+        self._is_piece = sought is not None
+        self._required = Sought("scan", names, "error") if wanted.missing == "error" else None
+        #: Names that are not asked for where nothing is given.
+        self._unasked = frozenset(names) - frozenset(tested)
         self._window = FIRST_WINDOW
         self._untrimmed = 0
         self._deepest = 0
@@ -129,11 +151,13 @@ class Scanner:
         """
         self._bounded = bool(lower or upper)
         waiting: list[Iterator[_Entry | None]] = []
+        gave = False
         try:
             entries = self._top(oid, lower, upper)
             while True:
                 for entry in entries:
                     if type(entry) is NodeRecord:
+                        gave = True
                         yield entry
                     elif type(entry) is _Branch:
                         waiting.append(entries)
@@ -143,15 +167,26 @@ class Scanner:
                         waiting.append(entries)
                         entries = entry.records
                         break
-                    elif type(entry) is _Failed:
-                        raise entry.error
+                    elif type(entry) is not _Failed:
+                        if entry is not None:
+                            yield cast(NodeRecord, entry)  # what takes the place of something that failed elsewhere
+                    elif (instead := self._instead(entry)) is not None:
+                        yield instead
                 else:
                     if not waiting:
-                        return
+                        break
                     entries = waiting.pop()
+            if not self._is_piece:
+                self._sought.end(but=() if gave else self._unasked)
         finally:
             if self._has_own_jar:
                 self._jar.close()
+
+    def _instead(self, failed: _Failed) -> Any:
+        """What is given in place of what can't be read; `None` for nothing."""
+        if not self._collects or not costs_one(failed.error):
+            raise failed.error
+        return in_its_place(self._wanted.on_error, failure_at(failed.path, failed.error))
 
     def path_of(self, oid: bytes) -> tuple[str, ...]:
         """The path of the node with this id, from the root of the whole tree."""
@@ -159,7 +194,9 @@ class Scanner:
 
     def deepest(self, oid: bytes) -> int:
         """The depth of the deepest node below the object with this id."""
-        structure = Scanner(self._storage, replace(self._wanted, key=lambda key: False, depth=None))
+        on_error: OnError = "skip" if self._collects else "raise"
+        wanted = replace(self._wanted, key=lambda key: False, depth=None, on_error=on_error)
+        structure = Scanner(self._storage, wanted)
         deque(structure.records(oid), maxlen=0)
         return structure._deepest
 
@@ -169,7 +206,14 @@ class Scanner:
         try:
             return iter([self._unusual(oid, None, lower, upper)])
         except Exception as error:
-            raise at_path("scan", (), error) from error
+            return iter([self._failed((), lower, error)])
+
+    def _failed(self, path: _Path, lower: _Path, error: Exception) -> _Failed | None:
+        """What stands for a node that can't be read, or for the rest below it.
+
+        One that comes before the lower bound is that of another part, unless the scan ends with it.
+        """
+        return None if lower and self._collects else _Failed(path, error)
 
     def _below(self, branch: _Branch) -> Iterable[_Entry | None]:
         if branch.ready is None:
@@ -189,7 +233,7 @@ class Scanner:
                     branch.ready = self._childless(branch)
             except Exception as error:
                 branches.popleft()
-                branch.ready = [_Failed(at_path("scan", branch.path, error))]
+                branch.ready = [self._failed(branch.path, branch.lower, error)]
                 continue
             if children is not None and len(children.keys) >= self._window:
                 branch.windows = chain([children], branch.windows)
@@ -220,7 +264,7 @@ class Scanner:
             for children in windows:
                 yield from self._decoded([(branch, children)])[0]
         except Exception as error:
-            yield _Failed(at_path("scan", branch.path, error))
+            yield self._failed(branch.path, branch.lower, error)
 
     def _list(self, branch: _Branch) -> bool:
         """Begin to list the children of a branch; tell whether it has any that exist for this scan."""
@@ -304,14 +348,16 @@ class Scanner:
         return [list(islice(rest, len(children.keys))) for _, children in together]
 
     def _entries_one_by_one(self, together: list[tuple[_Branch, Children]]) -> list[_Entry | None]:
-        """The same one by one, so that an error comes behind what is before it."""
+        """The same one by one, so that an error comes behind what is before it, and costs one node."""
         entries: list[_Entry | None] = []
         for branch, (keys, oids) in together:
             for key, oid in zip(keys, oids, strict=True):
                 try:
                     entries += self._entries([branch], [key], as_oids([oid]))
                 except Exception as error:
-                    return [*entries, _Failed(at_path("scan", (*branch.path, key), error))]
+                    entries.append(self._failed((*branch.path, key), _bound_below(branch.lower, key), error))
+                    if not self._collects:
+                        return entries
         return entries
 
     def _entries(self, branches: list[_Branch], keys: list[str], oids: Oids) -> list[_Entry | None]:
@@ -371,7 +417,7 @@ class Scanner:
         node = self._elsewhere.pop(stand_in)
         storage = self._storage.sibling(node._p_jar.db().database_name)
         below = None if self._wanted.depth is None else self._wanted.depth - depth
-        scanner = Scanner(storage, replace(self._wanted, depth=below), node._p_jar)
+        scanner = Scanner(storage, replace(self._wanted, depth=below), jar=node._p_jar, sought=self._sought)
         yield from scanner.records(node._p_oid, lower, upper)
         self._deepest = max(self._deepest, depth + scanner._deepest)
 
@@ -407,6 +453,7 @@ class Scanner:
         usual = beginning_with(TREE, found) if self._wanted.payload is None else np.zeros(len(paths), np.bool_)
         data, starts, stops = found.data, found.starts.tolist(), (found.starts + found.lengths).tolist()
         needed = None if names is ... else frozenset([*names, *(name for name, _ in tests)])
+        required = self._required
         known: tuple[Any, ...] | None = None
         places: list[tuple[str, int]] = []
         for row, (path, start, stop, plain) in enumerate(zip(paths, starts, stops, usual.tolist(), strict=True)):
@@ -417,6 +464,7 @@ class Scanner:
                         items = None
                     else:
                         known = items[::2]
+                        self._sought.look(known, path)
                         wanted = known if names is ... else names
                         places = [(name, 2 * known.index(name) + 1 if name in known else 0) for name in wanted]
                 if items is None:
@@ -427,6 +475,8 @@ class Scanner:
                     if not all(test(probe) for _, test in tests):
                         yield None
                         continue
+                if required is not None:
+                    required.look(known or (), path)
                 attributes_of = {}
                 for name, place in places:
                     value = items[place] if place else None
@@ -435,17 +485,19 @@ class Scanner:
                     attributes_of[name] = value
                 yield node_record(path, path[-1], attributes_of, None)
             except Exception as error:
-                yield _Failed(at_path("scan", path, error))
-                return
+                yield _Failed(path, error)
+                if not self._collects:
+                    return
 
     def _record(self, node: BaseNode, path: _Path) -> NodeRecord | None:
         """The record of one node, read through its class, if it passes the tests."""
         tests = self._wanted.tests
         if tests:
-            probe = record_of("scan", node, tuple(name for name, _ in tests), None, path)
+            probe = record_of("scan", node, tuple(name for name, _ in tests), None, path, self._sought)
             if not all(test(probe) for _, test in tests):
                 return None
-        return record_of("scan", node, self._wanted.names, self._wanted.payload, path)
+        sought = self._required or self._sought
+        return record_of("scan", node, self._wanted.names, self._wanted.payload, path, sought)
 
     def _node(self, oid: bytes) -> BaseNode:
         """A node as an object of its class, loaded from the records."""

@@ -32,7 +32,9 @@ from lotdb import BaseNode
 from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
 from .models import NodeRecord, Partition
 
-__all__ = ["MayHoldRoot", "Stage", "check_choice", "check_count", "check_root", "root_hint", "stage"]
+__all__ = [
+    *("MayHoldRoot", "Stage", "check_choice", "check_count", "check_on_error", "check_root", "root_hint", "stage"),
+]
 
 
 class MayHoldRoot:
@@ -268,3 +270,9 @@ def check_choice(name: str, argument: str, value: object, choices: tuple[str, ..
     """Refuse what is none of the words that an option knows."""
     if not isinstance(value, str) or value not in choices:
         raise ArgumentError(f"{name}: {argument} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def check_on_error(name: str, on_error: object) -> None:
+    """Refuse what says nothing of what becomes of what fails."""
+    if not callable(on_error):
+        check_choice(name, "on_error", on_error, ("raise", "skip", "collect"))

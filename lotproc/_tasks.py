@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._batches import Units, units_of
-from ._raised import MAX_TEXT, error_types, said, users_frames
+from ._missing import Note, noting
+from ._raised import error_types
 from .errors import ProcessorError, add_note
-from .models import Failure, NodeRecord, ProcessResult, counted
+from .models import Failure, NodeRecord, ProcessResult, counted, failure_at
 
-__all__ = ["Rescued", "Task", "drained", "failure_of", "hand_on_inputs", "spliced"]
+__all__ = ["Noted", "Rescued", "Task", "drained", "failure_of", "hand_on_inputs", "spliced", "unnoted"]
+
+
+class Noted(NamedTuple):
+    """A result, and what was noted while it was made."""
+
+    result: Any
+    notes: list[Note]
+
+
+def unnoted(outcome: Any, notes: list[Note]) -> Any:
+    """A result without what was noted, which goes to other notes."""
+    if type(outcome) is not Noted:
+        return outcome
+    notes += [note._replace(is_part=True) for note in outcome.notes]
+    return outcome.result
 
 
 class Rescued(list[Any]):
@@ -42,8 +57,13 @@ class Task:
     def __call__(self, batch: Any, check: Callable[[Any], Any] = lambda result: result) -> Any:
         """Process a batch; `check` is called with each result, and fails where it can't be used.
 
-        Where failures are collected, records are what fails, and is tried again; else it is the batch as it is.
+        Where failures are collected, records are what fails, and is tried again; else it is the batch as it is. What
+        the stages in it note of names of attributes comes with the result.
         """
+        with noting() as notes:
+            return self._processed(batch, lambda result: check(Noted(result, notes) if notes else result))
+
+    def _processed(self, batch: Any, check: Callable[[Any], Any]) -> Any:
         try:
             return check(self._called(batch))
         except error_types() as error:
@@ -92,8 +112,7 @@ class Task:
 def failure_of(error: BaseException, units: Units, index: int, attempts: int) -> Failure:
     """The `Failure` of one record."""
     path, item = units.named(index)
-    text = "".join(traceback.format_exception(type(error), error, users_frames(error.__traceback__)))
-    return Failure(path, type(error).__qualname__, said(error), text[-MAX_TEXT:], attempts, item)
+    return failure_at(path, error, attempts=attempts, item=item)
 
 
 def spliced(result: Any) -> Iterable[Any]:

@@ -12,6 +12,7 @@ from lotdb import BaseNode
 from ._nodes import dumps_detached, node_path, path_of
 from ._stage import check_count, stage
 from .errors import ArgumentTypeError, LiveNodeError, NotPicklableError, as_text, got
+from .models import Failure
 
 __all__ = ["chunked", "chunked_by", "chunked_bytes"]
 
@@ -64,7 +65,8 @@ def chunked_by(key: int | Callable[[T], Any]) -> Callable[[Iterable[T]], Iterato
     Args:
         key: A function of an item; or a number n of path components, at least 1: items are together while the first n
             keys of their paths are the same.
-        items: Any iterable; of records or nodes where `key` is a number.
+        items: Any iterable; of records or nodes where `key` is a number. A `Failure` comes with its path, or else with
+            the item before it.
 
     Returns:
         An iterator of lists, in the order of the items. Lazy; holds one list, as long as the run of its key, and the
@@ -77,13 +79,24 @@ def chunked_by(key: int | Callable[[T], Any]) -> Callable[[Iterable[T]], Iterato
         check_count("chunked_by", "key", key)
 
     def run(items: Iterable[T]) -> Iterator[list[T]]:
-        return (list(group) for _, group in groupby(items, key if callable(key) else _path_prefix(key)))
+        return (list(group) for _, group in groupby(items, _key_of_all(key)))
 
     return run
 
 
-def _path_prefix(n: int) -> Callable[[Any], tuple[str, ...]]:
-    return lambda item: path_of("chunked_by", item)[:n]
+def _key_of_all(key: int | Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The key of any item: a `Failure` that has none is with what came before it."""
+    last: Any = None
+
+    def key_of(item: Any) -> Any:
+        nonlocal last
+        if type(item) is not Failure:
+            last = key(item) if callable(key) else path_of("chunked_by", item)[:key]
+        elif not callable(key) and item.path is not None:
+            last = item.path[:key]
+        return last
+
+    return key_of
 
 
 @overload
@@ -119,7 +132,7 @@ def chunked_bytes(limit: int, *, size: Callable[[T], int] | None = None) -> Call
         raise ArgumentTypeError(f"chunked_bytes: size must be a function of an item, got {got(size)}")
 
     def measured(item: T) -> int:
-        if size is None:
+        if size is None or type(item) is Failure:
             return _pickled_size(item)
         check_count("chunked_bytes", f"the size of {got(item)}", bytes_ := size(item), minimum=0)
         return bytes_

@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 import numpy as np
+from ZODB.broken import broken_cache
+from ZODB.POSException import StateLoadError
 
-from ._nodes import attributes_of, key_of, path_of
+from ._missing import Sought
+from ._nodes import attributes_of, class_name, is_broken, key_of, missing_class, path_of
 from ._patterns import PathPattern, regex as compiled
+from ._salvaging import Unreadable, salvaged
 from ._stage import stage
-from .errors import ArgumentTypeError, add_note, as_text, got
+from .errors import ArgumentTypeError, DetachError, add_note, as_text, got
+from .models import Failure
 
 __all__ = ["filter_node_list", "match_key", "match_path", "where"]
 
@@ -33,7 +38,7 @@ def match_key(regex: str | re.Pattern[str], *, invert: bool = False) -> Callable
 
     Args:
         regex: A str or a compiled pattern, searched as `re.search` does: anchor it with `^` and `$` where needed.
-        items: Nodes or records.
+        items: Nodes or records; a `Failure` among them is kept.
         invert: Keep those that do not match.
 
     Returns:
@@ -43,7 +48,9 @@ def match_key(regex: str | re.Pattern[str], *, invert: bool = False) -> Callable
         PatternError: `regex` is no regular expression.
     """
     search = compiled("match_key", regex).search
-    return lambda items: (item for item in items if (search(key_of("match_key", item)) is None) is bool(invert))
+    return lambda items: (
+        item for item in items if type(item) is Failure or (search(key_of("match_key", item)) is None) is bool(invert)
+    )
 
 
 @overload
@@ -62,7 +69,7 @@ def match_path(pattern: str | Sequence[str], *, invert: bool = False) -> Callabl
     Args:
         pattern: Components with `*`, `?` and `[...]`, between slashes; `**` stands for any number of components, none
             included. A tuple of components where keys hold slashes. Letter case counts.
-        items: Nodes or records. Their paths start below the root of the whole tree.
+        items: Nodes or records; a `Failure` among them is kept. Paths start below the root of the whole tree.
         invert: Keep those that do not match.
 
     Returns:
@@ -72,7 +79,9 @@ def match_path(pattern: str | Sequence[str], *, invert: bool = False) -> Callabl
         PatternError: `pattern` is no path pattern.
     """
     matches = PathPattern("match_path", pattern).matches
-    return lambda items: (item for item in items if matches(path_of("match_path", item)) is not bool(invert))
+    return lambda items: (
+        item for item in items if type(item) is Failure or matches(path_of("match_path", item)) is not bool(invert)
+    )
 
 
 @overload
@@ -94,18 +103,34 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
         name: The attribute. Where it is absent its value is `None`, as in lotdb.
         test: The value that the attribute must equal (arrays: in shape and every element), or a function of the value
             that is true for those to keep.
-        items: Nodes or records.
+        items: Nodes or records; a `Failure` among them is kept.
         invert: Keep those that do not match.
 
     Returns:
-        An iterator of the items kept, in their order. Lazy; holds one item.
+        An iterator of the items kept, in their order. Lazy; holds one item. If no item had the attribute, there is a
+        warning at the end, which names the nearest name that there was.
 
     Raises:
         ArgumentTypeError: `name` is no str.
+        DetachError: The class of a value can't be imported; names the path, the attribute and the class.
         Exception: Whatever `test` raises, with a note that names the path, the attribute and its value.
     """
     matches = attribute_test("where", name, test)
-    return lambda items: (item for item in items if matches(item) is not bool(invert))
+
+    def run(items: Iterable[T]) -> Iterator[T]:
+        sought = Sought("where", (name,))
+        wanted = sought.wanted
+        for item in items:
+            if type(item) is Failure:
+                yield item
+                continue
+            if matches(item) is not bool(invert):
+                yield item
+            if wanted:
+                sought.look(_attributes("where", item), path_of("where", item))
+        sought.end()
+
+    return run
 
 
 def attribute_test(stage_name: str, name: str, test: Any) -> Callable[[Any], bool]:
@@ -114,7 +139,7 @@ def attribute_test(stage_name: str, name: str, test: Any) -> Callable[[Any], boo
         raise ArgumentTypeError(f"{stage_name}: the name of an attribute must be a str, got {got(name)}")
 
     def matches(item: Any) -> bool:
-        value = attributes_of(stage_name, item).get(name)
+        value = _value(stage_name, item, name)
         try:
             return bool(test(value)) if callable(test) else _equal(value, test)
         except Exception as error:
@@ -123,6 +148,32 @@ def attribute_test(stage_name: str, name: str, test: Any) -> Callable[[Any], boo
             raise
 
     return matches
+
+
+def _value(stage_name: str, item: Any, name: str) -> Any:
+    """The value of an attribute, if it is whole."""
+    attributes = attributes_of(stage_name, item)
+    try:
+        value = attributes.get(name)
+    except StateLoadError:
+        value = _attributes(stage_name, item).get(name)
+    if broken_cache or type(value) is Unreadable:
+        missing = class_name(value) if is_broken(value) else missing_class(value)
+        if missing or type(value) is Unreadable:
+            reason = f"its class can't be imported: {missing}" if missing else value.reason
+            where = as_text(path_of(stage_name, item))
+            raise DetachError(f"{stage_name}: attribute {name!r} of {where} can't be read: {reason}")
+    return value
+
+
+def _attributes(stage_name: str, item: Any) -> Any:
+    """The attributes of a node or a record, with a `get`; of a node also where one of them can't be read."""
+    attributes = attributes_of(stage_name, item)
+    try:
+        next(iter(attributes), None)
+    except StateLoadError as error:
+        return salvaged(attributes, error)
+    return attributes
 
 
 def _equal(value: Any, expected: Any) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+from ._raised import MAX_TEXT, error_types, said, users_frames
 from ._values import same
-from .errors import ArgumentError, ResultError, as_text, got
+from .errors import ArgumentError, ResultError, add_note, as_text, got
 
 __all__ = ["Failure", "NodeRecord", "Partition", "ProcessResult", "Write", "WriteReport"]
 
@@ -137,9 +139,10 @@ class ProcessResult:
 
 @dataclass(frozen=True)
 class Failure:
-    """Stands in the stream of results for a record that could not be processed.
+    """Stands in a stream for a node that could not be read, or a record that could not be processed.
 
-    `parallel_map(..., on_error="collect")` makes them, and `write` counts them.
+    `scan`, `snapshot` and `parallel_map` make them with `on_error="collect"`. Every stage hands them on as they are,
+    and `write` counts them.
 
     >>> failure = Failure(("ann", "clip_1"), "ValueError", "the file is empty", attempts=3)
     >>> print(failure)
@@ -176,6 +179,30 @@ class Failure:
     def __str__(self) -> str:
         tried = f" ({self.attempts} attempts)" if self.attempts > 1 else ""
         return f"{self.where}: {self.error}: {self.message}{tried}"
+
+
+#: What becomes of what fails: its error is raised, it is left out, a `Failure` takes its place, or what a function of
+#: the `Failure` gives, unless that is `None`.
+OnError: TypeAlias = "Literal['raise', 'skip', 'collect'] | Callable[[Failure], Any]"
+
+
+def failure_at(path: tuple[str, ...] | None, error: BaseException, *, attempts: int = 1, item: str = "") -> Failure:
+    """The `Failure` that tells of an error."""
+    text = "".join(traceback.format_exception(type(error), error, users_frames(error.__traceback__)))
+    return Failure(path, type(error).__qualname__, said(error), text[-MAX_TEXT:], attempts, item)
+
+
+def in_its_place(on_error: OnError, failure: Failure) -> Any:
+    """What takes the place of what failed; `None` where it is left out."""
+    if on_error == "collect":
+        return failure
+    if not callable(on_error):
+        return None
+    try:
+        return on_error(failure)
+    except error_types() as error:
+        add_note(error, f"lotproc: in on_error, for {failure}")
+        raise
 
 
 @dataclass(frozen=True, init=False)

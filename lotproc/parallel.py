@@ -12,11 +12,12 @@ from lotdb import BaseNode
 
 from ._batches import is_divisible, span, where
 from ._clock import waiting
-from ._flight import Flight, noted
+from ._flight import Flight
+from ._missing import Note, tell_all
 from ._nodes import node_path
 from ._raised import error_types
-from ._stage import check_choice, check_count, stage
-from ._tasks import Rescued, Task, drained, hand_on_inputs
+from ._stage import check_choice, check_count, check_on_error, stage
+from ._tasks import Rescued, Task, drained, hand_on_inputs, unnoted
 from ._workers import Initializer, Place, begin, check_picklable, cpu_count, handed_in, processes, threads
 from .errors import (
     ArgumentError,
@@ -27,7 +28,7 @@ from .errors import (
     as_text,
     got,
 )
-from .models import Failure, NodeRecord, ProcessResult
+from .models import Failure, NodeRecord, OnError, ProcessResult, in_its_place
 
 __all__ = ["each", "parallel_map"]
 
@@ -35,7 +36,6 @@ B = TypeVar("B")
 R = TypeVar("R")
 T = TypeVar("T")
 Mode: TypeAlias = Literal["sync", "thread", "process"]
-OnError: TypeAlias = "Literal['raise', 'skip', 'collect'] | Callable[[Failure], Any]"
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
 #: How long a result is waited for before more is pulled from the source, as a part of the time that a pull takes.
@@ -200,8 +200,7 @@ def parallel_map(
             check_count("parallel_map", name, value)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise ArgumentTypeError(f"parallel_map: executor must have a submit method, got {got(executor)}")
-    if not callable(on_error):
-        check_choice("parallel_map", "on_error", on_error, ("raise", "skip", "collect"))
+    check_on_error("parallel_map", on_error)
     check_count("parallel_map", "retries", retries, minimum=0)
     _check_workers(mode, executor, timeout, initializer, max_tasks_per_child)
     task = Task(fn, on_error != "raise", retries, _error_classes(retry_on), executor is None and mode == "sync")
@@ -335,25 +334,22 @@ class _Handling:
             yield from results
 
     def _handled(self, item: Any) -> Any:
-        if self._on_error == "collect" or not isinstance(item, Failure):
-            return item
-        if not callable(self._on_error):
-            return None
-        with noted(lambda: f"in on_error, for {item}"):
-            return self._on_error(item)
+        return in_its_place(self._on_error, item) if isinstance(item, Failure) else item
 
 
 def _in_line(handling: _Handling, batches: Iterator[Any], initializer: Initializer) -> Iterator[Any]:
     begin(initializer)
+    notes: list[Note] = []
     for index, batch in enumerate(batches):
         try:
             with waiting():
-                outcome = handling.task(batch)
+                outcome = unnoted(handling.task(batch), notes)
         except error_types() as error:
             add_note(error, f"lotproc: in batch {index}{span(batch)}")
             raise
         yield from handling.given(batch, outcome)
         del outcome
+    tell_all(notes)
 
 
 def _submitted(
@@ -398,6 +394,7 @@ def _submitted(
                 raise failure
         finally:
             flight.cancel()
+    tell_all(flight.notes)
 
 
 def _detached_only(batches: Iterable[B]) -> Iterator[B]:

@@ -13,6 +13,7 @@ from ._stage import MayHoldRoot, Stage, check_choice, check_root, stage
 from .buffering import chunked
 from .errors import ArgumentError, ArgumentTypeError, got
 from .filters import match_key
+from .models import Failure
 from .parallel import Mode, parallel_map
 from .snapshots import snapshot
 from .targets import WriteTarget
@@ -209,12 +210,12 @@ class Pipeline(MayHoldRoot):
 
 @stage("items")
 def _keep(predicate: Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[T]]:
-    return lambda items: (item for item in items if predicate(item))
+    return lambda items: (item for item in items if type(item) is Failure or predicate(item))
 
 
 @stage("items")
 def _map(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[Any]]:
-    return lambda items: (fn(item) for item in items)
+    return lambda items: (item if type(item) is Failure else fn(item) for item in items)
 
 
 @stage("batches")

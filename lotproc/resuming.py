@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
@@ -20,7 +20,7 @@ from ._stage import check_root, stage
 from ._stamps import inputs_stamp
 from ._store_lookup import StoreLookup
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, as_text, got
-from .models import NodeRecord, Partition, ProcessResult
+from .models import Failure, NodeRecord, Partition, ProcessResult
 from .scanning import has_changes, pinned_storage
 from .stores._store import Store
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
@@ -76,7 +76,7 @@ def pending(
         root: The `write`'s target: a store, or a node, in memory or persistent; or one of the `partitions` of a tree,
             so that it can be sent to worker processes:
             `parallel_map(compose_left(scan(...), pending(policy, partition), each(fn)))`.
-        items: Nodes or records.
+        items: Nodes or records; a `Failure` among them is kept.
         version: What the result's attribute `_version` has to be; `None` for anything.
         inputs: Whether the result must have been made from these attributes: whether its attribute `_inputs` is the
             stamp of the record's, as they are now. Blobs are not read: they count by what their handles say and by
@@ -149,7 +149,10 @@ class _Filter:
         self._last: tuple[BaseNode | None, _Path] = (None, ())
 
     def pending(self, items: list[Any]) -> list[Any]:
-        """Those of the items whose result is not there."""
+        """Those of the items whose result is not there; a `Failure` is handed on."""
+        if Failure in set(map(type, items)):
+            runs = groupby(items, lambda item: type(item) is Failure)
+            return list(chain.from_iterable(run if failed else self.pending(list(run)) for failed, run in runs))
         paths = self._paths(items)
         stamps = None
         if self._inputs:

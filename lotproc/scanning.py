@@ -11,15 +11,16 @@ from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
 
+from ._missing import Missing
 from ._nodes import connection_of, plain_file, unwrapped
 from ._partitions import opened_partition, starts_of_parts
 from ._patterns import regex
 from ._pinned import PinnedStorage, pinned_view, until_closed
 from ._scanner import Scanner, Wanted
-from ._stage import check_choice, check_count, stage
+from ._stage import check_choice, check_count, check_on_error, stage
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .filters import attribute_test
-from .models import NodeRecord, Partition
+from .models import NodeRecord, OnError, Partition
 from .snapshots import Names, Payload, check_payload, checked_names
 from .traversal import Skip, check_level, skip_tests
 
@@ -40,6 +41,8 @@ def scan(
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
     uncommitted: Uncommitted = "error",
+    on_error: OnError = "raise",
+    missing: Missing = "warn",
 ) -> Iterator[NodeRecord]: ...
 @overload
 def scan(
@@ -50,6 +53,8 @@ def scan(
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
     uncommitted: Uncommitted = "error",
+    on_error: OnError = "raise",
+    missing: Missing = "warn",
 ) -> Callable[[BaseNode | Partition], Iterator[NodeRecord]]: ...
 @stage("root", also=Partition)
 def scan(
@@ -60,6 +65,8 @@ def scan(
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
     uncommitted: Uncommitted = "error",
+    on_error: OnError = "raise",
+    missing: Missing = "warn",
 ) -> Callable[[BaseNode | Partition], Iterator[NodeRecord]]:
     """Read the records of a tree's leaves from its database, many times as fast as through its nodes.
 
@@ -94,6 +101,10 @@ def scan(
         payload: The name of a data attribute: a `PayloadHandle` to it becomes the record's `payload`, or `None` where
             it is absent. Or a function of the node, which must not change it: a copy of what it returns.
         uncommitted: "error" refuses a connection with changes that are not committed; "ignore" reads what is.
+        on_error: What becomes of a node that can't be read, as in `snapshot`: "raise", "skip", "collect" or a function
+            of its `Failure`. Where the children of a node can't be read, or listed, it costs one for that branch.
+        missing: What becomes of a name, in `names`, in `where` or as `payload`, that a node has not, as in `snapshot`:
+            "warn" or "error". Of a partition it is told by `parallel_map`, if no other one had it.
 
     Returns:
         An iterator of records, depth first, sorted by key. Lazy; holds up to about 1,000 records for each depth of the
@@ -102,21 +113,25 @@ def scan(
     Raises:
         ArgumentError: `root` is in memory, was never committed, or its connection is closed; the file of a partition is
             not there; `level` is negative; or others wrote over what the connection sees in a storage without history.
+            With `missing="error"`, a node lacks an attribute.
         ArgumentTypeError: `root` is no node or partition, or an option has the wrong type.
         PatternError: `where` or `skip` holds a pattern that can't be read.
         UncommittedError: The connection has changes that are not committed.
-        DetachError: An attribute or a payload can't be taken out of the tree; names its path and its name.
+        DetachError: An attribute or a payload can't be taken out of the tree, or its class can't be imported; names its
+            path, its name and the class.
         DamagedDatabaseError: A record is missing or can't be read; names the object's id and the path.
         Exception: Whatever a test in `where`, `skip` or `payload` raises.
     """
     taken = checked_names("scan", names)
     check_payload("scan", payload)
     check_choice("scan", "uncommitted", uncommitted, ("error", "ignore"))
+    check_on_error("scan", on_error)
+    check_choice("scan", "missing", missing, ("warn", "error"))
     if level is not None:
         check_level("scan", "level", level)
     key, tests = _tests(where)
     skip_key, skip_node = skip_tests("scan", skip)
-    wanted = Wanted(taken, payload, key, tests, skip_key, skip_node)
+    wanted = Wanted(taken, payload, key, tests, skip_key, skip_node, on_error=on_error, missing=missing)
 
     def run(root: BaseNode | Partition) -> Iterator[NodeRecord]:
         if isinstance(root, Partition):
@@ -126,7 +141,8 @@ def scan(
         if isinstance(level, str):
             records = _deepest(storage, wanted, oid, start, stop)
         else:
-            records = Scanner(storage, replace(wanted, depth=level)).records(oid, start, stop)
+            scanner = Scanner(storage, replace(wanted, depth=level), is_part=bool(start or stop))
+            records = scanner.records(oid, start, stop)
         return until_closed(records, storage.close) if storage.must_close else records
 
     return run
@@ -136,7 +152,8 @@ def _deepest(
     storage: PinnedStorage, wanted: Wanted, oid: bytes, start: tuple[str, ...], stop: tuple[str, ...]
 ) -> Iterator[NodeRecord]:
     depth = Scanner(storage, wanted).deepest(oid)
-    yield from Scanner(storage, replace(wanted, depth=depth)).records(oid, start, stop)
+    scanner = Scanner(storage, replace(wanted, depth=depth), is_part=bool(start or stop))
+    yield from scanner.records(oid, start, stop)
 
 
 def _tests(where: Where) -> tuple[Callable[[str], object] | None, tuple[tuple[str, Callable[[Any], bool]], ...]]:

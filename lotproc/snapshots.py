@@ -8,7 +8,8 @@ import pathlib
 import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from types import EllipsisType
+from io import BytesIO
+from types import EllipsisType, FunctionType
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -16,12 +17,17 @@ from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 from persistent import Persistent
 from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
+from transaction.interfaces import TransientError
 from ZODB.blob import Blob
+from ZODB.POSException import ConnectionStateError, StateLoadError, StorageError
 
-from ._nodes import CarriedPaths, dumps_detached, no_item, node_path
-from ._stage import root_hint, stage
-from .errors import ArgumentTypeError, DamagedDatabaseError, DetachError, add_note, as_text, got
-from .models import NodeRecord, node_record
+from ._jar import at_path, unreadable
+from ._missing import Missing, Sought
+from ._nodes import CarriedPaths, class_name, dumps_detached, is_broken, no_item, node_path
+from ._salvaging import Unreadable, salvaged
+from ._stage import check_choice, check_on_error, root_hint, stage
+from .errors import ArgumentTypeError, DamagedDatabaseError, DetachError, LiveNodeError, add_note, as_text, got
+from .models import Failure, NodeRecord, OnError, failure_at, in_its_place, node_record
 from .payloads import PayloadHandle
 
 __all__ = ["snapshot"]
@@ -42,11 +48,22 @@ ATOMS = frozenset(
 
 
 @overload
-def snapshot(names: Names, nodes: Iterable[BaseNode], *, payload: Payload = None) -> Iterator[NodeRecord]: ...
+def snapshot(
+    names: Names,
+    nodes: Iterable[BaseNode],
+    *,
+    payload: Payload = None,
+    on_error: OnError = "raise",
+    missing: Missing = "warn",
+) -> Iterator[NodeRecord]: ...
 @overload
-def snapshot(names: Names, *, payload: Payload = None) -> Callable[[Iterable[BaseNode]], Iterator[NodeRecord]]: ...
+def snapshot(
+    names: Names, *, payload: Payload = None, on_error: OnError = "raise", missing: Missing = "warn"
+) -> Callable[[Iterable[BaseNode]], Iterator[NodeRecord]]: ...
 @stage("nodes")
-def snapshot(names: Names, *, payload: Payload = None) -> Callable[[Iterable[BaseNode]], Iterator[NodeRecord]]:
+def snapshot(
+    names: Names, *, payload: Payload = None, on_error: OnError = "raise", missing: Missing = "warn"
+) -> Callable[[Iterable[BaseNode]], Iterator[NodeRecord]]:
     """Turn live nodes into detached records, which are safe to send anywhere.
 
     >>> from lotdb import BaseNode
@@ -63,13 +80,30 @@ def snapshot(names: Names, *, payload: Payload = None) -> Callable[[Iterable[Bas
 
     Values are copied, so nothing that is done to a record reaches the tree. lotdb's `PathFileObj` becomes a
     `pathlib.Path`, data objects and blobs become a `PayloadHandle`, and persistent mappings, lists and BTrees become
-    a dict, a list or a set.
+    a dict, a list or a set. What one value shares inside of itself stays shared, also where it holds itself.
+
+    A node that can't be read need not end it: with `on_error="collect"` it costs one `Failure`, which the stages behind
+    hand on.
+
+    >>> import threading
+    >>> from lotproc import snapshot
+    >>> _ = root.gns(["ann", "clip_2"]).set_attribute("duration", threading.Lock())
+    >>> for item in snapshot("duration", leaves(root), on_error="collect"):
+    ...     print(item.path, item.attributes.get("duration"), item.attributes.get("error"))
+    ('ann', 'clip_1') 1.2 None
+    ('ann', 'clip_2') None DetachError
 
     Args:
         names: The attributes to take: one name, several, or `...` for all. An absent attribute is `None`, as in lotdb.
-        nodes: Live nodes.
+        nodes: Live nodes. A `Failure` among them is handed on.
         payload: The name of a data attribute: a `PayloadHandle` to it becomes the record's `payload`, or `None` where
             it is absent. Or a function of the live node: a copy of what it returns.
+        on_error: What becomes of a node that can't be read. "raise": the error comes out; "skip": the node is left
+            out; "collect": a `Failure` takes its place; a function, called with the `Failure`: what it returns takes
+            its place, unless that is `None`.
+        missing: What becomes of a name that a node has not. "warn": a warning at the end of the nodes if none of them
+            had it, which names the nearest name that there was; it may be misspelt. "error": an error at the first node
+            that lacks one.
 
     Returns:
         An iterator of records, in the order of the nodes. Lazy; holds one record. It only reads; the connection has
@@ -77,44 +111,101 @@ def snapshot(names: Names, *, payload: Payload = None) -> Callable[[Iterable[Bas
 
     Raises:
         ArgumentTypeError: `names` are no names, `payload` neither a name nor a function, or an item is no live node.
-        DetachError: An attribute or a payload can't be taken out of the tree; names its path and its name.
+        ArgumentError: With `missing="error"`, a node lacks an attribute.
+        DetachError: An attribute or a payload can't be taken out of the tree, or its class can't be imported; names its
+            path, its name and the class.
+        DamagedDatabaseError: The attributes of a node can't be read; names its path.
         Exception: Whatever `payload` raises, with a note that names the path.
     """
     names = checked_names("snapshot", names)
     check_payload("snapshot", payload)
-    return lambda nodes: _records(nodes, names, payload)
+    check_on_error("snapshot", on_error)
+    check_choice("snapshot", "missing", missing, ("warn", "error"))
+    return lambda nodes: _records(nodes, names, payload, on_error, missing)
 
 
 def _records(
-    nodes: Iterable[BaseNode], names: tuple[str, ...] | EllipsisType, payload: Payload
+    nodes: Iterable[BaseNode],
+    names: tuple[str, ...] | EllipsisType,
+    payload: Payload,
+    on_error: OnError,
+    missing: Missing,
 ) -> Iterator[NodeRecord]:
     """`record_of` for each node, with what it calls written out: this is where reading a warm tree spends its time."""
+    looking = Sought("snapshot", looked_for(names, payload), missing)
+    wanted = looking.wanted
     paths = CarriedPaths()
     node: Any = None
     path: tuple[str, ...] = ()
     for following in nodes:
         last, node = node, following
-        if (
-            type(node) is paths.kind
-            and node._parent is paths.parent
-            and paths.connection._needs_to_join
-            and paths.connection.opened is paths.opened
-            and paths.boundaries.count == paths.count
-        ):
-            path = (*paths.prefix, node._key)
-        elif isinstance(node, BaseNode):
-            path = paths.of(node, last, path)
-        else:
-            raise no_item("snapshot", node, "a live node")
-        stored = node.attribute_storage
-        attributes = {}
-        for name in stored.keys() if names is ... else names:
-            value = stored[name] if name in stored else None  # noqa: SIM401, since a BTree takes longer for one `get`
-            if type(value) not in ATOMS:
-                value = detached("snapshot", value, f"attribute {name!r}", path)
-            attributes[name] = value
-        carried = None if payload is None else payload_of("snapshot", node, payload, path)
-        yield node_record(path, path[-1] if path else node.key, attributes, carried)
+        try:
+            if (
+                type(node) is paths.kind
+                and node._parent is paths.parent
+                and paths.connection._needs_to_join
+                and paths.connection.opened is paths.opened
+                and paths.boundaries.count == paths.count
+            ):
+                path = (*paths.prefix, node._key)
+            elif isinstance(node, BaseNode):
+                path = paths.of(node, last, path)
+            else:
+                raise no_item("snapshot", node, "a live node")
+            stored = node.attribute_storage
+            if wanted:
+                looking.look(stored, path)
+            attributes = {}
+            for name in stored.keys() if names is ... else names:
+                value = stored[name] if name in stored else None  # noqa: SIM401, since a BTree takes longer for one `get`
+                if type(value) not in ATOMS:
+                    value = detached("snapshot", value, f"attribute {name!r}", path)
+                attributes[name] = value
+            carried = None if payload is None else payload_of("snapshot", node, stored, payload, path)
+            record: Any = node_record(path, path[-1] if path else node.key, attributes, carried)
+        except ArgumentTypeError:
+            if type(node) is not Failure:
+                raise
+            record, node = node, None
+        except Exception as error:
+            record = _despite(error, node, names, payload, on_error, looking)
+            node = None  # whose path may not be known
+        if record is not None:
+            yield record
+    looking.end()
+
+
+def _despite(
+    error: Exception,
+    node: BaseNode,
+    names: tuple[str, ...] | EllipsisType,
+    payload: Payload,
+    on_error: OnError,
+    looking: Sought,
+) -> Any:
+    """What there is in place of the record of a node at which an error came."""
+    try:
+        path = node_path(node)
+    except Exception:  # of an unreadable node
+        path = None
+    if path is not None and isinstance(error, StateLoadError):
+        try:
+            return record_of("snapshot", node, names, payload, path, looking)
+        except Exception as again:
+            error = again
+    if on_error == "raise" or not costs_one(error):
+        raise error
+    return in_its_place(on_error, failure_at(path, error, item="" if path is not None else got(node)))
+
+
+def costs_one(error: Exception) -> bool:
+    """Whether an error is that of one node, and not of the connection, or of the storage as a whole."""
+    return not isinstance(error, (TransientError, ConnectionStateError, StorageError))
+
+
+def looked_for(names: tuple[str, ...] | EllipsisType, payload: Payload) -> list[str]:
+    """The names of attributes that are asked for."""
+    return [*(() if names is ... else names), *([payload] if isinstance(payload, str) else [])]
 
 
 def record_of(
@@ -123,17 +214,38 @@ def record_of(
     names: tuple[str, ...] | EllipsisType,
     payload: Payload = None,
     path: tuple[str, ...] | None = None,
+    looking: Sought | None = None,
 ) -> NodeRecord:
     """The record of a live node; `path` where it is known already."""
     if path is None:
         path = node_path(node)
-    stored = node.attribute_storage
-    attributes = {
+    stored: Any = node.attribute_storage
+    try:
+        if isinstance(payload, str):
+            stored.get(payload)
+        attributes = _attributes(stage_name, stored, names, path, looking)
+    except (StateLoadError, DamagedDatabaseError) as error:
+        if isinstance(error, StateLoadError):
+            error = at_path(stage_name, path, unreadable(stored._p_oid, error))
+        stored = salvaged(stored, error)
+        attributes = _attributes(stage_name, stored, names, path, looking)
+    carried = None if payload is None else payload_of(stage_name, node, stored, payload, path)
+    return node_record(path, node.key, attributes, carried)
+
+
+def _attributes(
+    stage_name: str,
+    stored: Any,
+    names: tuple[str, ...] | EllipsisType,
+    path: tuple[str, ...],
+    looking: Sought | None,
+) -> dict[str, Any]:
+    if looking is not None and looking.wanted:
+        looking.look(stored, path)
+    return {
         name: detached(stage_name, stored.get(name), f"attribute {name!r}", path)
         for name in (stored.keys() if names is ... else names)
     }
-    carried = None if payload is None else payload_of(stage_name, node, payload, path)
-    return node_record(path, node.key, attributes, carried)
 
 
 def checked_names(stage_name: str, names: Names) -> tuple[str, ...] | EllipsisType:
@@ -164,10 +276,12 @@ def check_payload(stage_name: str, payload: Payload) -> None:
         )
 
 
-def payload_of(stage_name: str, node: BaseNode, payload: str | Callable[[BaseNode], Any], path: tuple[str, ...]) -> Any:
+def payload_of(
+    stage_name: str, node: BaseNode, stored: Any, payload: str | Callable[[BaseNode], Any], path: tuple[str, ...]
+) -> Any:
     """What a record carries as its payload: a handle to the attribute of that name, or what the function returns."""
     if isinstance(payload, str):
-        return handle_of(stage_name, node.attribute_storage.get(payload), payload, path)
+        return handle_of(stage_name, stored.get(payload), payload, path)
     try:
         value = payload(node)
     except Exception as error:
@@ -208,49 +322,120 @@ def detached(
 ) -> Any:
     """A copy of a value that shares nothing with the tree; `what` of the node at `path` it is, errors tell.
 
-    What stands for a payload object in it is made by `payload`.
+    It shares inside of itself what the value does. What stands for a payload object in it is made by `payload`.
     """
-
-    def detach(value: Any) -> Any:
-        kind = type(value)
-        if kind in ATOMS:
-            return value
-        if kind is dict or isinstance(value, PersistentMapping):
-            return {detach(key): detach(item) for key, item in value.items()}
-        if kind is list or isinstance(value, PersistentList):
-            return [detach(item) for item in value]
-        if kind in (tuple, set, frozenset):
-            return kind(detach(item) for item in value)
-        if kind is np.ndarray and not value.dtype.hasobject:
-            return value.copy()
-        if isinstance(value, Persistent):
-            return detach_persistent(value)
-        return pickle.loads(dumps_detached(value))
-
-    def detach_persistent(value: Any) -> Any:
-        if isinstance(value, PathFileObj):
-            return value.path
-        if isinstance(value, (DataObject, BlobObject, Blob)):
-            return payload(value)
-        if type(value).__module__.startswith("BTrees."):
-            if hasattr(value, "items"):
-                return {detach(key): detach(item) for key, item in value.items()}
-            if hasattr(value, "__iter__"):
-                return {detach(item) for item in value}
-        if isinstance(value, BaseNode):
-            raise TypeError(f"it is a live node, {as_text(node_path(value))}")
-        kind = type(value)
-        raise TypeError(f"it is a persistent {kind.__module__}.{kind.__qualname__}, which has no plain kin")
-
+    kind = type(value)
+    if kind in ATOMS:
+        return value
+    if kind is np.ndarray and not value.dtype.hasobject:
+        return value.copy("A")
+    if kind in _FLAT and ATOMS.issuperset(map(type, value)):
+        return kind(value)
+    if kind is dict and ATOMS.issuperset(map(type, value.values())) and ATOMS.issuperset(map(type, value)):
+        return value.copy()
+    copier = _Copier(payload)
     try:
-        return detach(value)
+        return copier.copied(value)
     except DamagedDatabaseError:
         raise
     except Exception as error:
-        reason = str(error)
+        reason = str(copier.problem_inside() or error)
     # Raised here, without the error behind it: a recursion has a traceback of a thousand frames, and some libraries
     # pickle errors with their tracebacks.
     raise DetachError(
         f"{stage_name}: {what} of {as_text(path)} can't be detached: {reason}; leave it out of the names, or "
         f"take what you need with a function as payload="
     )
+
+
+#: Containers that hold nothing but their items.
+_FLAT = frozenset((list, tuple, set, frozenset))
+
+
+def _taken_over(number: int) -> Any:
+    """Stands in the pickle of a copy for what does not go through it."""
+    raise NotImplementedError
+
+
+class _Copier(pickle.Pickler):
+    """Copies a value by pickling it, which keeps what it shares, and takes the time that a pickle takes.
+
+    Persistent objects become their plain kin on the way. Arrays and atoms are handed over beside the pickle.
+    """
+
+    def __init__(self, payload: Callable[[Any], Any]) -> None:
+        self._buffer = BytesIO()
+        super().__init__(self._buffer, 5)
+        self._payload = payload
+        self._beside: list[Any] = []
+        self._has_persistent = False
+        #: Objects of other classes, which are copied as they are.
+        self._others: list[Any] = []
+
+    def copied(self, value: Any) -> Any:
+        self.dump(value)
+        if self._has_persistent and (problem := self.problem_inside()):
+            raise problem
+        self._buffer.seek(0)
+        return _CopyReader(self._buffer, self._beside).load()
+
+    def problem_inside(self) -> LiveNodeError | None:
+        """What is wrong if an object holds a persistent one, which would be something else in a copy of it."""
+        try:
+            dumps_detached(self._others)
+        except LiveNodeError as error:
+            return error
+        except Exception:  # of which `copied` tells
+            pass
+        return None
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in ATOMS:
+            return self._as_it_is(value)
+        if kind is np.ndarray and not value.dtype.hasobject:
+            return self._as_it_is(value.copy("A"))
+        if is_broken(value):
+            raise TypeError(f"its class can't be imported: {class_name(value)}")
+        if kind is Unreadable:
+            raise TypeError(value.reason)
+        if isinstance(value, Persistent):
+            self._has_persistent = True
+            return self._plain_kin(value)
+        if not isinstance(value, (type, FunctionType)):  # which are named, and not copied
+            self._others.append(value)
+        return NotImplemented
+
+    def _as_it_is(self, value: Any) -> Any:
+        self._beside.append(value)
+        return _taken_over, (len(self._beside) - 1,)
+
+    def _plain_kin(self, value: Any) -> Any:
+        if isinstance(value, PersistentMapping):
+            return dict, (), None, None, iter(value.items())
+        if isinstance(value, PersistentList):
+            return list, (), None, iter(value)
+        if isinstance(value, PathFileObj):
+            return self._as_it_is(value.path)
+        if isinstance(value, (DataObject, BlobObject, Blob)):
+            return self._as_it_is(self._payload(value))
+        if type(value).__module__.startswith("BTrees."):
+            if hasattr(value, "items"):
+                return dict, (), None, None, iter(value.items())
+            if hasattr(value, "__iter__"):
+                return set, (list(value),)
+        if isinstance(value, BaseNode):
+            raise TypeError(f"it is a live node, {as_text(node_path(value))}")
+        raise TypeError(f"it is a persistent {class_name(value)}, which has no plain kin")
+
+
+class _CopyReader(pickle.Unpickler):
+    """Reads what a `_Copier` wrote; `beside` is what did not go through the pickle."""
+
+    def __init__(self, buffer: BytesIO, beside: list[Any]) -> None:
+        super().__init__(buffer)
+        self._beside = beside
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        return self._beside.__getitem__ if found is _taken_over else found

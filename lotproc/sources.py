@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, overload
 
 from lotdb import BaseNode
 
+from ._missing import Sought
 from ._stage import stage
 from .errors import ArgumentTypeError, got
 from .models import NodeRecord, node_record
@@ -41,7 +42,8 @@ def records(names: Names, *, output_attribute: str = OUTPUT) -> Callable[[Source
     value, if that is a mapping. The output of a result, which `write` stores as the value, is the attribute `result`.
 
     Args:
-        names: The attributes to take: one name, several, or `...` for all, the value included. An absent one is `None`.
+        names: The attributes to take: one name, several, or `...` for all, the value included. An absent one is `None`;
+            of one that no entry had there is a warning at the end.
         source: A `DirectoryStore`, an `LmdbStore`, an `Archive`; or a node of a tree, of which all nodes below it that
             have attributes are taken.
         output_attribute: What the value is called among the attributes; as for `write`.
@@ -85,6 +87,7 @@ def with_attributes(root: BaseNode) -> Iterator[BaseNode]:
 
 def _records(names: tuple[str, ...] | EllipsisType, output: str, store: Store) -> Iterator[NodeRecord]:
     in_values = names is not ... and (output in names or (bool(names) and store.codec.holds_mappings))
+    sought = Sought("records", () if names is ... else names)
     for path, metadata, load, payload in store._entries():
         if names is ...:
             attributes = as_attributes("records", path, metadata, load(), output)
@@ -93,4 +96,7 @@ def _records(names: tuple[str, ...] | EllipsisType, output: str, store: Store) -
             if in_values and (metadata is None or output in names):
                 found = as_attributes("records", path, metadata, load(), output)
             attributes = {name: found.get(name) for name in names}
+            if sought.wanted:
+                sought.look(found, path)
         yield node_record(path, path[-1] if path else "", attributes, payload)
+    sought.end()

@@ -14,6 +14,7 @@ from ._applying import Destination, apply_in_memory, apply_to_database
 from ._arrays import Arrays, check_arrays
 from ._clock import ticking
 from ._ledger import Ledger
+from ._missing import noting, tell_all
 from ._nodes import connection_of
 from ._payload_copies import check_values
 from ._stage import check_choice, check_root, stage
@@ -185,7 +186,7 @@ def write(
         ArgumentTypeError: `target` is neither a node nor a store, or an option has the wrong type.
         ReadOnlyTreeError, ReadOnlyStoreError: The target can only be read.
         ResultError: Something came that is no result; says what, and from which batch.
-        NotPicklableError: An output or an attribute can't be stored: it can't be pickled, or it is or holds an iterator,
+        NotPicklableError: An output or an attribute can't be stored: it can't be pickled, or is or holds an iterator,
             or a handle where nothing can take its place; says which, and what to do.
         DetachError: The class of an output or an attribute can't be imported, or that of one that is there already and
             would be stored again; names path, attribute and class.
@@ -224,7 +225,7 @@ def write(
     def run(results: Iterable[Any]) -> WriteReport:
         tally, start = Tally(), perf_counter()
         book = None if ledger is None else Ledger("write", ledger)
-        with ticking() as waited:
+        with ticking() as waited, noting() as notes:
             try:
                 with book or nullcontext():
                     batches = planner.planned(results, book)
@@ -241,7 +242,13 @@ def write(
                 with suppress(AttributeError):  # of the few errors that take no attribute
                     error.report = tally.report(perf_counter() - start, waited.seconds)  # type: ignore[attr-defined]
                 raise
-        return tally.report(perf_counter() - start, waited.seconds)
+        report = tally.report(perf_counter() - start, waited.seconds)
+        try:
+            tell_all(notes)  # not before, since a warning can be made an error, and must undo nothing
+        except Warning as warning:
+            warning.report = report  # type: ignore[attr-defined]
+            raise
+        return report
 
     return run
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from ..errors import ArgumentTypeError, DamagedStoreError, NoSuchKeyError, StoreClosedError, as_text, got
+from ..errors import ArgumentTypeError, DamagedStoreError, DetachError, NoSuchKeyError, StoreClosedError, as_text, got
 from ._archive_format import GROUP_BITS
 from ._archive_keys import Keyed, as_path
 from ._archive_lookup import Keys
@@ -278,6 +278,11 @@ class ArchiveRecords(Store, Sequence[Any]):
             return self.codec.decode(shard.view[start:stop])
         except (MemoryError, OSError):
             raise
+        except DetachError as error:
+            line = self._line(number)
+            path = None if line is None else line.as_path()
+            where = f"record {number:,}" if path is None else as_text(path)
+            raise DetachError(f"{self!r}: the value of {where} can't be read: {error}") from error
         except Exception as error:
             raise DamagedStoreError(
                 f"{self!r}: record {number:,} in {shard.path} can't be read with the codec {self.codec.name!r}: {error}"

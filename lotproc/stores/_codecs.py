@@ -10,11 +10,23 @@ from collections.abc import Callable
 from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
+from ZODB.broken import broken_cache
 
+from .._nodes import missing_class
 from .._values import iterator_in
-from ..errors import ArgumentError, ArgumentTypeError, CodecError, NotPicklableError, got
+from ..errors import ArgumentError, ArgumentTypeError, CodecError, DetachError, NotPicklableError, got
 
-__all__ = ["NAMED", "Codec", "CodecLike", "as_codec", "check_codec", "json_metadata", "json_text", "wrong_codec"]
+__all__ = [
+    "NAMED",
+    "Codec",
+    "CodecLike",
+    "as_codec",
+    "check_codec",
+    "json_metadata",
+    "json_text",
+    "unpickled",
+    "wrong_codec",
+]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -120,6 +132,35 @@ def _plain(value: Any) -> Any:
 _AS_IT_IS = frozenset([type(None), bool, int, float, str])
 _NPY = b"\x93NUMPY"
 _JSON = re.compile(rb'\s*([{\["\-0-9]|true|false|null|NaN|Infinity)')
+
+
+def unpickled(data: Any) -> Any:
+    """The value in a pickle.
+
+    Raises:
+        DetachError: It is of a class that can't be imported, or holds something that is.
+    """
+    try:
+        value = pickle.loads(data)
+    except (ImportError, AttributeError):
+        value = _Importer(io.BytesIO(data)).load()
+    if broken_cache and (name := missing_class(value)):  # copied from a tree where it was missing already
+        raise _not_importable(name)
+    return value
+
+
+class _Importer(pickle.Unpickler):
+    """Tells which class can't be imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except (ImportError, AttributeError) as error:
+            raise _not_importable(f"{module}.{name}") from error
+
+
+def _not_importable(name: str) -> DetachError:
+    return DetachError(f"its class can't be imported: {name}")
 
 
 def _pickled(value: Any) -> bytes:
@@ -264,7 +305,7 @@ def _custom(encode: Callable[[Any], Any], decode: Callable[[bytes], Any]) -> Cod
 NAMED = {
     codec.name: codec
     for codec in (
-        Codec("pickle", _pickled, pickle.loads, _dump_pickle, ".pickle", holds_mappings=True, keeps=False),
+        Codec("pickle", _pickled, unpickled, _dump_pickle, ".pickle", holds_mappings=True, keeps=False),
         Codec("json", _as_json, lambda data: json.loads(bytes(data)), _dumping(_as_json), ".json-value", True, False),
         Codec("npy", _as_npy, _from_npy, _dump_npy, ".npy", holds_mappings=False, keeps=True),
         Codec("bytes", _as_bytes, bytes, _dumping(_as_bytes), ".bytes", holds_mappings=False, keeps=False),

@@ -7,8 +7,10 @@ import os
 import pickle
 from typing import Any
 
-from ..errors import DamagedStoreError, as_text
-from ._codecs import Codec
+from ZODB.broken import broken_cache
+
+from ..errors import DamagedStoreError, DetachError, as_text
+from ._codecs import Codec, unpickled
 from ._directory_keys import Place
 from ._directory_metadata import Metadata, metadata_from
 
@@ -45,6 +47,7 @@ def decoded(store: object, codec: Codec, place: Place, descriptor: int) -> Any:
 
     Raises:
         DamagedStoreError: The codec can't read it.
+        DetachError: Its class can't be imported.
     """
     try:
         os.lseek(descriptor, 0, os.SEEK_SET)
@@ -55,11 +58,16 @@ def decoded(store: object, codec: Codec, place: Place, descriptor: int) -> Any:
         if codec.keeps:  # the value is a view of the file
             return codec.decode(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
         with open(os.dup(descriptor), "rb") as file:
-            if codec.decode is pickle.loads:  # arrays go from the file to where they stay
-                return pickle.load(file)
+            if codec.decode is unpickled and not broken_cache:  # arrays go from the file to where they stay
+                try:
+                    return pickle.load(file)
+                except (ImportError, AttributeError):  # of which `unpickled` tells
+                    file.seek(0)
             return codec.decode(file.read())
     except (MemoryError, OSError):
         raise
+    except DetachError as error:
+        raise DetachError(f"{store!r}: the value of {as_text(place.path)} can't be read: {error}") from error
     except Exception as error:
         raise DamagedStoreError(
             f"{store!r}: the value of {as_text(place.path)} can't be read with codec {codec.name!r}: "

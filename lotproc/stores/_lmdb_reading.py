@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -10,6 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ..errors import ArgumentError, ArgumentTypeError, StoreClosedError, got
+from ._codecs import unpickled
 from ._lmdb_buffer import WriteBuffer
 from ._lmdb_environment import Environment
 from ._lmdb_keys import Key, Range
@@ -67,7 +67,7 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
             environment.end(transaction)
         if self._pickles:
             try:
-                return pickle.loads(data)
+                return unpickled(data)
             except Exception:  # which comes again
                 pass
         return self._decoded(key, data)

@@ -14,6 +14,7 @@ from ..errors import (
     ArgumentTypeError,
     CodecError,
     DamagedStoreError,
+    DetachError,
     NotPicklableError,
     add_note,
     brief,
@@ -73,6 +74,8 @@ class LmdbRecords(Store):
         except Exception as error:
             with suppress(ArgumentError):
                 key = self._form.to_key(key)
+            if isinstance(error, DetachError):
+                raise DetachError(f"{self!r}: the value of {brief(key)} can't be read: {error}") from error
             raise DamagedStoreError(
                 f"{self!r}: the value of {brief(key)} can't be decoded with codec {self.codec.name!r}: "
                 f"{type(error).__name__}: {error}; it is damaged, or was written otherwise"

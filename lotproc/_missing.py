@@ -1,0 +1,150 @@
+"""Names of attributes that nothing in a stream had: a warning at its end, also where the stream runs in parts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
+from typing import Literal, NamedTuple, TypeAlias
+
+import more_itertools
+import toolz
+
+from .errors import ArgumentError, as_text
+
+__all__ = ["Missing", "Note", "Sought", "noting", "tell_all"]
+
+#: What becomes of a name that a node has not: a warning if none had it; or an error.
+Missing: TypeAlias = Literal["warn", "error"]
+
+#: Nodes whose names are remembered, and names, to say which comes near to one that none of them had.
+LOOKED, REMEMBERED = 1000, 1000
+
+
+class Note(NamedTuple):
+    """What a stream, or a part of one, found of the names that it looked for.
+
+    Args:
+        stage: The stage that looked.
+        found: The names that there were.
+        missing: Those that there were not.
+        others: Names that there were besides.
+        is_part: Whether it saw only a part of what there is.
+    """
+
+    stage: str
+    found: frozenset[str]
+    missing: frozenset[str]
+    others: frozenset[str]
+    is_part: bool = False
+
+
+class Sought:
+    """Looks for names of attributes in a stream, and tells at its end which of them nothing had.
+
+    Args:
+        stage: The stage, for the warning.
+        names: The names.
+        missing: "error" raises one for the first that has not all of them.
+        is_part: Whether the stream is only a part of one.
+    """
+
+    def __init__(self, stage: str, names: Iterable[str], missing: Missing = "warn", *, is_part: bool = False) -> None:
+        self._stage, self._names, self._is_part = stage, frozenset(names), is_part
+        self._raises = missing == "error"
+        #: Those to look for: the ones that nothing had so far, or all where each has to have them.
+        self.wanted = set(self._names)
+        self._others: set[str] = set()
+        self._looked = 0
+
+    def look(self, there: Collection[str], path: Iterable[str]) -> None:
+        """Look among the names of the attributes of a node; where nothing is `wanted` there is no need to."""
+        absent = {name for name in self.wanted if name not in there}
+        if self._raises:
+            if absent:
+                raise ArgumentError(
+                    f"{self._stage}: {as_text(path)} has no attribute {_said(sorted(absent), there)}; leave it out of "
+                    f'the names, or give missing="warn" where not every node has it'
+                )
+            return
+        self._looked += 1
+        if len(absent) < len(self.wanted):
+            self.wanted &= absent
+        if self.wanted and self._looked <= LOOKED and len(self._others) < REMEMBERED:
+            self._others.update(there)
+
+    def end(self, but: Collection[str] = ()) -> None:
+        """The stream was read to its end: tell what nothing in it had, but these names."""
+        if self._looked and not self._raises:
+            missing = self.wanted.difference(but)
+            tell(Note(self._stage, self._names - missing, frozenset(missing), frozenset(self._others), self._is_part))
+
+
+_noted: ContextVar[list[Note] | None] = ContextVar("_noted", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[list[Note]]:
+    """Gather what is told inside, for `tell_all` to tell later, or elsewhere."""
+    notes: list[Note] = []
+    token = _noted.set(notes)
+    try:
+        yield notes
+    finally:
+        _noted.reset(token)
+
+
+def tell(note: Note) -> None:
+    """Warn of names that nothing had; not yet where notes are gathered, and not by a part alone."""
+    notes = _noted.get()
+    if notes is not None:
+        notes.append(note)
+    elif note.missing and not note.is_part:
+        warnings.warn(
+            f"{note.stage}: no node had an attribute {_said(sorted(note.missing), note.others)}",
+            UserWarning,
+            stacklevel=_outside(),
+        )
+
+
+def tell_all(notes: Iterable[Note]) -> None:
+    """Tell what was gathered; parts of one stream together."""
+    whole: dict[tuple[str, frozenset[str]], Note] = {}
+    for note in notes:
+        if not note.is_part:
+            tell(note)
+            continue
+        key = note.stage, note.found | note.missing
+        other = whole.get(key, note)
+        found = note.found | other.found
+        whole[key] = Note(note.stage, found, key[1] - found, note.others | other.others)
+    for note in whole.values():
+        tell(note)
+
+
+def _said(names: list[str], others: Iterable[str]) -> str:
+    """Names, each with the one that comes nearest to it."""
+    near = {
+        name: get_close_matches(name, [other for other in others if isinstance(other, str)], 1, 0) for name in names
+    }
+    return ", ".join(
+        f"{name!r} (the nearest that there was is {near[name][0]!r})" if near[name] else repr(name) for name in names
+    )
+
+
+def _outside() -> int:
+    """How many frames above its caller there is one of the user's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+#: Where the code lies through which a stream is pulled.
+_OURS = tuple(
+    os.path.join(os.path.dirname(file), "") for file in (__file__, str(more_itertools.__file__), str(toolz.__file__))
+)
