@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator
@@ -10,9 +9,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import Literal, NamedTuple, TypeAlias
-
-import more_itertools
-import toolz
 
 from .errors import ArgumentError, as_text
 
@@ -139,12 +135,10 @@ def _said(names: list[str], others: Iterable[str]) -> str:
 def _outside() -> int:
     """How many frames above its caller there is one of the user's."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
         level, frame = level + 1, frame.f_back
     return level
 
 
-#: Where the code lies through which a stream is pulled.
-_OURS = tuple(
-    os.path.join(os.path.dirname(file), "") for file in (__file__, str(more_itertools.__file__), str(toolz.__file__))
-)
+#: The packages through which a stream is pulled.
+_OURS = frozenset(("lotproc", "more_itertools", "toolz", "tqdm"))

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from lotdb import LOTDB, BaseNode
 from persistent import Persistent
+from persistent.list import PersistentList
+from persistent.mapping import PersistentMapping
 from ZODB.blob import BlobStorage
 from ZODB.broken import Broken, broken_cache
 from ZODB.Connection import Connection
@@ -73,11 +75,11 @@ def class_name(value: object) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def missing_class(value: Any) -> str | None:
+def missing_class(value: Any, *, through_persistent: bool = False) -> str | None:
     """The class of something in a value, at any depth, that can't be imported; `None` if there is no such thing.
 
     ZODB reads it as a `Broken` object, which must not be stored again: once its class is there, it could not be read.
-    Persistent objects have records of their own, so what is in them does not count.
+    Persistent objects have records of their own, so what is in them does not count, unless that is asked for.
 
     >>> from ZODB.broken import find_global
     >>> missing_class([1, {"color": find_global("gone_lab", "Color")()}])
@@ -87,17 +89,17 @@ def missing_class(value: Any) -> str | None:
     """
     if not broken_cache:  # ZODB has met no such class in this process
         return None
-    found = first_inside(value, is_broken)
+    found = first_inside(value, is_broken, through_persistent=through_persistent)
     return None if found is None else class_name(found)
 
 
-def first_inside(value: Any, test: Callable[[Any], bool]) -> Any:
+def first_inside(value: Any, test: Callable[[Any], bool], *, through_persistent: bool = False) -> Any:
     """The first object in a value, at any depth, that passes a test; `None` if none does.
 
-    Plain containers, numbers and text are not tested, nor are arrays of them and persistent objects.
+    Plain containers, numbers and text are not tested, nor are arrays of them.
     """
     finder = _Finder(BytesIO(), protocol=5)
-    finder.test = test
+    finder.test, finder.through_persistent = test, through_persistent
     with suppress(Exception):  # it can't be pickled, of which others tell; or something was found
         finder.dump(value)
     return finder.found
@@ -107,15 +109,23 @@ class _Finder(pickle.Pickler):
     """Goes through a value as a pickler does, without its data."""
 
     test: Callable[[Any], bool]
+    through_persistent = False
     found: Any = None
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, Persistent) or (type(value) is np.ndarray and not value.dtype.hasobject):
+        if type(value) is np.ndarray and not value.dtype.hasobject:
             return list, ()
-        if self.test(value):
+        is_persistent = isinstance(value, Persistent)
+        if (self.through_persistent or not is_persistent) and self.test(value):
             self.found = value
             raise ValueError
-        return NotImplemented
+        if not is_persistent:
+            return NotImplemented
+        if self.through_persistent and isinstance(value, PersistentMapping):
+            return dict, (), None, None, iter(value.items())
+        if self.through_persistent and isinstance(value, PersistentList):
+            return list, (), None, iter(value)
+        return list, ()
 
 
 def connection_of(node: BaseNode) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from ._batches import Units, units_of
 from ._missing import Note, noting
 from ._raised import error_types
+from ._stage import Stage
 from .errors import ProcessorError, add_note
 from .models import Failure, NodeRecord, ProcessResult, counted, failure_at
 
@@ -85,6 +86,12 @@ class Task:
         return isinstance(error, self.retry_on) or (is_cancellation and Exception in self.retry_on)
 
     def _called(self, batch: Any) -> Any:
+        """What the processor makes of a batch; a `Failure` in it is handed on."""
+        if type(batch) in (list, tuple) and not isinstance(self.fn, Stage):  # which knows what to do with it
+            failures = [item for item in batch if type(item) is Failure]
+            if failures:
+                records = type(batch)(item for item in batch if type(item) is not Failure)
+                return [*(spliced(self._called(records)) if records else ()), *failures]
         try:
             return called(self.fn, batch)
         except SystemExit as error:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 import numpy as np
+from lotdb import BaseNode
 from ZODB.broken import broken_cache
 from ZODB.POSException import StateLoadError
 
 from ._missing import Sought
-from ._nodes import attributes_of, class_name, is_broken, key_of, missing_class, path_of
+from ._nodes import attributes_of, key_of, missing_class, path_of
 from ._patterns import PathPattern, regex as compiled
 from ._salvaging import Unreadable, salvaged
 from ._stage import stage
@@ -118,16 +119,16 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
     matches = attribute_test("where", name, test)
 
     def run(items: Iterable[T]) -> Iterator[T]:
+        left = iter(items)
         sought = Sought("where", (name,))
-        wanted = sought.wanted
-        for item in items:
-            if type(item) is Failure:
+        for item in left:
+            if type(item) is Failure or matches(item) is not bool(invert):
                 yield item
-                continue
-            if matches(item) is not bool(invert):
-                yield item
-            if wanted:
+            if type(item) is not Failure:
                 sought.look(_attributes("where", item), path_of("where", item))
+                if not sought.wanted:
+                    break
+        yield from (item for item in left if type(item) is Failure or matches(item) is not bool(invert))
         sought.end()
 
     return run
@@ -139,7 +140,12 @@ def attribute_test(stage_name: str, name: str, test: Any) -> Callable[[Any], boo
         raise ArgumentTypeError(f"{stage_name}: the name of an attribute must be a str, got {got(name)}")
 
     def matches(item: Any) -> bool:
-        value = _value(stage_name, item, name)
+        try:
+            value = attributes_of(stage_name, item).get(name)
+        except StateLoadError:
+            value = _attributes(stage_name, item).get(name)
+        if broken_cache or type(value) is Unreadable:
+            _check_whole(stage_name, item, name, value)
         try:
             return bool(test(value)) if callable(test) else _equal(value, test)
         except Exception as error:
@@ -150,25 +156,18 @@ def attribute_test(stage_name: str, name: str, test: Any) -> Callable[[Any], boo
     return matches
 
 
-def _value(stage_name: str, item: Any, name: str) -> Any:
-    """The value of an attribute, if it is whole."""
-    attributes = attributes_of(stage_name, item)
-    try:
-        value = attributes.get(name)
-    except StateLoadError:
-        value = _attributes(stage_name, item).get(name)
-    if broken_cache or type(value) is Unreadable:
-        missing = class_name(value) if is_broken(value) else missing_class(value)
-        if missing or type(value) is Unreadable:
-            reason = f"its class can't be imported: {missing}" if missing else value.reason
-            where = as_text(path_of(stage_name, item))
-            raise DetachError(f"{stage_name}: attribute {name!r} of {where} can't be read: {reason}")
-    return value
+def _check_whole(stage_name: str, item: Any, name: str, value: Any) -> None:
+    """Refuse a value that can't be read as what it was, or that holds something that can't."""
+    missing = missing_class(value, through_persistent=True)
+    if missing or type(value) is Unreadable:
+        reason = f"its class can't be imported: {missing}" if missing else value.reason
+        where = as_text(path_of(stage_name, item))
+        raise DetachError(f"{stage_name}: attribute {name!r} of {where} can't be read: {reason}")
 
 
 def _attributes(stage_name: str, item: Any) -> Any:
     """The attributes of a node or a record, with a `get`; of a node also where one of them can't be read."""
-    attributes = attributes_of(stage_name, item)
+    attributes = item.attribute_storage if isinstance(item, BaseNode) else attributes_of(stage_name, item)
     try:
         next(iter(attributes), None)
     except StateLoadError as error:

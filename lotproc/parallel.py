@@ -143,7 +143,8 @@ def parallel_map(
             worker. Iterators that it returns are drained where it ran, so it may be a generator function. Where
             batches are run again it is called more than once with a record.
         batches: Batches of records: lists, tuples, or iterators, which are made lists; or `partitions`. Anything else
-            that can be sent where the work is done is one unit, that fails as a whole.
+            that can be sent where the work is done is one unit, that fails as a whole. A `Failure` of a stage before is
+            handed on: by `each` in its place, else behind what `fn` makes of the records of its batch.
         mode: "sync": in line, one after the other; "thread": for work that waits or leaves the interpreter;
             "process": for work in Python, on worker processes. They are kept for a minute for the next call, which
             gives them its working directory, `sys.path` and environment; the modules that they have loaded stay, unless
@@ -327,14 +328,16 @@ class _Handling:
         if type(outcome) is not Rescued:
             yield outcome
             return
-        results = [handled for item in outcome if (handled := self._handled(item)) is not None]
+        before = [item for item in batch if type(item) is Failure] if isinstance(batch, (list, tuple)) else []
+        results = [handled for item in outcome if (handled := self._handled(item, before)) is not None]
         if is_divisible(batch):
             yield results
         else:
             yield from results
 
-    def _handled(self, item: Any) -> Any:
-        return in_its_place(self._on_error, item) if isinstance(item, Failure) else item
+    def _handled(self, item: Any, before: list[Failure]) -> Any:
+        """What is given for a result; what failed `before`, in another stage, stays as it is."""
+        return in_its_place(self._on_error, item) if type(item) is Failure and item not in before else item
 
 
 def _in_line(handling: _Handling, batches: Iterator[Any], initializer: Initializer) -> Iterator[Any]:

@@ -32,6 +32,9 @@ from trees import (
 
 import lotproc as lp
 
+#: Many names here are those of no node, on purpose; what is told of them is held by `test_missing_names`.
+pytestmark = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+
 PLACES = ["memory", "storage"]
 in_both_places = pytest.mark.parametrize("place", PLACES)
 

@@ -58,6 +58,9 @@ from zope.interface import implementer
 
 import lotproc as lp
 
+#: Many names here are those of no node, on purpose; what is told of them is held by `test_missing_names`.
+pytestmark = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+
 
 def assert_scanned(root: BaseNode, names: Any = ..., **options: Any) -> list[lp.NodeRecord]:
     """`scan` gives what `snapshot` does, and leaves the connection as it was."""
