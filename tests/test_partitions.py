@@ -42,6 +42,9 @@ from ZODB.MappingStorage import MappingStorage
 
 import lotproc as lp
 
+#: Some names here are those of no node, on purpose; what is told of them is held by `test_missing_names`.
+pytestmark = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+
 
 class Loud(BaseNode):
     """Gives another key than it stores."""

@@ -23,6 +23,9 @@ from trees import PLAIN_KEYS, build, stored, unsaved
 
 import lotproc as lp
 
+#: Some names here are those of no node, on purpose; what is told of them is held by `test_missing_names`.
+pytestmark = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+
 # --- The stages, and something to feed them --------------------------------------------------------------------------
 
 
