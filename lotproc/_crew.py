@@ -5,18 +5,22 @@ Each is a process of loky's, which needs no guard around the main program, at th
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
 import sys
-import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from threading import Lock
 from time import monotonic, sleep
+from typing import Any
 
 from ._raised import Raised
-from ._serving import BATCH, DONE, PREPARE, REST, serve
+from ._serving import BATCH, DONE, END_SECONDS, PREPARE, REST, STALE, serve
+from ._surroundings import Start
 from .errors import NotReadyError, WorkerDiedError, WorkerTimeoutError
 
 __all__ = ["CallOver", "Crew", "Hand", "Lost"]
@@ -27,8 +31,10 @@ LOOK_EVERY = 1.0
 MOST_STARTS = 10
 #: Seconds that a worker of another call has to get ready for this one, else a new one takes its place.
 PATIENCE = 60.0
-#: Seconds that a worker has to end by itself.
+#: Seconds until a worker that is gone has an exit code.
 GRACE = 2.0
+#: Seconds that a worker has to end by itself.
+LEAVING = 2 * END_SECONDS + 1
 
 
 class CallOver(Exception):
@@ -51,17 +57,18 @@ class Lost:
 class Worker:
     """A worker process, and how to talk with it from one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: Start) -> None:
         from loky.backend.context import get_context
         from loky.backend.utils import kill_process_tree
 
         self._kill = kill_process_tree
         context = get_context("loky")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs,), name="lotproc worker")
-        self._process.start()
-        theirs.close()
-        self.code = _code_of_user()
+        self.start = start
+        with _with_standard_streams():
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=serve, args=(theirs,), name="lotproc worker", env=start.variables)
+            self._process.start()
+            theirs.close()
 
     def ask(self, kind: bytes, packed: bytes, timeout: float | None = None) -> tuple[bytes, bytes]:
         """Send a message, and give the kind of the answer and the answer.
@@ -88,7 +95,7 @@ class Worker:
             ready = wait([self._connection, self._process.sentinel], max(0.0, left))
             if self._connection in ready:
                 return True
-            if self._process.exitcode is not None:
+            if self.has_ended():
                 if self._connection.poll(0):
                     return True
                 raise EOFError
@@ -98,10 +105,12 @@ class Worker:
                 return False
 
     def _died(self) -> WorkerDiedError:
-        code = self._exit_code(monotonic() + GRACE)
-        if code is None:
+        if not self.ends_before(monotonic() + GRACE):
             self.kill()
             return WorkerDiedError("its worker process closed its connection, and was stopped")
+        code = self._process.exitcode
+        if code is None:
+            return WorkerDiedError("its worker process ended; of what is not known, since this program ignores SIGCHLD")
         if code >= 0:
             return WorkerDiedError(f"its worker process ended with exit code {code}")
         try:
@@ -111,15 +120,19 @@ class Worker:
         hint = "; was memory short?" if name == "SIGKILL" else ""
         return WorkerDiedError(f"its worker process was killed by {name}{hint}")
 
-    def _exit_code(self, end: float) -> int | None:
-        """With what it ended, if it does before a time."""
-        while (code := self._process.exitcode) is None and monotonic() < end:
-            sleep(0.005)
-        return code  # type: ignore[no-any-return]
-
-    def is_stale(self) -> bool:
-        """Whether the code that it may have loaded was changed since."""
-        return any(_changed(file) != time for file, time in self.code.items())
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        if self._process.exitcode is not None:
+            return True
+        if os.name != "posix":
+            return False
+        try:  # where SIGCHLD is ignored, the system keeps no exit code
+            os.kill(self._process.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
 
     def rest(self) -> None:
         """Tell it that there may be another call."""
@@ -131,28 +144,47 @@ class Worker:
 
     def kill(self) -> None:
         """End it, with whatever it has started."""
-        self._kill(self._process)
+        if not self.has_ended():
+            self._kill(self._process)
 
     def ends_before(self, end: float) -> bool:
         """Wait for its end up to a time; whether it came."""
-        return self._exit_code(end) is not None
+        while not (ended := self.has_ended()) and monotonic() < end:
+            sleep(0.005)
+        return ended
 
 
-def _code_of_user() -> dict[str, float]:
-    """The files of the modules that are loaded and may be worked on, with the times of their last changes."""
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    return {file: _changed(file) for file in files if file and not file.startswith(_INSTALLED)}
+_streams_lock = Lock()
 
 
-def _changed(file: str) -> float:
-    try:
-        return os.stat(file).st_mtime
-    except OSError:
-        return 0.0
+@contextmanager
+def _with_standard_streams() -> Iterator[None]:
+    """While a process is started, put something in the place of standard streams that are missing, or can't be flushed.
 
-
-#: Where modules lie that nobody edits while a program runs.
-_INSTALLED = tuple({path for name, path in sysconfig.get_paths().items() if name.endswith("lib")})
+    loky flushes them, and where a daemon has closed them a pipe would get the number of one.
+    """
+    with _streams_lock:
+        numbers = []
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+            numbers.append(number)
+        os.close(number)
+        replaced: list[tuple[str, Any, Any]] = []
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            try:
+                stream.flush()
+            except Exception:
+                replaced.append((name, stream, instead := io.StringIO()))
+                setattr(sys, name, instead)
+        try:
+            yield
+        finally:
+            for name, stream, instead in replaced:
+                if getattr(sys, name) is instead:
+                    setattr(sys, name, stream)
+            for number in numbers:
+                os.close(number)
 
 
 class _Kept:
@@ -162,25 +194,26 @@ class _Kept:
         self.pid = os.getpid()
         self.all: set[Worker] = set()
         self.idle: list[Worker] = []
+        self._leaving: set[Worker] = set()
         self._is_over = False
         Finalize(None, self.end, exitpriority=100)  # before the processes that this one started are waited for
 
-    def take(self) -> tuple[Worker, bool]:
+    def take(self, start: Start) -> tuple[Worker, bool]:
         """A worker that is idle, or a new one; and which of both it is."""
-        try:
-            while (worker := self.idle.pop()).is_stale():
-                worker.dismiss()
-                self.all.discard(worker)
-            worker.code = {**_code_of_user(), **worker.code}
-            return worker, False
-        except IndexError:
-            return self.new()
+        for worker in self.idle[::-1]:
+            if worker.start == start:
+                try:
+                    self.idle.remove(worker)
+                except ValueError:  # another thread has just taken it
+                    continue
+                return worker, False
+        return self.new(start)
 
-    def new(self) -> tuple[Worker, bool]:
+    def new(self, start: Start) -> tuple[Worker, bool]:
         if self._is_over:
             raise CallOver("the program ends, so no worker process is started any more")
         try:
-            worker = Worker()
+            worker = Worker(start)
         except Exception as error:  # a daemonic process may have no children, for instance
             raise NotReadyError(
                 f'parallel_map: no worker process can be started: {error}; use mode="thread" or mode="sync"'
@@ -188,15 +221,25 @@ class _Kept:
         self.all.add(worker)
         return worker, True
 
+    def dismiss(self, worker: Worker) -> None:
+        """Let a worker end by itself; if it has not when the program ends, it is killed."""
+        worker.dismiss()
+        self.all.discard(worker)
+        self._leaving.add(worker)
+        for other in list(self._leaving):
+            if other.has_ended():
+                self._leaving.discard(other)
+
     def end(self) -> None:
         """End them with the program."""
         self._is_over = True
-        idle, self.idle = self.idle, []
-        for worker in idle:
-            worker.dismiss()
-        end = monotonic() + GRACE
+        for worker in self.idle:
+            self.dismiss(worker)
         for worker in list(self.all):
-            if worker not in idle or not worker.ends_before(end):
+            worker.kill()
+        end = monotonic() + LEAVING
+        for worker in list(self._leaving):
+            if not worker.ends_before(end):
                 worker.kill()
 
 
@@ -216,13 +259,17 @@ class Crew:
 
     Args:
         packed: What `serve` prepares with: a task, and a function to call before it or `None`.
+        start: What its workers have from their start.
         timeout: Seconds that a worker may take for a batch.
         most_batches: How many batches a worker gets before another takes its place.
         keeps: Workers may have worked for other calls, and may work for others.
     """
 
-    def __init__(self, packed: bytes, *, timeout: float | None, most_batches: int | None, keeps: bool) -> None:
+    def __init__(
+        self, packed: bytes, start: Start, *, timeout: float | None, most_batches: int | None, keeps: bool
+    ) -> None:
         self.packed = packed
+        self.start = start
         self.timeout = timeout
         self.most_batches = most_batches
         self.keeps = keeps
@@ -302,7 +349,7 @@ class Hand:
         """A worker that can begin."""
         crew, kept = self._crew, _workers()
         while True:
-            worker, is_new = kept.take() if crew.keeps else kept.new()
+            worker, is_new = kept.take(crew.start) if crew.keeps else kept.new(crew.start)
             try:
                 kind, answer = crew.ask(worker, PREPARE, crew.packed, None if is_new else PATIENCE)
             except CallOver:
@@ -319,6 +366,8 @@ class Hand:
             if kind == DONE:
                 return worker
             self._dismiss(worker)
+            if kind == STALE:
+                continue
             reason: BaseException = pickle.loads(answer).error
             raise NotReadyError(
                 f"parallel_map: a worker process can't begin, since its initializer or the loading of the processor "
@@ -341,5 +390,4 @@ class Hand:
         self._dismiss(worker)
 
     def _dismiss(self, worker: Worker) -> None:
-        worker.dismiss()
-        _workers().all.discard(worker)
+        _workers().dismiss(worker)

@@ -5,6 +5,9 @@ A message of the parent is a letter and, behind it, a pickle. The worker answers
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
+import multiprocessing
 import os
 import pickle
 import signal
@@ -12,30 +15,35 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, NamedTuple
+from threading import Lock, Thread
+from time import sleep
+from typing import Any
 
 from ._arithmetic import Arithmetic, changed_by, within
 from ._raised import Raised
+from ._surroundings import LoadedCode
 from ._tasks import Task
 
-__all__ = ["BATCH", "DONE", "IDLE_SECONDS", "PREPARE", "REST", "Surroundings", "packed_result", "serve"]
+__all__ = ["BATCH", "DONE", "END_SECONDS", "IDLE_SECONDS", "PREPARE", "REST", "STALE", "packed_result", "serve"]
 
 #: What a parent says: here is what to do with batches; here is a batch; wait, there may be more from another call.
 PREPARE, BATCH, REST = b"P", b"B", b"R"
-#: What a worker answers: here is the result; here is the error.
-DONE, FAILED = b"D", b"F"
+#: What a worker answers: here is the result; here is the error; take another, files were changed that I have loaded.
+DONE, FAILED, STALE = b"D", b"F", b"S"
 
 #: Seconds that a worker without work stays for the next call; starting one costs about 0.3 s.
 IDLE_SECONDS = 60
 #: Seconds after which a worker looks whether its parent is still there.
 LOOK_EVERY = 1.0
+#: Seconds that the threads of a worker have to end when it ends; so many more has what it has registered for its end.
+END_SECONDS = 2.0
 
 
 def serve(connection: Any) -> None:
     """Work for the process at the other end of a connection."""
     # The parent ends its workers itself. A handler, since what is ignored would be ignored by their children too.
     signal.signal(signal.SIGINT, lambda *_: None)
+    _fill_standard_streams()
     worker, parent = os.getpid(), os.getppid()
     inbox: SimpleQueue[bytes | None] = SimpleQueue()
     is_busy = False
@@ -52,66 +60,97 @@ def serve(connection: Any) -> None:
         finally:  # also where there is no memory for a message
             inbox.put(None)
             if is_busy:
-                os._exit(1)
+                _kill_this_process()
 
     Thread(target=receive, name="lotproc inbox", daemon=True).start()
+    code = LoadedCode()
     task: Any = None
     timeout: float | None = None
     while True:
-        is_busy = False
         try:
             message = inbox.get(timeout=timeout)
         except Empty:
-            return
+            break
         if message is None:
-            return
+            break
         is_busy = True
         kind, packed = message[:1], message[1:]
         del message
         timeout = IDLE_SECONDS if kind == REST else None
         if kind == REST:
             task = None
+            code.note(thoroughly=True)
+            is_busy = False
             continue
+        answer = b""
         try:
-            if kind == PREPARE:
-                task, answer = _prepared(packed), b""
+            if kind == PREPARE and code.is_stale():
+                kind = STALE
             else:
-                answer = task(packed)
-            kind = DONE
+                if kind == PREPARE:
+                    task = _prepared(packed)
+                else:
+                    answer = task(packed)
+                kind = DONE
         except BaseException as error:
             kind, answer = FAILED, pickle.dumps(Raised(error))
         del packed
         if os.getpid() != worker:  # a child that a processor forked, and did not end
             os._exit(1)
+        code.note()
+        is_busy = False  # from the answer on: the parent may let us go as soon as it has it
         try:
             connection.send_bytes(kind + answer)
         except OSError:  # the parent is gone
-            return
+            break
         del answer
+    _end_in_time()
 
 
-class Surroundings(NamedTuple):
-    """What a process has from the one that started it, and what that may have changed since."""
+def _fill_standard_streams() -> None:
+    """Open what this process lacks of stdin, stdout and stderr, so that no file is opened in the place of one."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
-    folder: str
-    path: list[str]
-    environment: dict[str, str]
 
-    @classmethod
-    def here(cls) -> Surroundings:
-        """Those of this process."""
-        return cls(os.getcwd(), list(sys.path), dict(os.environ))
+def _kill_this_process() -> None:
+    """End it at once, with whatever it has started, as its parent would."""
+    from loky.backend.utils import kill_process_tree
 
-    def take(self) -> None:
-        """Make them those of this process."""
-        if self.folder != os.getcwd():
-            os.chdir(self.folder)
-        if self.path != sys.path:
-            sys.path[:] = self.path
-        if self.environment != os.environ:
-            for name in os.environ.keys() - self.environment.keys():
-                del os.environ[name]
-            os.environ.update(self.environment)
+    try:
+        kill_process_tree(multiprocessing.current_process())
+    finally:
+        os._exit(1)
+
+
+def _end_in_time() -> None:
+    """See to it that this process ends within seconds from now, whatever threads and children it has.
+
+    They get their time first, then what was registered with `atexit` gets its own.
+    """
+    begun = Lock()
+    # It comes before all others. Where the main thread and the one below both come to it, the second waits for ever.
+    atexit.register(begun.acquire)
+
+    def end() -> None:
+        sleep(END_SECONDS)
+        try:
+            atexit._run_exitfuncs()
+            for child in multiprocessing.active_children():
+                child.kill()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(0)
+
+    Thread(target=end, name="lotproc end", daemon=True).start()
+    # This needs no Python to run: it also ends a thread that never lets go of the interpreter.
+    faulthandler.dump_traceback_later(2 * END_SECONDS, exit=True, file=os.open(os.devnull, os.O_WRONLY))
 
 
 def _prepared(packed: bytes) -> Callable[[bytes], bytes]:
@@ -119,6 +158,7 @@ def _prepared(packed: bytes) -> Callable[[bytes], bytes]:
     surroundings, packed_task = pickle.loads(packed)
     surroundings.take()
     task, initializer = pickle.loads(packed_task)
+    surroundings.take_filters()
     own = changed_by(initializer)
     return partial(packed_result, task, own=own)
 

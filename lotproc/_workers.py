@@ -5,6 +5,7 @@ Each of `threads`, `processes` and `handed_in` opens to a `Place`.
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import sys
@@ -16,7 +17,7 @@ from functools import cache, lru_cache
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,7 +28,8 @@ from ._crew import Crew, Hand, Lost
 from ._interrupts import is_interrupt, uninterrupted
 from ._nodes import dumps_detached
 from ._raised import attempted
-from ._serving import Surroundings, packed_result
+from ._serving import packed_result
+from ._surroundings import Start, Surroundings, is_of_user, module_file
 from ._tasks import Task
 from .errors import LiveNodeError, NotPicklableError, NotReadyError, got, warn
 
@@ -177,8 +179,10 @@ def processes(
 ) -> Iterator[Place]:
     """Worker processes that stay for the next call, unless they are still at work at the end: those are killed."""
     keeps = initializer is None and most_batches is None
-    packed = pickle.dumps((Surroundings.here(), _packed_task(task, initializer)))
-    crew = Crew(packed, timeout=timeout, most_batches=most_batches, keeps=keeps)
+    surroundings = Surroundings.here(max(1, cpu_count() // workers))
+    packed = pickle.dumps((surroundings, _packed_task(task, initializer)))
+    start = Start.now(surroundings.environment)
+    crew = Crew(packed, start, timeout=timeout, most_batches=most_batches, keeps=keeps)
     pool = _Threads(workers, lambda: Hand(crew))
     try:
         yield Place(lambda batch: pool.submit(_packed(batch)), pickle.loads)
@@ -262,8 +266,8 @@ def _watching() -> Any:
 def _sendable(what: str, fn: object, value: object, pickler: Any = None) -> bytes:
     import cloudpickle
 
-    if "__mp_main__" in sys.modules:  # the main program, as a process that `multiprocessing` spawned has it
-        cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
+    for module in _new_strays():
+        cloudpickle.register_pickle_by_value(module)
     try:
         return dumps_detached(value, pickler=pickler or cloudpickle.Pickler)
     except Warning:  # made an error by the user
@@ -278,6 +282,39 @@ def _sendable(what: str, fn: object, value: object, pickler: Any = None) -> byte
             f"parallel_map: the {what} {got(fn)} can't be sent to a process: {error}; create what it holds inside "
             f'it, or use mode="thread"'
         ) from error
+
+
+#: The names of modules that were looked for already.
+_looked_for: set[str] = set()
+
+
+def _new_strays() -> Iterator[ModuleType]:
+    """Loaded modules that no other process could import by their names, of those that were not looked at before.
+
+    Such are a module that was loaded from its path, and the main program where `multiprocessing` has spawned this one.
+    """
+    if _looked_for.issuperset(sys.modules):
+        return
+    for name in set(sys.modules) - _looked_for:
+        _looked_for.add(name)
+        module = sys.modules.get(name)
+        file = module_file(module)
+        if is_of_user(file) and file.endswith(".py") and name != "__main__" and not _is_found(name, file):
+            assert module is not None
+            if module.__name__ == name:
+                yield module
+
+
+def _is_found(name: str, file: str) -> bool:
+    """Whether an import of a name would load a file."""
+    parent = name.rpartition(".")[0]
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    try:
+        specs = (finder.find_spec(name, path) for finder in sys.meta_path)
+        spec = next(filter(None, specs), None)
+        return spec is not None and spec.origin is not None and os.path.samefile(spec.origin, file)
+    except Exception:  # what a finder of somebody's own can't answer is left as it is
+        return True
 
 
 def cpu_count() -> int:

@@ -19,6 +19,7 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolEx
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -615,17 +616,12 @@ def test_workers_that_die_before_they_begin_end_the_run() -> None:
         list(lp.parallel_map(len, [[1]], initializer=functools.partial(os._exit, 4), on_error="collect"))
 
 
-def test_a_processor_that_can_not_be_loaded_in_a_worker_ends_the_run(tmp_path: Path, monkeypatch: Any) -> None:
-    (tmp_path / "only_here.py").write_text("def work(batch):\n    return len(batch)\n")
-    with monkeypatch.context() as here:
-        here.syspath_prepend(tmp_path)
-        import only_here  # type: ignore[import-not-found]
-    sys.modules["only_here"] = only_here
-    try:
-        with pytest.raises(lp.NotReadyError, match="ModuleNotFoundError: No module named 'only_here'"):
-            list(lp.parallel_map(only_here.work, [[1]], on_error="collect", max_workers=1))
-    finally:
-        del sys.modules["only_here"]
+def test_a_processor_that_can_not_be_loaded_in_a_worker_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_here = ModuleType("only_here")
+    exec("def work(batch):\n    return len(batch)\n", vars(only_here))
+    monkeypatch.setitem(sys.modules, "only_here", only_here)
+    with pytest.raises(lp.NotReadyError, match="ModuleNotFoundError: No module named 'only_here'"):
+        list(lp.parallel_map(only_here.work, [[1]], on_error="collect", max_workers=1))
 
 
 def test_a_worker_gets_so_many_batches_and_no_more() -> None:
