@@ -146,6 +146,15 @@ def all_rows(leaves: int) -> list[Row]:
             size=few,
             writes=True,
         ),
+        row(
+            f"SVD 256 x 256, {few:,} of them, two processes",
+            "the same in line, with the threads that the library takes",
+            sides.decompose_in_workers,
+            sides.decompose_in_line,
+            1.7,
+            size=few,
+            build=trees.build_empty,
+        ),
         Row(
             f"peak memory above start, `scan` + inline write of {large:,} leaves",
             f"the same with {small:,} leaves",

@@ -330,3 +330,30 @@ def index_memory(folder: Path) -> float:
     taken = anonymous_memory() - before
     storage.close()
     return taken
+
+
+# Processing alone
+
+
+def singular_values(numbers: list[int]) -> list[float]:
+    """The sums of the singular values of matrices, each made from a number: work of a numeric library."""
+    import numpy as np
+
+    return [float(np.linalg.svd(np.random.default_rng(number).random((256, 256)))[1].sum()) for number in numbers]
+
+
+def decompose(matrices: int, **where: Any) -> Measured:
+    """Decompose matrices, four to a batch."""
+    start = perf_counter()
+    found = list(pipe(range(matrices), lp.chunked(4), lp.parallel_map(singular_values, **where)))
+    seconds = perf_counter() - start
+    # Rounded, since how many threads a product is made with is seen in its last digits.
+    return Measured(seconds, digest(((), round(value, 6)) for batch in found for value in batch))
+
+
+def decompose_in_workers(folder: Path, matrices: int) -> Measured:
+    return decompose(matrices, max_workers=WORKERS)
+
+
+def decompose_in_line(folder: Path, matrices: int) -> Measured:
+    return decompose(matrices, mode="sync")

@@ -147,9 +147,11 @@ def parallel_map(
             handed on: by `each` in its place, else behind what `fn` makes of the records of its batch.
         mode: "sync": in line, one after the other; "thread": for work that waits or leaves the interpreter;
             "process": for work in Python, on worker processes. They are kept for a minute for the next call, which
-            gives them its working directory, `sys.path` and environment; the modules that they have loaded stay, unless
-            a file of yours was changed.
-        max_workers: Threads or processes; by default one for each CPU that this process may use.
+            gives them its working directory, `sys.path`, environment, recursion limit and filters of warnings; the
+            modules that they have loaded stay, unless a file of yours was changed.
+        max_workers: Threads or processes; by default one for each CPU that this process may use. Numeric libraries
+            start so many threads in each process that together there is one for each CPU, unless the environment says
+            how many (OMP_NUM_THREADS).
         executor: Any `concurrent.futures.Executor` to use in place of `mode`: Dask, MPI, Ray, Slurm have one. Only its
             `submit` is used, and it is left running.
         buffersize: The most batches that are in flight: pulled, and their results not asked for yet. By default twice
