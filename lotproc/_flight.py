@@ -13,7 +13,7 @@ from typing import Any
 from ._batches import Units, span, units_of
 from ._clock import waiting
 from ._crew import CallOver, Lost
-from ._missing import Note
+from ._missing import Notes
 from ._raised import Raised, error_types
 from ._tasks import Rescued, Task, failure_of, spliced, unnoted
 from ._workers import Place
@@ -102,7 +102,7 @@ class Flight:
         self._submitted: dict[Future[Any], tuple[_Slot, _Part]] = {}
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
         #: What was noted where they were processed.
-        self.notes: list[Note] = []
+        self.notes = Notes()
         #: Whether one of them is sure to end the run.
         self.fails = False
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import Literal, NamedTuple, TypeAlias
 
-from .errors import ArgumentError, as_text
+from .errors import ArgumentError, as_text, warn
 
-__all__ = ["Missing", "Note", "Sought", "noting", "tell_all"]
+__all__ = ["Missing", "Note", "Notes", "Sought", "noting", "tell_all"]
 
 #: What becomes of a name that a node has not: a warning if none had it; or an error.
 Missing: TypeAlias = Literal["warn", "error"]
@@ -80,13 +78,27 @@ class Sought:
             tell(Note(self._stage, self._names - missing, frozenset(missing), frozenset(self._others), self._is_part))
 
 
-_noted: ContextVar[list[Note] | None] = ContextVar("_noted", default=None)
+class Notes(dict[object, Note]):
+    """What was noted, without what says nothing new: a stream in a million parts leaves one note."""
+
+    def add(self, note: Note) -> None:
+        """Take up a note; parts of one stream come together."""
+        if not note.is_part:
+            self[note] = note
+            return
+        names = note.found | note.missing
+        other = self.get((note.stage, names), note)
+        found = note.found | other.found
+        self[note.stage, names] = Note(note.stage, found, names - found, note.others | other.others, is_part=True)
+
+
+_noted: ContextVar[Notes | None] = ContextVar("_noted", default=None)
 
 
 @contextmanager
-def noting() -> Iterator[list[Note]]:
+def noting() -> Iterator[Notes]:
     """Gather what is told inside, for `tell_all` to tell later, or elsewhere."""
-    notes: list[Note] = []
+    notes = Notes()
     token = _noted.set(notes)
     try:
         yield notes
@@ -98,28 +110,15 @@ def tell(note: Note) -> None:
     """Warn of names that nothing had; not yet where notes are gathered, and not by a part alone."""
     notes = _noted.get()
     if notes is not None:
-        notes.append(note)
+        notes.add(note)
     elif note.missing and not note.is_part:
-        warnings.warn(
-            f"{note.stage}: no node had an attribute {_said(sorted(note.missing), note.others)}",
-            UserWarning,
-            stacklevel=_outside(),
-        )
+        warn(f"{note.stage}: no node had an attribute {_said(sorted(note.missing), note.others)}")
 
 
-def tell_all(notes: Iterable[Note]) -> None:
-    """Tell what was gathered; parts of one stream together."""
-    whole: dict[tuple[str, frozenset[str]], Note] = {}
-    for note in notes:
-        if not note.is_part:
-            tell(note)
-            continue
-        key = note.stage, note.found | note.missing
-        other = whole.get(key, note)
-        found = note.found | other.found
-        whole[key] = Note(note.stage, found, key[1] - found, note.others | other.others)
-    for note in whole.values():
-        tell(note)
+def tell_all(notes: Notes) -> None:
+    """Tell what was gathered; the parts of a stream are whole now."""
+    for note in notes.values():
+        tell(note._replace(is_part=False))
 
 
 def _said(names: list[str], others: Iterable[str]) -> str:
@@ -130,15 +129,3 @@ def _said(names: list[str], others: Iterable[str]) -> str:
     return ", ".join(
         f"{name!r} (the nearest that there was is {near[name][0]!r})" if near[name] else repr(name) for name in names
     )
-
-
-def _outside() -> int:
-    """How many frames above its caller there is one of the user's."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-#: The packages through which a stream is pulled.
-_OURS = frozenset(("lotproc", "more_itertools", "toolz", "tqdm"))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._batches import Units, units_of
-from ._missing import Note, noting
+from ._missing import Note, Notes, noting
 from ._raised import error_types
 from ._stage import Stage
 from .errors import ProcessorError, add_note
@@ -25,11 +25,12 @@ class Noted(NamedTuple):
     notes: list[Note]
 
 
-def unnoted(outcome: Any, notes: list[Note]) -> Any:
+def unnoted(outcome: Any, notes: Notes) -> Any:
     """A result without what was noted, which goes to other notes."""
     if type(outcome) is not Noted:
         return outcome
-    notes += [note._replace(is_part=True) for note in outcome.notes]
+    for note in outcome.notes:
+        notes.add(note._replace(is_part=True))
     return outcome.result
 
 
@@ -62,7 +63,9 @@ class Task:
         the stages in it note of names of attributes comes with the result.
         """
         with noting() as notes:
-            return self._processed(batch, lambda result: check(Noted(result, notes) if notes else result))
+            return self._processed(
+                batch, lambda result: check(Noted(result, list(notes.values())) if notes else result)
+            )
 
     def _processed(self, batch: Any, check: Callable[[Any], Any]) -> Any:
         try:

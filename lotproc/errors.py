@@ -232,7 +232,7 @@ def warn(text: str) -> None:
 
 
 #: Packages whose code may lie between a warning and the user's line.
-_BETWEEN = frozenset({"lotproc", "cloudpickle", "toolz", "more_itertools"})
+_BETWEEN = frozenset({"lotproc", "cloudpickle", "more_itertools", "toolz", "tqdm"})
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -13,7 +13,7 @@ from lotdb import BaseNode
 from ._batches import is_divisible, span, where
 from ._clock import waiting
 from ._flight import Flight
-from ._missing import Note, tell_all
+from ._missing import Notes, tell_all
 from ._nodes import node_path
 from ._raised import error_types
 from ._stage import check_choice, check_count, check_on_error, stage
@@ -344,7 +344,7 @@ class _Handling:
 
 def _in_line(handling: _Handling, batches: Iterator[Any], initializer: Initializer) -> Iterator[Any]:
     begin(initializer)
-    notes: list[Note] = []
+    notes = Notes()
     for index, batch in enumerate(batches):
         try:
             with waiting():
