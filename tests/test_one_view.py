@@ -31,7 +31,7 @@ from ZODB.DB import DB
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
-from ZODB.POSException import POSError
+from ZODB.POSException import POSError, UndoError
 from ZODB.tests.MVCCMappingStorage import MVCCMappingStorage
 
 import lotproc as lp
@@ -60,7 +60,6 @@ class World:
     keeps_all: bool = True
     undoes: bool = False
     is_file: bool = False
-    undoable: int = 0
     behind: bool = False  # whether others have committed since the reader's view began
     packed: bool = False  # whether the database was packed since
 
@@ -77,25 +76,25 @@ class World:
         """Make a commit, or more than one."""
         if what == "pack":
             self.db.pack(time.time() + 1)
-            self.undoable = 0
             self.packed = True
             return
         if what == "undo":
-            if self.undoes and self.undoable:
-                manager = TransactionManager()
-                with closing(self.db.open(manager)) as connection:
-                    manager.begin()
-                    (last,) = connection._normal_storage.undoLog(0, 1)
+            manager = TransactionManager()
+            with closing(self.db.open(manager)) as connection:
+                manager.begin()
+                for last in connection._normal_storage.undoLog(0, 1) if self.undoes else ():
                     self.db.undo(last["id"], manager.get())
+                    self.behind = True
+                try:
                     manager.commit()
-                self.behind = True
+                except UndoError:  # it is older than the last pack
+                    manager.abort()
             return
         if who == "own":
             self.move_view()
         else:
             self.behind = True
         value = next(values)
-        self.undoable += 1
         if who == "program" and self.program is not None:
             assert self.program.stdin is not None
             assert self.program.stdout is not None
@@ -239,7 +238,6 @@ def test_all_that_reads_sees_what_the_connection_sees(world: World, steps: Any) 
     for number in range(CLIPS):
         root.gns(clip(number)).set_attribute("v", -number)
     root._p_jar.transaction_manager.commit()
-    world.undoable = 0
     check(world)
     for step, moves in steps:
         world.step(*step)
