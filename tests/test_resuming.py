@@ -289,6 +289,26 @@ def test_a_result_is_pending_again_when_a_file_behind_its_record_changes(anywher
     assert run() == ["a"]
 
 
+def test_results_in_a_store_are_pending_again_when_a_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text("one")
+    records = [lp.NodeRecord(("a",), "a", {"file": file}), lp.NodeRecord(("b",), "b", {"file": None})]
+    with lp.DirectoryStore(tmp_path / "store") as store:
+
+        def run() -> list[str]:
+            todo = list(pending(lp.mirror(), store, records, inputs=True))
+            lp.write(lp.mirror(), store, [lp.ProcessResult(item.path, 1, inputs=item.inputs) for item in todo])
+            return [item.key for item in todo]
+
+        assert run() == ["a", "b"]
+        assert run() == []
+        file.write_text("longer")
+        assert run() == ["a"]
+        old = replace(records[0], inputs=inputs_digest("test", (), records[0].attributes))
+        lp.write(lp.mirror(), store, [lp.ProcessResult(old.path, 1, inputs=old.inputs)], if_exists="replace")
+        assert run() == []
+
+
 @given(
     tree=trees,
     policy=st.sampled_from(POLICIES),
