@@ -91,6 +91,11 @@ class Notes(dict[object, Note]):
         found = note.found | other.found
         self[note.stage, names] = Note(note.stage, found, names - found, note.others | other.others, is_part=True)
 
+    def add_parts(self, notes: Iterable[Note]) -> None:
+        """Take up what was noted in a part of a stream."""
+        for note in notes:
+            self.add(note._replace(is_part=True))
+
 
 _noted: ContextVar[Notes | None] = ContextVar("_noted", default=None)
 

@@ -29,8 +29,7 @@ def unnoted(outcome: Any, notes: Notes) -> Any:
     """A result without what was noted, which goes to other notes."""
     if type(outcome) is not Noted:
         return outcome
-    for note in outcome.notes:
-        notes.add(note._replace(is_part=True))
+    notes.add_parts(outcome.notes)
     return outcome.result
 
 

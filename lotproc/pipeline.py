@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from lotdb import BaseNode
 from toolz import pipe
 
+from ._missing import Notes, noting, tell_all
 from ._stage import MayHoldRoot, Stage, check_choice, check_root, stage
 from .buffering import chunked
 from .errors import ArgumentError, ArgumentTypeError, got
@@ -221,7 +222,18 @@ def _map(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[Any]]:
 @stage("batches")
 def _in_batches(step: Stage) -> Callable[[Iterable[list[T]]], Iterator[list[Any]]]:
     """A stage over the items of each batch; batches that it leaves empty are dropped."""
-    return lambda batches: (kept for batch in batches if (kept := list(step(batch))))
+
+    def run(batches: Iterable[list[T]]) -> Iterator[list[Any]]:
+        notes = Notes()
+        for batch in batches:
+            with noting() as noted:
+                kept = list(step(batch))
+            notes.add_parts(noted.values())
+            if kept:
+                yield kept
+        tell_all(notes)
+
+    return run
 
 
 def _name(fn: object) -> str:

@@ -687,8 +687,8 @@ def test_handles_of_what_was_written_read_the_array(arrays: Any, array: np.ndarr
     with database() as db:
         root = db.open_connection()
         write(mirror(), root, [ProcessResult(("a", "b"), array)], arrays=arrays, commit_every=1)
-        (live,) = lp.snapshot("other", lp.leaves(root), payload="result")
-        (scanned,) = lp.scan("other", root, payload="result")
+        (live,) = lp.snapshot((), lp.leaves(root), payload="result")
+        (scanned,) = lp.scan((), root, payload="result")
         for record in (live, scanned):
             handle = pickle.loads(pickle.dumps(record.payload))
             assert isinstance(handle, lp.PayloadHandle)

@@ -64,6 +64,7 @@ def doubled(records: list[NodeRecord]) -> list[ProcessResult]:
 # The same as the stages
 
 
+@pytest.mark.filterwarnings("ignore:.* no node had an attribute")
 @settings(deadline=None, max_examples=60)
 @given(
     pattern=st.none() | st.sampled_from(["clip_", "^n", "nothing", "[13]$"]),

@@ -47,6 +47,9 @@ from lotproc._stamps import INPUTS, VERSION, inputs_digest, inputs_stamp
 from lotproc.models import Failure
 from lotproc.resuming import pending, retry_failed
 
+#: Some names here are those of no node, on purpose; what is told of them is held by `test_missing_names`.
+pytestmark = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+
 NodePath = tuple[str, ...]
 Policy = Callable[[lp.ProcessResult], NodePath]
 numbers = itertools.count()
