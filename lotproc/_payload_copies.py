@@ -22,7 +22,7 @@ from .stores._codecs import NAMED, Codec
 from .stores._store import StoredPayload
 
 __all__ = [
-    *("PayloadCopy", "check_values", "restored", "stand_ins", "takes_blobs", "with_copies", "with_payloads"),
+    *("PayloadCopy", "checked_values", "restored", "stand_ins", "takes_blobs", "with_copies", "with_payloads"),
     "without_stand_ins",
 ]
 
@@ -130,23 +130,37 @@ _HANDLES = (PayloadHandle, StoredPayload)
 _STAND_INS = (*_HANDLES, PayloadCopy)
 
 
-def check_values(name: str, path: tuple[str, ...], attributes: Mapping[str, Any]) -> None:
-    """Refuse attributes that can't be kept: iterators, and handles in places where nothing else can be put."""
+class _Marked(dict[str, Any]):
+    """Attributes among which are handles to payloads or copies of them: others are not looked through again."""
+
+
+def checked_values(name: str, path: tuple[str, ...], attributes: dict[str, Any]) -> dict[str, Any]:
+    """Refuse attributes that can't be kept: iterators, and handles in places where nothing else can be put.
+
+    Returns:
+        The attributes, which `stand_ins` and what comes after it take.
+    """
+    marked = False
     for attribute, value in attributes.items():
         if is_flat(value):
             continue
         reason = iterator_in(value)
-        if reason is None and any(isinstance(item, _HANDLES) for item in inside(without_stand_ins(value))):
-            reason = (
-                "it holds a handle to a payload, which is stored as its data in dicts, lists and tuples alone; put it "
-                "into one of these, or store what its read() returns"
-            )
+        if reason is None and _has_stand_ins(value):
+            marked = True
+            if any(isinstance(item, _HANDLES) for item in inside(without_stand_ins(value))):
+                reason = (
+                    "it holds a handle to a payload, which is stored as its data in dicts, lists and tuples alone; put "
+                    "it into one of these, or store what its read() returns"
+                )
         if reason is not None:
             raise NotPicklableError(f"{name}: attribute {attribute!r} of {as_text(path)} can't be stored: {reason}")
+    return _Marked(attributes) if marked else attributes
 
 
 def stand_ins(attributes: Mapping[str, Any]) -> list[str]:
     """The attributes that are, or hold, handles to payloads or copies of them."""
+    if type(attributes) is not _Marked:
+        return []
     return [name for name, value in attributes.items() if _has_stand_ins(value)]
 
 
@@ -207,7 +221,7 @@ def with_payloads(
     return made
 
 
-def with_copies(path: tuple[str, ...], attributes: dict[str, Any], codec: Codec) -> dict[str, Any]:
+def with_copies(path: tuple[str, ...], attributes: Mapping[str, Any], codec: Codec) -> Mapping[str, Any]:
     """Attributes as a store takes them: copies of payloads, if it pickles them, else the data, in place of handles.
 
     Raises:

@@ -117,7 +117,7 @@ def _items(to: Shelf, writer: Writer, writes: Iterable[Write], tally: Tally) -> 
             if to.if_exists != "replace":
                 there = None if found is None else _attributes(found, planned, to.output)
         if there is None or to.if_exists == "replace":
-            attributes = dict(planned.attributes)
+            attributes = dict(with_copies(planned.path, planned.attributes, to.store.codec))
         elif to.if_exists == "skip" and to.version in (None, there.get(VERSION)):
             tally.skipped += 1
             continue
@@ -125,14 +125,11 @@ def _items(to: Shelf, writer: Writer, writes: Iterable[Write], tally: Tally) -> 
             raise already_there("write", planned.path)
         else:  # stamps that are left would say that this result is another one
             attributes = {name: value for name, value in there.items() if name not in STAMPS}
-            attributes.update(planned.attributes)
+            attributes.update(with_copies(planned.path, planned.attributes, to.store.codec))
         coming[planned.path] = attributes
         tally.written += 1
         tally.last_path = planned.path
-    return [
-        as_item("write", to.store, path, with_copies(path, attributes, to.store.codec), to.output)
-        for path, attributes in coming.items()
-    ]
+    return [as_item("write", to.store, path, attributes, to.output) for path, attributes in coming.items()]
 
 
 def _attributes(found: Entry, coming: Write, output: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from functools import lru_cache
 from io import IOBase
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,35 @@ PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes}).union(
     kind for kind in np.sctypeDict.values() if not issubclass(kind, (np.void, np.object_))
 )
 
+#: Levels of dicts and lists that are looked at in the short way.
+DEPTH = 6
+
 _MAPPINGS = (dict, PersistentMapping)
 _SEQUENCES = (list, tuple, set, frozenset, deque, PersistentList)
 
 
-def is_flat(value: Any) -> bool:
-    """Whether a value is plain, or holds what is plain alone; told in a moment, for most values that there are."""
+def is_flat(value: Any, depth: int = DEPTH) -> bool:
+    """Whether a value is plain, or holds what is plain alone; told in a moment, for most values that there are.
+
+    What holds more levels, or holds itself, is not flat.
+    """
     kind = type(value)
     if kind in PLAIN:
         return True
     if kind is np.ndarray:
         return not value.dtype.hasobject
     if kind is dict:
-        return PLAIN.issuperset(map(type, value.values())) and PLAIN.issuperset(map(type, value))
-    return (kind is list or kind is tuple) and PLAIN.issuperset(map(type, value))
+        parts = value.values()
+        if not PLAIN.issuperset(map(type, value)):
+            return False
+    elif kind is list or kind is tuple:
+        parts = value
+    else:
+        return False
+    if PLAIN.issuperset(map(type, parts)):
+        return True
+    others = [part for part in parts if type(part) not in PLAIN]
+    return depth > 0 and all(map(is_flat, others, repeat(depth - 1)))
 
 
 def inside(value: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from lotdb import BaseNode
 
 from ._applying import Destination, apply_in_memory, apply_to_database
 from ._nodes import connection_of, missing_class, node_path
-from ._payload_copies import PayloadCopy, check_values, restored, takes_blobs
+from ._payload_copies import PayloadCopy, checked_values, restored, takes_blobs
 from ._stage import check_choice
 from ._storing import check_store, put_batches
 from ._tally import Planned, Tally
@@ -183,7 +183,7 @@ def _into_tree(
                     f"copy: what is at {as_text(entry.path)} can't be attributes: the name of one must be a str, got "
                     f"{got(name)}"
                 )
-            check_values("copy", entry.path, {name: value})
+            checked_values("copy", entry.path, {name: value})
             attributes[name] = restored(value)
             if attributes[name] is not value and not blobs:
                 raise ArgumentError(

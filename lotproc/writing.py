@@ -16,7 +16,7 @@ from ._clock import ticking
 from ._ledger import Ledger
 from ._missing import noting, tell_all
 from ._nodes import connection_of
-from ._payload_copies import check_values
+from ._payload_copies import checked_values
 from ._stage import check_choice, check_root, stage
 from ._stamps import INPUTS, VERSION
 from ._storing import Shelf, apply_to_store, check_store
@@ -313,8 +313,7 @@ class _Planner:
             self._stamp(attributes, VERSION, self.version, result)
         if result.inputs is not None:
             self._stamp(attributes, INPUTS, result.inputs, result)
-        check_values(self.name, path, attributes)
-        return Write(path, attributes)
+        return Write(path, checked_values(self.name, path, attributes))
 
     def _stamp(self, attributes: dict[str, Any], name: str, value: str, result: ProcessResult) -> None:
         if name in attributes:

@@ -17,13 +17,7 @@ from .._values import iterator_in
 from ..errors import ArgumentError, ArgumentTypeError, CodecError, DetachError, NotPicklableError, got
 
 __all__ = [
-    "NAMED",
-    "Codec",
-    "CodecLike",
-    "as_codec",
-    "check_codec",
-    "json_metadata",
-    "json_text",
+    *("NAMED", "NAMES_A_CLASS", "Codec", "CodecLike", "as_codec", "check_codec", "json_metadata", "json_text"),
     "unpickled",
     "wrong_codec",
 ]
@@ -163,14 +157,21 @@ def _not_importable(name: str) -> DetachError:
     return DetachError(f"its class can't be imported: {name}")
 
 
+#: Without this byte a pickle names no class, and holds no iterators.
+NAMES_A_CLASS = pickle.STACK_GLOBAL
+
+
 def _pickled(value: Any) -> bytes:
-    _check_iterators(value)
     try:
-        return pickle.dumps(value, 5)
+        data = pickle.dumps(value, 5)
     except MemoryError:
         raise
     except Exception as error:
+        _check_iterators(value)
         raise _not_picklable(value, error) from error
+    if NAMES_A_CLASS in data:
+        _check_iterators(value)
+    return data
 
 
 def _dump_pickle(value: Any, file: IO[bytes]) -> None:

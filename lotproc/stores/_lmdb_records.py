@@ -104,10 +104,10 @@ class LmdbRecords(Store):
         if self._pickles and self._is_plain:
             try:
                 keys, values = zip(*items, strict=True)
-                if not (PLAIN.issuperset(map(type, values)) or all(map(is_flat, values))):
-                    raise TypeError  # some have to be looked at
                 texts = list(map(str.encode, keys))
                 data = list(map(pickle.dumps, values, repeat(5)))
+                if not (PLAIN.issuperset(map(type, values)) or all(map(is_flat, values))):
+                    raise TypeError  # iterators are looked for
                 if all(texts) and max(map(len, texts)) <= MAX_KEY and max(map(len, data)) <= MAX_VALUE:
                     return texts, data
             except Exception:  # other keys than text, or a value of another kind: one after the other

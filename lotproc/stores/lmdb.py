@@ -23,7 +23,7 @@ from ..errors import (
     add_note,
     got,
 )
-from ._codecs import CodecLike, as_codec, check_codec
+from ._codecs import NAMES_A_CLASS, CodecLike, as_codec, check_codec
 from ._lmdb_buffer import WriteBuffer, store_pairs
 from ._lmdb_environment import acquire
 from ._lmdb_keys import MAX_KEY, Form, Key, KeyForm
@@ -310,7 +310,9 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         try:
             # As below, for most calls: without a call for the key and one for the value.
             encoded = key.encode() if self._is_plain and type(key) is str else self._form.to_new(key)
-            data = pickle.dumps(value, 5) if self._pickles and is_flat(value) else self._encoded(value, key)
+            data = pickle.dumps(value, 5) if self._pickles else self._encoded(value, key)
+            if self._pickles and NAMES_A_CLASS in data and not is_flat(value):
+                data = self._encoded(value, key)  # which looks for iterators
         except Exception:
             encoded, data = self._form.to_new(key), self._encoded(value, key)
         if not 0 < len(encoded) <= MAX_KEY or len(data) > MAX_VALUE:
