@@ -140,9 +140,9 @@ def _end_in_time() -> None:
     def end() -> None:
         sleep(END_SECONDS)
         try:
-            atexit._run_exitfuncs()
             for child in multiprocessing.active_children():
                 child.kill()
+            atexit._run_exitfuncs()
             sys.stdout.flush()
             sys.stderr.flush()
         finally:

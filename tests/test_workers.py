@@ -94,11 +94,11 @@ def heard(connection: Connection) -> Iterator[Any]:
 
 @pytest.mark.parametrize(("how", "what", "is_handled"), ENDS)
 def test_a_worker_ends_and_its_program_whatever_keeps_it(how: str, what: str, is_handled: bool, tmp_path: Path) -> None:
-    with Listener(str(tmp_path / "socket")) as listener:
-        program = subprocess.Popen(
-            [sys.executable, "-c", ENDING, listener.address, how, what], stdin=subprocess.PIPE, start_new_session=True
-        )
-        assert program.stdin is not None
+    command = [sys.executable, "-c", ENDING, str(tmp_path / "socket"), how, what]
+    with (
+        Listener(str(tmp_path / "socket")) as listener,
+        subprocess.Popen(command, stdin=subprocess.PIPE) as program,
+    ):
         try:
             with listener.accept() as worker:
                 said = heard(worker)
@@ -107,10 +107,10 @@ def test_a_worker_ends_and_its_program_whatever_keeps_it(how: str, what: str, is
                 if how.startswith("killed"):
                     program.kill()
                 assert list(said) == (["at the end"] if is_handled else [])
-            program.stdin.close()
-            assert program.wait(60) == (-signal.SIGKILL if how.startswith("killed") else 0)
+            program.communicate(timeout=60)
         finally:
-            os.killpg(program.pid, signal.SIGKILL) if program.poll() is None else None
+            program.kill()
+    assert program.returncode == (-signal.SIGKILL if how.startswith("killed") else 0)
 
 
 # They share the CPUs
