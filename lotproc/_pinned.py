@@ -85,9 +85,12 @@ def last_complete(file: Any) -> bytes:
         end = file._pos
         if end > len(FILESTORAGE_MAGIC):
             file._file.seek(end - 8)
-            file._file.seek(end - 8 - u64(file._file.read(8)))  # a transaction ends with its length
-            tid = file._file.read(8)
-    return tid
+            length = file._file.read(8)  # with which a transaction ends
+            if len(length) == 8 and u64(length) <= end - 8:
+                file._file.seek(end - 8 - u64(length))
+                tid = file._file.read(8)
+    # A file that was cut is told of where something is missing.
+    return tid if len(tid) == 8 else file.lastTransaction()
 
 
 def _newest(storage: Any) -> bytes:
