@@ -10,13 +10,13 @@ from typing import Any, Literal, TypeAlias
 from lotdb import BaseNode
 
 from ._applying import Destination, apply_in_memory, apply_to_database
-from ._nodes import connection_of, missing_class, node_path
+from ._nodes import connection_of, node_path
 from ._payload_copies import PayloadCopy, checked_values, restored, takes_blobs
 from ._stage import check_choice
 from ._storing import check_store, put_batches
 from ._tally import Planned, Tally
 from ._transactions import already_there, check_writable, stored_attributes
-from .errors import ArgumentError, ArgumentTypeError, DetachError, as_text, brief, got
+from .errors import ArgumentError, ArgumentTypeError, as_text, brief, got
 from .models import Write, WriteReport
 from .snapshots import detached
 from .sources import Source, as_store
@@ -132,13 +132,6 @@ def _nodes(root: BaseNode) -> Iterator[Entry]:
 
 
 def _detached(path: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in values.items():
-        missing = missing_class(value)
-        if missing is not None:
-            raise DetachError(
-                f"copy: attribute {name!r} of {as_text(path)} holds a {missing}, which can't be imported; install what "
-                f"{missing} is in"
-            )
     return {
         name: detached("copy", value, f"attribute {name!r}", path, payload=PayloadCopy.of)
         for name, value in values.items()
