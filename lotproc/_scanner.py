@@ -308,6 +308,8 @@ class Scanner:
             items = [(str(key), self._id_of(child)) for key in tree if (child := tree.get(key)) is not None][given:]
         except (AttributeError, TypeError) as error:
             raise unreadable(branch.oid, error) from error
+        if any(len(oid) != 8 for _, oid in items):
+            raise damaged(branch.oid, "has a child with an id that can't be one")
         yield Children([key for key, _ in items], [oid for _, oid in items])
 
     def _id_of(self, child: BaseNode) -> bytes:
@@ -514,6 +516,8 @@ class Scanner:
             raise unreadable(oid, error) from error
         if any(isinstance(part, Broken) for part in parts):
             raise damaged(oid, "refers to an object whose class can't be found")
+        if any(isinstance(part, BaseNode) for part in parts[2:]):
+            raise damaged(oid, "has a node where the tree of its children or of its attributes should be")
         return node
 
 

@@ -400,6 +400,16 @@ def test_the_record_of_another_object() -> None:
                     assert found == attempt(live, root)
 
 
+@pytest.mark.parametrize("name", ["node_storage", "attribute_storage"])
+def test_a_node_where_a_tree_should_be(name: str) -> None:
+    with opened(MappingStorage()) as root:
+        plant(root, {"a": {}, "b": {}})
+        setattr(root.gn("a"), name, root.gn("b"))
+        commit(root)
+        with pytest.raises(lp.DamagedDatabaseError, match="scan: a: .*has a node where"):
+            list(lp.scan(..., root))
+
+
 @pytest.mark.parametrize("kind", [FileStorage, MappingStorage])
 def test_a_tree_that_goes_round_in_circles(kind: Any, tmp_path: Path) -> None:
     storage = kind(str(tmp_path / "data.fs")) if kind is FileStorage else kind()
