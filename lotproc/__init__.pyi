@@ -111,6 +111,7 @@ from .errors import MissingExtraError as MissingExtraError
 from .errors import NoSuchKeyError as NoSuchKeyError
 from .errors import NotPicklableError as NotPicklableError
 from .errors import NotReadyError as NotReadyError
+from .errors import OutOfViewError as OutOfViewError
 from .errors import PatternError as PatternError
 from .errors import PayloadError as PayloadError
 from .errors import ProcessorError as ProcessorError

@@ -11,16 +11,12 @@ from ZODB.POSException import ReadOnlyError
 from ZODB.serialize import ObjectReader
 from ZODB.utils import u64
 
-from .errors import ArgumentError, DamagedDatabaseError, as_text
+from .errors import DamagedDatabaseError, OutOfViewError, as_text
 
-__all__ = ["OutOfViewError", "RecordJar", "at_path", "damaged", "unreadable"]
+__all__ = ["RecordJar", "at_path", "damaged", "unreadable"]
 
 #: Objects that a jar keeps when it trims its cache.
 KEPT = 400
-
-
-class OutOfViewError(ArgumentError):
-    """What the root's connection sees can't be read beside it: others have written over it, or it lies elsewhere."""
 
 
 class RecordJar:

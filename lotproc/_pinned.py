@@ -17,9 +17,9 @@ from ZODB.interfaces import IPrefetchStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64, z64
 
-from ._jar import OutOfViewError, RecordJar, damaged, unreadable
+from ._jar import RecordJar, damaged, unreadable
 from ._nodes import plain_file, unwrapped
-from .errors import DamagedDatabaseError
+from .errors import DamagedDatabaseError, OutOfViewError
 
 __all__ = [
     *("Oids", "PinnedFile", "PinnedInstance", "PinnedStorage", "Places", "Records", "as_oids", "last_complete"),

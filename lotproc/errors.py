@@ -30,6 +30,7 @@ __all__ = [
     "NoSuchKeyError",
     "NotPicklableError",
     "NotReadyError",
+    "OutOfViewError",
     "PatternError",
     "PayloadError",
     "ProcessorError",
@@ -99,6 +100,10 @@ class ExistsError(LotprocError, ValueError):
 
 class DamagedDatabaseError(LotprocError, RuntimeError):
     """A record of the database is missing or can't be read."""
+
+
+class OutOfViewError(ArgumentError):
+    """What the root's connection sees can't be read beside it: others have written over it, or it lies elsewhere."""
 
 
 class UncommittedError(LotprocError, RuntimeError):
