@@ -15,7 +15,7 @@ import numpy as np
 from lotdb import BaseNode, DataObject
 from transaction._transaction import Status
 from transaction.interfaces import TransientError
-from ZODB.POSException import POSKeyError
+from ZODB.POSException import POSKeyError, StorageError
 
 from ._arrays import Arrays, as_data_node, payload_names, sample_rate, store_payload
 from ._bulk import Bulk, NotServed, decoded, is_clean, part_of
@@ -238,6 +238,8 @@ class _Span:
                 do()
                 return
             except (TransientError, POSKeyError, DamagedDatabaseError) as error:
+                if isinstance(error, StorageError):  # it is gone, and nobody in the way
+                    raise
                 # What is not there may have been packed away by somebody; if it still is not, it is lost.
                 unread += not isinstance(error, TransientError)
                 if self._batches is None:
