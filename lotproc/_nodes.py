@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections import ChainMap
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from io import BytesIO
-from typing import Any
+from types import CodeType
+from typing import Any, ClassVar
 
 import numpy as np
 from lotdb import LOTDB, BaseNode
@@ -25,6 +27,7 @@ from .errors import ArgumentTypeError, LiveNodeError, got
 __all__ = [
     "CarriedPaths",
     "attributes_of",
+    "by_value",
     "class_name",
     "connection_of",
     "dumps_detached",
@@ -55,6 +58,26 @@ def dumps_detached(value: Any, *, protocol: int = 5, pickler: Any = pickle.Pickl
     buffer = BytesIO()
     _guarded(pickler)(buffer, protocol=protocol).dump(value)
     return buffer.getvalue()
+
+
+@cache
+def by_value() -> Any:
+    """cloudpickle's pickler, which takes functions along, with the names of their files: tracebacks show lines by them.
+
+    From its version 3.1 on cloudpickle leaves these out.
+    """
+    import cloudpickle
+
+    reduced = cloudpickle.Pickler.dispatch_table[CodeType]
+
+    def with_file(code: CodeType) -> Any:
+        make, parts = reduced(code)
+        return make, tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts)
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table: ClassVar[Any] = ChainMap({CodeType: with_file}, cloudpickle.Pickler.dispatch_table)
+
+    return Pickler
 
 
 @cache

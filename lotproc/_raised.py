@@ -13,7 +13,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any
 
-from ._nodes import dumps_detached
+from ._nodes import by_value, dumps_detached
 from .errors import ProcessorError, add_note, got
 
 __all__ = ["Raised", "attempted", "error_types", "said", "users_frames"]
@@ -136,9 +136,9 @@ def _leave_behind(error: BaseException) -> None:
 @cache
 def _pickler() -> Any:
     """A pickler that takes errors apart in its own way, wherever they are."""
-    import cloudpickle
+    base = by_value()
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(base):  # type: ignore[misc, valid-type]
         def reducer_override(self, value: Any) -> Any:
             return _reduced(value) if isinstance(value, BaseException) else super().reducer_override(value)
 
@@ -161,7 +161,9 @@ def _reduced(error: BaseException) -> tuple[Any, ...]:
         make, arguments = _made, (kind, arguments)
         names: Any = copyreg._slotnames(kind)  # type: ignore[attr-defined]
         attributes = {**(attributes or {}), **{name: getattr(error, name) for name in names if hasattr(error, name)}}
-    frames = "".join(traceback.format_tb(users_frames(error.__traceback__)))
+    frames = [
+        (frame.filename, frame.lineno, frame.name) for frame in traceback.extract_tb(users_frames(error.__traceback__))
+    ]
     causes = error.__cause__, error.__context__, error.__suppress_context__
     return make, arguments, (attributes, usual, causes, frames), None, None, _restore
 
@@ -184,8 +186,6 @@ def _made(kind: type[BaseException], arguments: tuple[Any, ...]) -> BaseExceptio
 
 def _restore(error: BaseException, parts: tuple[Any, ...]) -> None:
     """Give an error that was made anew its attributes, its causes and the lines that it came through."""
-    import tblib
-
     attributes, usual, (cause, context, is_explicit), frames = parts
     if not usual and attributes is not None:
         error.__setstate__(attributes)
@@ -197,5 +197,24 @@ def _restore(error: BaseException, parts: tuple[Any, ...]) -> None:
                 error.__dict__[name] = value
     error.__cause__, error.__context__, error.__suppress_context__ = cause, context, is_explicit
     if frames:
-        text = f"Traceback (most recent call last):\n{frames}"
-        error.__traceback__ = tblib.Traceback.from_string(text).as_traceback()
+        error.__traceback__ = _traceback(frames)
+
+
+def _traceback(frames: list[tuple[str, int, str]]) -> TracebackType | None:
+    """A traceback through these places, which shows the lines of the files that are here."""
+    found = None
+    for file, line, name in reversed(frames):
+        code = _STUB.replace(co_filename=file, co_firstlineno=line, co_name=name)
+        try:
+            exec(code, {})
+        except ZeroDivisionError as error:
+            made = error.__traceback__
+            assert made is not None
+            assert made.tb_next is not None
+            found = TracebackType(found, made.tb_next.tb_frame, made.tb_next.tb_lasti, line)
+    return found
+
+
+_STUB = compile("1 / 0", "", "exec")
+if sys.version_info >= (3, 11):  # where within its line an instruction is; it is not known, so no marks are shown
+    _STUB = _STUB.replace(co_linetable=b"\xe8\x00" * (len(_STUB.co_code) // 2))

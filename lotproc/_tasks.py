@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 
 from ._batches import Units, units_of
 from ._missing import Note, Notes, noting
+from ._nodes import by_value, dumps_detached
 from ._raised import error_types
 from ._stage import Stage
 from .errors import ProcessorError, add_note
@@ -66,6 +68,10 @@ class Task:
                 batch, lambda result: check(Noted(result, list(notes.values())) if notes else result)
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:  # for executors of others, which pickle in their own ways
+        packed = dumps_detached(self.fn, pickler=by_value())
+        return _loaded, (packed, self.collects, self.retries, self.retry_on, self.in_line)
+
     def _processed(self, batch: Any, check: Callable[[Any], Any]) -> Any:
         try:
             return check(self._called(batch))
@@ -116,6 +122,10 @@ class Task:
             return failure_of(error, units, index, attempts)
         add_note(error, f"lotproc: after {counted(attempts, 'attempt')}")
         raise error
+
+
+def _loaded(packed: bytes, *options: Any) -> Task:
+    return Task(pickle.loads(packed), *options)
 
 
 def failure_of(error: BaseException, units: Units, index: int, attempts: int) -> Failure:

@@ -26,7 +26,7 @@ from ._arithmetic import Arithmetic, changed_by, within
 from ._clock import ticking
 from ._crew import Crew, Hand, Lost
 from ._interrupts import is_interrupt, uninterrupted
-from ._nodes import dumps_detached
+from ._nodes import by_value, dumps_detached
 from ._raised import attempted
 from ._serving import packed_result
 from ._surroundings import Start, Surroundings, is_of_user, module_file
@@ -220,10 +220,8 @@ def _unpacked(packed_task: bytes) -> Task:
 
 def _packed(batch: Any) -> bytes:
     """A batch and the caller's arithmetic as bytes: in one go, and refused where it would take a tree along."""
-    import cloudpickle
-
     try:
-        return dumps_detached((Arithmetic.changed(), batch), pickler=cloudpickle.Pickler)
+        return dumps_detached((Arithmetic.changed(), batch), pickler=by_value())
     except LiveNodeError as error:
         raise LiveNodeError(f"parallel_map: a batch can't leave its process: {error}; snapshot(...) it first") from None
     except Exception as error:
@@ -232,7 +230,7 @@ def _packed(batch: Any) -> bytes:
 
 def check_picklable(task: Task, initializer: Initializer) -> None:
     """Refuse what can't be sent to a process, and warn of what does not do there what it does here."""
-    _sendable("processor", task.fn, task, _watching())
+    _sendable("processor", task.fn, task.fn, _watching())
     if initializer is not None:
         _sendable("initializer", initializer, initializer)
 
@@ -245,9 +243,9 @@ def _packed_task(task: Task, initializer: Initializer = None) -> bytes:
 @cache
 def _watching() -> Any:
     """A pickler that warns of generators of random numbers, which would be the same in each worker."""
-    import cloudpickle
+    base = by_value()
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(base):  # type: ignore[misc, valid-type]
         def reducer_override(self, value: Any) -> Any:
             used = [value]
             if isinstance(value, FunctionType):  # one that is imported by its name is no part of the pickle
@@ -269,7 +267,7 @@ def _sendable(what: str, fn: object, value: object, pickler: Any = None) -> byte
     for module in _new_strays():
         cloudpickle.register_pickle_by_value(module)
     try:
-        return dumps_detached(value, pickler=pickler or cloudpickle.Pickler)
+        return dumps_detached(value, pickler=pickler or by_value())
     except Warning:  # made an error by the user
         raise
     except LiveNodeError as error:

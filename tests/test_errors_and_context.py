@@ -8,13 +8,21 @@ import decimal
 import functools
 import io
 import multiprocessing
+import pickle
 import random
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,18 +48,31 @@ from lotproc import (
 )
 
 MODES = ("sync", "thread", "process")
-WAYS = (*MODES, "threads", "processes", "inline")
+WAYS = (*MODES, "threads", "processes", "inline", "pickling")
+#: Those in which processor and errors are pickled.
+ELSEWHERE = ("process", "processes", "pickling")
 #: The same everywhere, so that the pool of worker processes starts once.
 WORKERS = 2
 
 ways = st.sampled_from(WAYS)
 
 
+class PicklingExecutor(InlineExecutor):
+    """One that sends all with the standard library's pickle, as those of other machines do."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        def there() -> Any:
+            sent, arguments = pickle.loads(pickle.dumps((fn, args)))
+            return pickle.loads(pickle.dumps(sent(*arguments)))
+
+        return super().submit(there)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def executors() -> Iterator[dict[str, Any]]:
     spawn = multiprocessing.get_context("spawn")
     with ThreadPoolExecutor(WORKERS) as threads, ProcessPoolExecutor(WORKERS, mp_context=spawn) as processes:
-        EXECUTORS.update(threads=threads, processes=processes, inline=InlineExecutor())
+        EXECUTORS.update(threads=threads, processes=processes, inline=InlineExecutor(), pickling=PicklingExecutor())
         yield EXECUTORS
         EXECUTORS.clear()
 
@@ -206,6 +227,7 @@ def test_an_error_is_the_one_that_was_raised_and_shows_the_lines_of_the_processo
     assert told(error) == told(make())
     *_, above, last = traceback.extract_tb(error.__traceback__)
     assert (above.name, last.name) == ("work", "fail_with")
+    assert above.line == "fail_with(make(), cause and cause())"  # of a function that was sent by value
     assert last.line == "raise error  # noqa: B904 the line that a user needs to see"
     assert error.__cause__ is None if cause is None else told(error.__cause__) == told(cause())
     assert isinstance(error.__context__, LookupError)
@@ -222,7 +244,7 @@ def test_what_can_not_be_pickled_of_an_error_stays_behind_and_a_note_says_so(way
     with pytest.raises(OneArgument, match=r"^cannot read clip\.wav") as raised:
         list(mapped(way, work, [[1]]))
     cause = raised.value.__cause__
-    if way in ("process", "processes"):
+    if way in ELSEWHERE:
         assert "its attribute 'lock' can't be pickled" in raised.value.__notes__[0]
         assert isinstance(cause, ProcessorError)
         assert str(cause).startswith("ValueError: <unlocked _thread.lock")
@@ -230,7 +252,7 @@ def test_what_can_not_be_pickled_of_an_error_stays_behind_and_a_note_says_so(way
         assert isinstance(cause, ValueError)
 
 
-@pytest.mark.parametrize("way", ["process", "processes"])
+@pytest.mark.parametrize("way", ELSEWHERE)
 def test_an_error_that_can_not_travel_at_all_is_quoted(way: str) -> None:
     def work(batch: Any) -> None:
         raise ValueError(threading.Lock())
