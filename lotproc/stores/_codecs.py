@@ -18,8 +18,7 @@ from ..errors import ArgumentError, ArgumentTypeError, CodecError, DetachError, 
 
 __all__ = [
     *("NAMED", "NAMES_A_CLASS", "Codec", "CodecLike", "as_codec", "check_codec", "json_metadata", "json_text"),
-    "unpickled",
-    "wrong_codec",
+    *("importable", "unpickled", "wrong_codec"),
 ]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -138,7 +137,16 @@ def unpickled(data: Any) -> Any:
         value = pickle.loads(data)
     except (ImportError, AttributeError):
         value = _Importer(io.BytesIO(data)).load()
-    if broken_cache and (name := missing_class(value)):  # copied from a tree where it was missing already
+    return importable(value)
+
+
+def importable(value: Any) -> Any:
+    """The value that was in a pickle.
+
+    Raises:
+        DetachError: It came from a tree where its class, or that of something in it, was missing already.
+    """
+    if broken_cache and (name := missing_class(value)):
         raise _not_importable(name)
     return value
 

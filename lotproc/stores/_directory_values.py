@@ -7,10 +7,8 @@ import os
 import pickle
 from typing import Any
 
-from ZODB.broken import broken_cache
-
 from ..errors import DamagedStoreError, DetachError, as_text
-from ._codecs import Codec, unpickled
+from ._codecs import Codec, importable, unpickled
 from ._directory_keys import Place
 from ._directory_metadata import Metadata, metadata_from
 
@@ -58,9 +56,9 @@ def decoded(store: object, codec: Codec, place: Place, descriptor: int) -> Any:
         if codec.keeps:  # the value is a view of the file
             return codec.decode(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
         with open(os.dup(descriptor), "rb") as file:
-            if codec.decode is unpickled and not broken_cache:  # arrays go from the file to where they stay
+            if codec.decode is unpickled:  # arrays go from the file to where they stay
                 try:
-                    return pickle.load(file)
+                    return importable(pickle.load(file))
                 except (ImportError, AttributeError):  # of which `unpickled` tells
                     file.seek(0)
             return codec.decode(file.read())

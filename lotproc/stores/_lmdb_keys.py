@@ -146,8 +146,8 @@ class KeyForm(NamedTuple):
         """Whether a key of a path is escaped."""
         if not key or ("/" in key and (not is_alone or key == "/" or all(key.split("/")))):
             return True
-        if key.startswith(MARK):  # as it stands it would be read as another one
-            return self._unmarked(key, is_alone) != key
+        if self._unmarked(key, is_alone) != key:  # as it stands it would be read as another one
+            return True
         if key.isascii():
             return False
         try:
