@@ -60,7 +60,10 @@ def tests(session: nox.Session) -> None:
 
 
 #: Files of tests that take long, and in which nothing optional comes up.
-LONG = ("bulk", "damage", "failures", "resumed_runs", "resuming", "several_writers")
+LONG = (
+    *("bulk", "damage", "errors_and_context", "failures", "one_view", "parallel", "resumed_runs", "resuming"),
+    *("several_writers", "strangers_files", "two_planes", "workers"),
+)
 
 
 @nox.session
