@@ -58,6 +58,11 @@ class Kinds:
                     f"{self.name}: the column {column!r} holds {got(value)} at {as_text(path)}, with nanoseconds and a "
                     f"time zone, of which Arrow would drop one; make it UTC without a zone, or round it, first"
                 )
+        if kind == "time" and value.tzinfo is not None:
+            raise ArgumentTypeError(
+                f"{self.name}: the column {column!r} holds {got(value)} at {as_text(path)}, a time of day with a time "
+                f"zone, which Arrow would drop; make it a datetime, or text, first"
+            )
         first, first_path = self.first.setdefault((column, inside), (kind, path))
         if kind != first and {kind, first} != {"int", "float"}:
             raise ArgumentTypeError(

@@ -53,6 +53,10 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
                 kind = type(value)
                 as_it_is = kind in _AS_THEY_ARE or (kind is str and value.isascii())
                 row[columns[attribute]] = value if as_it_is else cell(value)
+        except RecursionError:
+            raise ArgumentTypeError(
+                f"{name}: the attribute {attribute!r} at {as_text(path)} holds itself, or is nested too deep"
+            ) from None
         except _NoCell as error:
             raise ArgumentTypeError(f"{name}: the attribute {attribute!r} at {as_text(path)} {error}") from error
         yield path, row

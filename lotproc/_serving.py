@@ -12,7 +12,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -22,7 +22,10 @@ from typing import Any
 from ._arithmetic import Arithmetic, changed_by, within
 from ._raised import Raised
 from ._surroundings import LoadedCode
-from ._tasks import Task
+from ._tasks import Noted, Task
+from ._values import iterator_in
+from .errors import NotPicklableError, as_text, got
+from .models import ProcessResult
 
 __all__ = ["BATCH", "DONE", "END_SECONDS", "IDLE_SECONDS", "PREPARE", "REST", "STALE", "packed_result", "serve"]
 
@@ -165,8 +168,40 @@ def _prepared(packed: bytes) -> Callable[[bytes], bytes]:
 
 def packed_result(task: Task, packed: bytes, *, own: Arithmetic | None = None) -> bytes:
     """What a task makes of a packed batch, packed; with the batch comes the arithmetic to use, unless it is `own`."""
+    arithmetic, batch = pickle.loads(packed)
+    return within(own or arithmetic, task, batch, _packed)  # type: ignore[no-any-return]
+
+
+def _packed(result: Any) -> bytes:
+    """A result as bytes.
+
+    Raises:
+        NotPicklableError: It can't be; says which part of it.
+    """
     import cloudpickle
 
-    arithmetic, batch = pickle.loads(packed)
-    pack = partial(cloudpickle.dumps, protocol=pickle.HIGHEST_PROTOCOL)
-    return within(own or arithmetic, task, batch, pack)  # type: ignore[no-any-return]
+    try:
+        return cloudpickle.dumps(result, pickle.HIGHEST_PROTOCOL)  # type: ignore[no-any-return]
+    except Exception as error:
+        found = _unpicklable(result.result if type(result) is Noted else result)
+        what, value = next(found, ("what fn returned", result))
+        advice = iterator_in(value) or got(value)
+        raise NotPicklableError(
+            f"parallel_map: {what} can't be sent back from a worker process: {error}; {advice}"
+        ) from error
+
+
+def _unpicklable(result: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of results that can't be pickled, and what they are."""
+    import cloudpickle
+
+    if isinstance(result, (list, tuple)):
+        for item in result:
+            yield from _unpicklable(item)
+    elif isinstance(result, ProcessResult):
+        for name, value in (("the output", result.output), *result.attributes.items()):
+            try:
+                cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+            except Exception:
+                what = name if value is result.output else f"attribute {name!r}"
+                yield f"{what} of the result at {as_text(result.path)}", value

@@ -267,7 +267,7 @@ def _series(pandas: Any, values: list[Any]) -> pd.Series[Any]:
         if is_missing:
             there = [value for value in values if value is not None]
             dtype = next((name for name, low, high in _INTS if low <= min(there) and max(there) <= high), object)
-    elif _all_are(kinds, (*_INT, float, np.floating)) and not all(map(_is_float, values)):
+    elif _all_are(kinds - {float}, _NUMBER) and (len(kinds) > 1 or is_missing) and not all(map(_is_kept, values)):
         dtype = object
     try:
         return pandas.Series(values, dtype=dtype)
@@ -277,16 +277,21 @@ def _series(pandas: Any, values: list[Any]) -> pd.Series[Any]:
 
 _BOOL = (bool, np.bool_)
 _INT = (int, np.integer)
+_NUMBER = (*_INT, float, complex, np.floating, np.complexfloating)
 #: The dtypes of whole numbers beside missing ones.
 _INTS = (("Int64", -(2**63), 2**63 - 1), ("UInt64", 0, 2**64 - 1))
 
 
-def _is_float(value: Any) -> bool:
-    """Whether a number, or a missing one, is itself as a float."""
+def _is_kept(value: Any) -> bool:
+    """Whether a number, or a missing one, is itself as a float or a complex of 64 bits each."""
     try:
-        return not isinstance(value, _INT) or float(value) == int(value)
+        if isinstance(value, _INT):
+            return float(value) == int(value)
+        if isinstance(value, (np.longdouble, np.clongdouble)):
+            return bool(value != value or complex(value) == value)
     except OverflowError:
         return False
+    return True
 
 
 def _all_are(kinds: set[type], wanted: tuple[type, ...]) -> bool:

@@ -26,7 +26,16 @@ from ._missing import Missing, Sought
 from ._nodes import CarriedPaths, class_name, dumps_detached, is_broken, no_item, node_path
 from ._salvaging import Unreadable, salvaged
 from ._stage import check_choice, check_on_error, root_hint, stage
-from .errors import ArgumentTypeError, DamagedDatabaseError, DetachError, LiveNodeError, add_note, as_text, got
+from .errors import (
+    ArgumentTypeError,
+    DamagedDatabaseError,
+    DetachError,
+    LiveNodeError,
+    add_note,
+    as_text,
+    brief,
+    got,
+)
 from .models import Failure, NodeRecord, OnError, failure_at, in_its_place, node_record
 from .payloads import PayloadHandle
 
@@ -263,7 +272,8 @@ def checked_names(stage_name: str, names: Names) -> tuple[str, ...] | EllipsisTy
     for name in names:
         if not isinstance(name, str):
             raise ArgumentTypeError(
-                f"{stage_name}: the name of an attribute must be a str, got {got(name)} in {names!r}"
+                f"{stage_name}: the name of an attribute must be a str, got {got(name)} in {brief(names)}; the "
+                f"names come first: {stage_name}(names, ...)"
             )
     return names
 

@@ -38,6 +38,7 @@ from lotproc import (
     DirectoryStore,
     Failure,
     NodeRecord,
+    NotPicklableError,
     ProcessorError,
     ProcessResult,
     copy,
@@ -260,6 +261,25 @@ def test_an_error_that_can_not_travel_at_all_is_quoted(way: str) -> None:
     with pytest.raises(ProcessorError, match="^ValueError: <unlocked _thread.lock") as raised:
         list(mapped(way, work, [[1]]))
     assert any("in work" in note for note in raised.value.__notes__)
+
+
+@pytest.mark.parametrize("way", ["process", "processes"])
+@pytest.mark.parametrize("place", ["the output", "attribute 'more'"])
+def test_a_result_that_can_not_be_sent_back_says_which_part_of_it_and_what_to_do(way: str, place: str) -> None:
+    def work(record: NodeRecord) -> ProcessResult:
+        lazy = (number for number in range(3))
+        if record.key != "bad":
+            return ProcessResult(record.path, output=1)
+        return ProcessResult(
+            record.path, **({"output": lazy} if place == "the output" else {"attributes": {"more": lazy}})
+        )
+
+    batch = [record("good"), record("ann", "bad")]
+    message = rf"{place} of the result at ann/bad can't be sent back .*generator.* make a list of it"
+    with pytest.raises(NotPicklableError, match=message):
+        list(mapped(way, each(work), [batch]))
+    good, bad = next(mapped(way, each(work), [batch], on_error="collect"))
+    assert (good.output, bad.path, bad.error) == (1, ("ann", "bad"), "NotPicklableError")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="groups of errors came with Python 3.11")

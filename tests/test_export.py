@@ -782,6 +782,29 @@ def test_times_of_pandas_keep_their_nanoseconds() -> None:
         to_arrow([record("a", t=values["t"].tz_localize("UTC"))])
 
 
+def test_a_zone_of_a_time_of_day_is_not_dropped(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    noon = dt.time(12, tzinfo=UTC)
+    for value in (noon, [noon], {"t": noon}):
+        with pytest.raises(ArgumentTypeError, match="'x' holds .* at b, a time of day with a time zone"):
+            to_arrow([record("a", x=None), record("b", x=value)])
+
+
+@pytest.mark.parametrize("number", [np.longdouble("1.1"), np.clongdouble(np.longdouble("1.1")), 2**53 + 1])
+@pytest.mark.parametrize("beside", [None, 1.0, 1j])
+def test_a_number_that_no_dtype_of_both_holds_is_not_rounded(number: Any, beside: Any) -> None:
+    pytest.importorskip("pandas")
+    frame = to_dataframe([record("a", x=number), record("b", x=beside)])
+    assert frame["x"].iloc[0] == number
+
+
+def test_a_value_that_holds_itself_is_refused_with_its_column_and_path() -> None:
+    value: list[Any] = [1]
+    value.append(value)
+    with pytest.raises(ArgumentTypeError, match="to_rows: the attribute 'x' at a holds itself, or is nested too deep"):
+        list(to_rows([record("a", x=value)]))
+
+
 def test_zones_mix_at_any_depth(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     values = [[{"t": dt.datetime(2020, 1, 1, tzinfo=zone)}] for zone in (UTC, BERLIN)]
