@@ -137,6 +137,12 @@ def test_failures_in_tables_are_rows_of_their_own(stream: list[Any]) -> None:
             assert row == {**levels, "error": item.error, "message": item.message, "attempts": 1, **what}
         else:
             assert row == {**levels, **item.attributes}
+
+
+@given(stream=streams)
+def test_every_table_has_a_row_for_each_failure(stream: list[Any]) -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
     assert lp.to_arrow(stream).num_rows == len(lp.to_dataframe(stream)) == len(stream)
 
 
