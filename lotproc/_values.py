@@ -11,7 +11,6 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
-from lotdb import BaseNode
 from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 
@@ -84,7 +83,7 @@ def _parts(value: Any) -> tuple[Iterable[Any], ...]:
 
 
 def iterator_in(value: Any) -> str | None:
-    """Why a value can't be kept that is, or holds, what can be read only once, or a live node; and what to do."""
+    """Why a value can't be kept that is, or holds, what can be read only once; and what to do."""
     if is_flat(value):
         return None
     for item in inside(value):
@@ -97,8 +96,6 @@ def iterator_in(value: Any) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _advice(kind: Any) -> str | None:
-    if issubclass(kind, BaseNode):
-        return "a live node; store what it holds, as snapshot(...) takes it, or its path"
     if issubclass(kind, IOBase):
         return "an open file; read it, or give its path"
     if issubclass(kind, Iterator):

@@ -379,8 +379,8 @@ def test_a_result_or_a_record_that_can_not_travel_costs_one_record() -> None:
 
     found = flat(lp.parallel_map(lp.each(work), [records(3)], on_error="collect"))
     assert [found[0], found[1].path, found[2]] == [0, path(1), 2]
-    assert found[1].error == "TypeError"
-    assert "pickle" in found[1].message
+    assert found[1].error == "NotPicklableError"
+    assert "cannot pickle" in found[1].message
     unsent = [*records(2), lp.NodeRecord(path(2), "clip_0002", {"n": threading.Lock()})]
     found = flat(lp.parallel_map(lp.each(Work()), [unsent], on_error="collect"))
     assert [item.path for item in found] == [path(0), path(1), path(2)]

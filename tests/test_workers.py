@@ -65,6 +65,7 @@ elif how == "after the call":
 else:
     options = {}
 list(lp.parallel_map(work, [1, 2], max_workers=1, **options))
+print("at rest", flush=True)
 if how != "with the program":
     sys.stdin.read()
 """
@@ -97,13 +98,16 @@ def test_a_worker_ends_and_its_program_whatever_keeps_it(how: str, what: str, is
     command = [sys.executable, "-c", ENDING, str(tmp_path / "socket"), how, what]
     with (
         Listener(str(tmp_path / "socket")) as listener,
-        subprocess.Popen(command, stdin=subprocess.PIPE) as program,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program,
     ):
         try:
             with listener.accept() as worker:
                 said = heard(worker)
                 if how == "killed at work":
                     assert next(said) == "at work"
+                if how == "killed at rest":
+                    assert program.stdout is not None
+                    assert program.stdout.readline() == b"at rest\n"
                 if how.startswith("killed"):
                     program.kill()
                 assert list(said) == (["at the end"] if is_handled else [])

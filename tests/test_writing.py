@@ -584,7 +584,7 @@ class Counting:
         return 1
 
 
-#: What can be read only once, or belongs to a tree, and what to do about it.
+#: What can be read only once, and what to do about it.
 LAZY: dict[str, tuple[Callable[[], Any], str]] = {
     "generator": (lambda: (number for number in range(3)), "a generator, .*make a list of it"),
     "map": (lambda: map(str, range(3)), "a map, .*make a list of it"),
@@ -597,7 +597,6 @@ LAZY: dict[str, tuple[Callable[[], Any], str]] = {
     "file in memory": (lambda: io.BytesIO(b"abc"), "an open file; read it"),
     "asynchronous generator": (several, "make a list of it, with `async for`"),
     "coroutine": (soon, "await it"),
-    "live node": (lambda: BaseNode("node"), "a live node; store what it holds"),
 }
 #: Where it can hide.
 HIDDEN: dict[str, Callable[[Any], Any]] = {
@@ -616,7 +615,7 @@ HIDDEN: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("kind", LAZY)
 @pytest.mark.parametrize("place", HIDDEN)
-def test_what_can_be_read_only_once_or_belongs_to_a_tree_is_no_value(kind: str, place: str) -> None:
+def test_what_can_be_read_only_once_is_no_value(kind: str, place: str) -> None:
     make, advice = LAZY[kind]
     lazy = make()
     try:
