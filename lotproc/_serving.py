@@ -182,6 +182,8 @@ def _packed(result: Any) -> bytes:
 
     try:
         return cloudpickle.dumps(result, pickle.HIGHEST_PROTOCOL)  # type: ignore[no-any-return]
+    except MemoryError:
+        raise
     except Exception as error:
         found = _unpicklable(result.result if type(result) is Noted else result)
         what, value = next(found, ("what fn returned", result))
@@ -199,9 +201,9 @@ def _unpicklable(result: Any) -> Iterator[tuple[str, Any]]:
         for item in result:
             yield from _unpicklable(item)
     elif isinstance(result, ProcessResult):
-        for name, value in (("the output", result.output), *result.attributes.items()):
+        named = ((f"attribute {name!r}", value) for name, value in result.attributes.items())
+        for what, value in (("the output", result.output), *named):
             try:
                 cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
             except Exception:
-                what = name if value is result.output else f"attribute {name!r}"
                 yield f"{what} of the result at {as_text(result.path)}", value
