@@ -23,6 +23,9 @@ __all__ = ["Flight", "noted"]
 
 #: Workers that have to die of a batch, or of a part of one, until it is blamed: once it may have been there by chance.
 DEATHS = 2
+#: Seconds after which the main thread looks for signals: one that another thread took, or that came just before the
+#: wait, does not wake it.
+LOOK_EVERY = 1.0
 
 
 class _Part:
@@ -118,9 +121,7 @@ class Flight:
     def next(self) -> _Slot:
         """Wait for a batch that is done, and let go of it."""
         while (slot := self._done()) is None:
-            with waiting():
-                future = self._finished.get()
-            self._settle(future, *self._submitted.pop(future))
+            self._wait(LOOK_EVERY)
         self._slots.remove(slot)
         return slot
 
@@ -128,12 +129,18 @@ class Flight:
         """Whether `next` has something to give, now or within so many seconds."""
         end = monotonic() + seconds
         while self._done() is None:
-            try:
-                with waiting():
-                    future = self._finished.get(timeout=max(0.0, end - monotonic()))
-            except Empty:
+            if not self._wait(max(0.0, end - monotonic())):
                 return False
-            self._settle(future, *self._submitted.pop(future))
+        return True
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for a part that is finished, so many seconds at most; whether one was."""
+        try:
+            with waiting():
+                future = self._finished.get(timeout=seconds)
+        except Empty:
+            return False
+        self._settle(future, *self._submitted.pop(future))
         return True
 
     def _done(self) -> _Slot | None:

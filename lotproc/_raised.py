@@ -148,11 +148,11 @@ def _pickler() -> Any:
 def _reduced(error: BaseException) -> tuple[Any, ...]:
     kind = type(error)
     base = _base_of(kind)
+    # What `copyreg` has for it is left aside: tblib, which distributed brings, calls the constructors of all of them.
     usual = (
         kind.__reduce__ is base.__reduce__
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__setstate__ is BaseException.__setstate__
-        and kind not in copyreg.dispatch_table
     )
     reduced: Any = error.__reduce__() if usual else error.__reduce_ex__(4)
     make, arguments = reduced[:2]

@@ -36,6 +36,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from other_places import OTHERS, as_nobody, in_child, on_readonly_media, put_in_place, without_locks
+from recording import open_files
 
 from lotproc.errors import (
     ArgumentError,
@@ -91,11 +92,11 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_stays_open() -> Iterator[None]:
-    before, threads = len(os.listdir("/dev/fd")), threading.active_count()
+    before, threads = open_files(), threading.active_count()
     yield
-    if len(os.listdir("/dev/fd")) != before:
+    if open_files() != before:
         gc.collect()
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_files() == before
     assert threading.active_count() == threads
 
 
@@ -723,11 +724,11 @@ def test_readers_that_are_open_keep_their_keys(tmp_path: Path, limit: int | None
     assert kept(reader) == expected
     assert list(begun)[-1] == ("old", "19")
     reader.verify()
-    before = len(os.listdir("/dev/fd"))
+    before = len(open_files())
     reader.close()
     another.close()
     del begun
-    assert len(os.listdir("/dev/fd")) < before
+    assert len(open_files()) < before
     assert kept(Archive(tmp_path / "d.rox")) == ([(None, None, b"no keys")], [("0",)])
 
 
@@ -1105,16 +1106,16 @@ def test_a_second_writer_is_told(tmp_path: Path) -> None:
 def test_descriptors(tmp_path: Path) -> None:
     write(tmp_path / "d.rox", [b"x" * 50] * 60, max_shard_bytes=1000)
     shards = len(names(tmp_path))
-    before = len(os.listdir("/dev/fd"))
+    before = len(open_files())
     with Archive(tmp_path / "d.rox") as archive:
         assert len(archive) == 60
-        assert len(os.listdir("/dev/fd")) - before <= shards
+        assert len(open_files()) - before <= shards
     with Archive(tmp_path / "k.rox", "w", max_shard_bytes=1000) as archive:
         archive.write_records((("a", str(n)), b"x" * 50, None) for n in range(60))
     with Archive(tmp_path / "k.rox") as archive:
         shards = len(list(tmp_path.glob("k_*.rox")))
         assert len(list(archive.paths())) == 60
-        assert len(os.listdir("/dev/fd")) - before <= shards * (1 if sys.version_info >= (3, 13) else 2)
+        assert len(open_files()) - before <= shards * (1 if sys.version_info >= (3, 13) else 2)
 
 
 def test_closed_and_read_only(tmp_path: Path) -> None:
@@ -1472,16 +1473,16 @@ def test_shuffled_is_the_same_for_the_same_seed(three_shards: tuple[str, list[by
 
 
 def test_shuffled_ends_its_thread_whenever_it_is_closed(three_shards: tuple[str, list[bytes]]) -> None:
-    before, threads = len(os.listdir("/dev/fd")), threading.active_count()
+    before, threads = len(open_files()), threading.active_count()
     for taken in range(4):
         batches = shuffled(three_shards[0], 5, seed=0, prefetch=2)
         for _ in range(taken):
             next(batches)
         batches.close()  # type: ignore[attr-defined]
-        assert (len(os.listdir("/dev/fd")), threading.active_count()) == (before, threads)
+        assert (len(open_files()), threading.active_count()) == (before, threads)
     next(dropped := shuffled(three_shards[0], 5, seed=0))
     del dropped
-    assert (len(os.listdir("/dev/fd")), threading.active_count()) == (before, threads)
+    assert (len(open_files()), threading.active_count()) == (before, threads)
 
     def fail(records: list[Any]) -> None:
         raise ZeroDivisionError("in the thread")

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from recording import open_files
 
 import lotproc as lp
 from lotproc.errors import (
@@ -63,9 +64,9 @@ def processes_can_be_made() -> None:
 
 @pytest.fixture(autouse=True)
 def no_file_stays_open() -> Iterator[None]:
-    before = len(os.listdir("/dev/fd"))
+    before = open_files()
     yield
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_files() == before
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copyreg
 import decimal
 import functools
 import io
@@ -25,10 +26,11 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from lotdb import BaseNode
 from recording import InlineExecutor
 
@@ -214,7 +216,17 @@ def told(error: BaseException) -> Any:
     return type(error), error.args, str(error), repr(error), attributes, getattr(error, "value", None)
 
 
-@settings(deadline=None, max_examples=150)
+@pytest.fixture(params=["", "with tblib"])
+def reducers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The way of tblib to pickle all errors, too, which distributed installs for the whole process."""
+    with mock.patch.dict(copyreg.dispatch_table):
+        if request.param:
+            pytest.importorskip("tblib.pickling_support").install()
+        yield
+
+
+@pytest.mark.usefixtures("reducers")
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(make=errors, cause=st.none() | errors, way=ways)
 def test_an_error_is_the_one_that_was_raised_and_shows_the_lines_of_the_processor(
     make: Any, cause: Any, way: str

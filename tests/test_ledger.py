@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from recording import open_files
 
 from lotproc._ledger import Ledger, outstanding_failures
 from lotproc.errors import ArgumentError, ArgumentTypeError
@@ -52,9 +53,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_file_stays_open() -> Iterator[None]:
-    before = len(os.listdir("/dev/fd"))
+    before = open_files()
     yield
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_files() == before
 
 
 # --- Any runs, torn anywhere -----------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from other_places import OTHERS, as_nobody, in_child, on_readonly_media, put_in_place, without_locks
+from recording import open_files
 
 from lotproc.errors import (
     ArgumentError,
@@ -58,9 +59,9 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def no_file_stays_open() -> Iterator[None]:
-    before = len(os.listdir("/dev/fd"))
+    before = open_files()
     yield
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_files() == before
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import os
 import stat
@@ -44,7 +43,8 @@ class OpenFiles:
         try:
             self.keys.append(open_keys(shard))
         except (OSError, DamagedStoreError, ForeignFileError) as error:
-            self.keys.append(copy.copy(error))  # without the frames that it went through, and the files there
+            error.__traceback__ = error.__context__ = error.__cause__ = None  # without frames, and the files there
+            self.keys.append(error)
 
     def is_sure(self) -> bool:
         """Whether nothing hints at a writer who has replaced a file in between: keys that fit are those of a shard."""
