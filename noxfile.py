@@ -61,8 +61,9 @@ def tests(session: nox.Session) -> None:
 
 #: Files of tests that take long, and in which nothing optional comes up.
 LONG = (
-    *("bulk", "damage", "errors_and_context", "failures", "one_view", "parallel", "resumed_runs", "resuming"),
-    *("several_writers", "strangers_files", "two_planes", "workers"),
+    *("writing/test_bulk", "zodb/test_damage", "workers/test_errors_and_context", "workers/test_failures"),
+    *("zodb/test_one_view", "workers/test_parallel", "writing/test_resumed_runs", "zodb/test_resuming"),
+    *("writing/test_several_writers", "stores/test_strangers_files", "writing/test_two_planes", "workers/test_workers"),
 )
 
 
@@ -70,7 +71,7 @@ LONG = (
 def bare(session: nox.Session) -> None:
     """Run the tests without any optional package; those that need one are skipped, and so are the longest files."""
     install(session, extras="test")
-    ignored = [f"--ignore=tests/test_{name}.py" for name in LONG]
+    ignored = [f"--ignore=tests/{name}.py" for name in LONG]
     session.run("pytest", "tests", *ignored, *ON_ALL_CORES, *session.posargs)
 
 

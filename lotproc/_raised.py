@@ -18,7 +18,8 @@ from .errors import ProcessorError, add_note, got
 
 __all__ = ["Raised", "attempted", "error_types", "said", "users_frames"]
 
-HERE = os.path.dirname(__file__)
+#: The folder of lotproc, with all that is in it.
+HERE = os.path.join(os.path.dirname(__file__), "")
 #: Characters of a message that is quoted.
 MAX_TEXT = 20_000
 
@@ -83,7 +84,7 @@ def said(error: BaseException) -> str:
 def users_frames(frames: TracebackType | None) -> TracebackType | None:
     """A traceback from the first frame on that is not lotproc's: from the processor on."""
     outside = frames
-    while outside is not None and os.path.dirname(outside.tb_frame.f_code.co_filename) == HERE:
+    while outside is not None and outside.tb_frame.f_code.co_filename.startswith(HERE):
         outside = outside.tb_next
     return outside or frames
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from lotdb import BaseNode
 
+from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
 from .models import NodeRecord, Partition
 
@@ -176,7 +177,8 @@ def stage(
             return Stage(call, given, ready) if missing else ready(given[data])
 
         call.__signature__ = signature  # type: ignore[attr-defined]
-        return call
+        is_ours = options.__module__.startswith("lotproc.") and not options.__name__.startswith("_")
+        return public(call) if is_ours else call
 
     return decorate
 

@@ -9,27 +9,29 @@ from typing import Any, Literal, TypeAlias
 
 from lotdb import BaseNode
 
-from ._applying import Destination, apply_in_memory, apply_to_database
 from ._nodes import connection_of, node_path
-from ._payload_copies import PayloadCopy, checked_values, restored, takes_blobs
+from ._public import public
 from ._stage import check_choice
-from ._storing import check_store, put_batches
-from ._tally import Planned, Tally
-from ._transactions import already_there, check_writable, stored_attributes
 from .errors import ArgumentError, ArgumentTypeError, as_text, brief, got
 from .models import Write, WriteReport
 from .snapshots import detached
 from .sources import Source, as_store
-from .stores._store import OUTPUT, Entry, Item, Store, Writer, as_attributes, as_item
-from .stores.directory import DirectoryStore
+from .stores.directory.store import DirectoryStore
+from .stores.protocol import OUTPUT, Entry, Item, Store, Writer, as_attributes, as_item
 from .traversal import walk
 from .views import bar
+from .writing.payload_copies import PayloadCopy, checked_values, restored, takes_blobs
+from .writing.store import check_store, put_batches
+from .writing.tally import Planned, Tally
+from .writing.transactions import already_there, check_writable, stored_attributes
+from .writing.tree import Destination, apply_in_memory, apply_to_database
 
 __all__ = ["PayloadCopy", "copy"]
 
 Present: TypeAlias = Literal["replace", "skip", "error"]
 
 
+@public
 def copy(
     source: Source,
     target: Source,

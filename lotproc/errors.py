@@ -15,6 +15,8 @@ from reprlib import Repr
 
 from lotdb import BaseNode
 
+from ._public import public
+
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
@@ -159,6 +161,10 @@ class MissingExtraError(LotprocError, ImportError):
     def of(cls, package: str, extra: str, purpose: str) -> MissingExtraError:
         """The error for `package`, which `pip install lotproc[extra]` would bring."""
         return cls(f'{purpose} needs {package}, which is not installed: pip install "lotproc[{extra}]"')
+
+
+for _name in __all__:
+    public(globals()[_name])
 
 
 def as_utf8(text: str) -> str:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from lotdb import BaseNode
 
-from ._arrow import whole_table, write_parquet
 from ._extras import needed
 from ._nodes import node_path
-from ._rows import LEVEL, Row, cell, check_names, in_order, levels, rows_of
+from ._public import public
 from ._stage import check_count, check_root, stage
-from ._times import common_unit
 from .errors import ArgumentError, ArgumentTypeError, as_utf8, got
+from .tables.arrow import whole_table, write_parquet
+from .tables.rows import LEVEL, Row, cell, check_names, in_order, levels, rows_of
+from .tables.times import common_unit
 from .traversal import leaves
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
     return lambda records: write_parquet(target, rows_of("to_parquet", records), batch_size)
 
 
+@public
 def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str]) -> pd.DataFrame:
     """Turn the leaves of a tree into a pandas DataFrame: lotdb's function, for trees of any size and shape.
 
@@ -192,6 +194,7 @@ def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str]) -> pd.DataF
     return _node_frame("tree_to_dataframe", leaves(tree), attribute_list, tree)
 
 
+@public
 def node_list_to_dataframe(node_list: Iterable[BaseNode], attribute_list: Iterable[str]) -> pd.DataFrame:
     """Turn nodes into a pandas DataFrame: lotdb's function, for any number of nodes at any depths.
 

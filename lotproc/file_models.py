@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ._public import public
 from .errors import as_utf8
 from .models import commits_text, counted
 
 __all__ = ["FileFailure", "IndexedFile", "IngestReport"]
 
 
+@public
 @dataclass(frozen=True)
 class IndexedFile:
     """A file, and the path of its node.
@@ -24,6 +26,7 @@ class IndexedFile:
     file: Path
 
 
+@public
 @dataclass(frozen=True)
 class FileFailure:
     """A file that was left out, and why; `path` is where its node would be."""
@@ -36,6 +39,7 @@ class FileFailure:
         return as_utf8(f"{self.file}: {self.reason}")
 
 
+@public
 @dataclass(frozen=True)
 class IngestReport:
     """What `ingest_files` did.

@@ -14,6 +14,7 @@ from ZODB.POSException import StateLoadError
 from ._missing import Sought
 from ._nodes import attributes_of, key_of, missing_class, path_of
 from ._patterns import PathPattern, regex as compiled
+from ._public import public
 from ._salvaging import Unreadable, salvaged
 from ._stage import stage
 from .errors import ArgumentTypeError, DetachError, add_note, as_text, got
@@ -181,6 +182,7 @@ def _equal(value: Any, expected: Any) -> bool:
     return bool(value == expected)
 
 
+@public
 def filter_node_list(filter_str: str, node_list: Iterable[T], invers: bool = False) -> list[T]:
     """Keep the nodes in whose key a regular expression is found: `match_key` with the arguments of lotdb's function.
 

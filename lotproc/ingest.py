@@ -16,10 +16,11 @@ from ._contents import attach_content
 from ._interrupts import uninterrupted
 from ._nodes import connection_of
 from ._patterns import PathPattern
+from ._public import public
 from ._stage import check_choice, check_root, stage
-from ._transactions import check_classes, check_writable, stored_attributes, undone_on_failure
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, as_text, got
 from .file_models import FileFailure, IndexedFile, IngestReport
+from .writing.transactions import check_classes, check_writable, stored_attributes, undone_on_failure
 
 __all__ = [
     "index_files",
@@ -44,6 +45,7 @@ _EXTRAS = {
 }
 
 
+@public
 def index_files(folder: str | os.PathLike[str], pattern: str = "**/*.wav") -> Iterator[IndexedFile]:
     """Find the files in a folder whose path matches a pattern.
 
@@ -371,6 +373,7 @@ def _read(node: DataNode, file: Path, attribute: str, backend: str, samplerate_h
         raise _Unusable(reason)  # out here the error is gone, and with it what lotdb had opened
 
 
+@public
 def load_files_directory(
     tree: BaseNode,
     dir_path: str | os.PathLike[str],
@@ -415,6 +418,7 @@ def load_files_directory(
     return count
 
 
+@public
 def load_files_folder(
     tree: BaseNode,
     folder_path: str | os.PathLike[str],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
+from ._public import public
 from ._raised import MAX_TEXT, error_types, said, users_frames
 from ._values import same
 from .errors import ArgumentError, ResultError, add_note, as_text, got
@@ -22,6 +23,7 @@ def _equal(self: Any, other: object) -> Any:
     return all(same(getattr(self, name), getattr(other, name)) for name in names)
 
 
+@public
 @dataclass(frozen=True)
 class NodeRecord:
     """What a processor gets: one node, detached from its tree.
@@ -66,6 +68,7 @@ def node_record(path: tuple[str, ...], key: str, attributes: Mapping[str, Any], 
     return record
 
 
+@public
 @dataclass(frozen=True)
 class Partition:
     """A part of a tree in a database file: a reference that can be sent wherever that file can be opened.
@@ -97,6 +100,7 @@ class Partition:
 _NONE: Mapping[str, Any] = {}
 
 
+@public
 @dataclass(frozen=True, init=False)
 class ProcessResult:
     """What a processor returns: an output and attributes for the node at `path`.
@@ -137,6 +141,7 @@ class ProcessResult:
         fields["inputs"] = inputs
 
 
+@public
 @dataclass(frozen=True)
 class Failure:
     """Stands in a stream for a node that could not be read, or a record that could not be processed.
@@ -205,6 +210,7 @@ def in_its_place(on_error: OnError, failure: Failure) -> Any:
         raise
 
 
+@public
 @dataclass(frozen=True, init=False)
 class Write:
     """One planned write: the attributes to set on the node at `path`, below the target's root.
@@ -224,6 +230,7 @@ class Write:
         fields["attributes"] = attributes
 
 
+@public
 @dataclass(frozen=True)
 class WriteReport:
     """What a `write` did.

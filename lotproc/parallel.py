@@ -10,15 +10,11 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
 
 from lotdb import BaseNode
 
-from ._batches import is_divisible, span, where
 from ._clock import waiting
-from ._flight import Flight
 from ._missing import Notes, tell_all
 from ._nodes import node_path
 from ._raised import error_types
 from ._stage import check_choice, check_count, check_on_error, stage
-from ._tasks import Rescued, Task, drained, hand_on_inputs, unnoted
-from ._workers import Initializer, Place, begin, check_picklable, cpu_count, handed_in, processes, threads
 from .errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -29,6 +25,10 @@ from .errors import (
     got,
 )
 from .models import Failure, NodeRecord, OnError, ProcessResult, in_its_place
+from .workers.backends import Initializer, Place, begin, check_picklable, cpu_count, handed_in, processes, threads
+from .workers.batches import is_divisible, span, where
+from .workers.flight import Flight
+from .workers.tasks import Rescued, Task, drained, hand_on_inputs, unnoted
 
 __all__ = ["each", "parallel_map"]
 

@@ -18,11 +18,13 @@ from ZODB.interfaces import BlobError
 
 from ._extras import needed
 from ._nodes import zarr_folder
+from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, PayloadError, add_note, got
 
 __all__ = ["PayloadHandle"]
 
 
+@public
 @dataclass(frozen=True)
 class PayloadHandle:
     """A reference to a payload: what it is, and where it lies.

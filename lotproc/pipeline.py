@@ -10,6 +10,7 @@ from lotdb import BaseNode
 from toolz import pipe
 
 from ._missing import Notes, noting, tell_all
+from ._public import public
 from ._stage import MayHoldRoot, Stage, check_choice, check_root, stage
 from .buffering import chunked
 from .errors import ArgumentError, ArgumentTypeError, got
@@ -33,6 +34,7 @@ _MISPLACED = {
 }
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Pipeline(MayHoldRoot):
     """A source and the stages to run over it; immutable, and nothing runs before `run`.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lotdb import BaseNode
 from toolz import complement
 
+from ._public import public
 from .errors import ArgumentError
 from .parallel import Mode
 from .pipeline import Pipeline
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 
+@public
 @dataclass(frozen=True)
 class SelectionSpec:
     """Which nodes to visit, and which of them to keep.
@@ -50,6 +52,7 @@ class SelectionSpec:
     skip: Skip = None
 
 
+@public
 @dataclass(frozen=True)
 class PreparationSpec:
     """How nodes become batches of records.
@@ -71,6 +74,7 @@ class PreparationSpec:
             object.__setattr__(self, "attribute_names", tuple(self.attribute_names))
 
 
+@public
 @dataclass(frozen=True)
 class ProcessingSpec:
     """Where the processor runs.
@@ -84,6 +88,7 @@ class ProcessingSpec:
     workers: int | None = None
 
 
+@public
 def build_selection_pipeline(root: BaseNode, spec: SelectionSpec | None = None) -> Pipeline:
     """Make the beginning of a pipeline: visit and filter.
 
@@ -107,6 +112,7 @@ def build_selection_pipeline(root: BaseNode, spec: SelectionSpec | None = None) 
     return pipeline
 
 
+@public
 def add_preparation_stage(pipeline: Pipeline, spec: PreparationSpec | None = None) -> Pipeline:
     """Continue a pipeline: gather into batches, and turn nodes into records.
 
@@ -123,6 +129,7 @@ def add_preparation_stage(pipeline: Pipeline, spec: PreparationSpec | None = Non
     )
 
 
+@public
 def add_processing_stage(
     pipeline: Pipeline, fn: Callable[[list[Any]], Any], spec: ProcessingSpec | None = None
 ) -> Pipeline:
@@ -139,6 +146,7 @@ def add_processing_stage(
     return pipeline.process(fn, mode=spec.mode, workers=spec.workers)
 
 
+@public
 def add_write_stage(pipeline: Pipeline, target: WriteTarget | None) -> Pipeline:
     """End a pipeline: write to a target; `None` leaves it as it is.
 
@@ -149,6 +157,7 @@ def add_write_stage(pipeline: Pipeline, target: WriteTarget | None) -> Pipeline:
     return pipeline if target is None else pipeline.write(target)
 
 
+@public
 def build_node_process_pipeline(
     root: BaseNode,
     fn: Callable[[list[Any]], Any],
@@ -187,6 +196,7 @@ def build_node_process_pipeline(
     return add_write_stage(pipeline, target)
 
 
+@public
 def node_process_cruncher(
     root: BaseNode,
     fn: Callable[[list[Any]], Any],

@@ -11,19 +11,19 @@ from typing import Any, TypeAlias, TypeVar, overload
 from lotdb import BaseNode
 
 from ._jar import at_path
-from ._ledger import outstanding_failures
-from ._lookup import LiveLookup, Lookup, RecordLookup, top_of
 from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
-from ._partitions import opened_partition
-from ._pinned import until_closed
 from ._stage import check_root, stage
 from ._stamps import inputs_stamp
-from ._store_lookup import StoreLookup
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, OutOfViewError, as_text, got
 from .models import Failure, NodeRecord, Partition, ProcessResult
 from .scanning import has_changes, pinned_storage
-from .stores._store import Store
+from .stores.lookup import StoreLookup
+from .stores.protocol import Store
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
+from .writing.ledger import outstanding_failures
+from .zodb.lookup import LiveLookup, Lookup, RecordLookup, top_of
+from .zodb.pinned import until_closed
+from .zodb.places import opened_partition
 
 __all__ = ["pending", "retry_failed"]
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ._nodes import path_of
+from ._public import public
 from ._stage import check_count
 
 __all__ = ["rng"]
 
 
+@public
 def rng(item: Any, *, seed: int = 0) -> np.random.Generator:
     """A generator of random numbers for a record, which depends on its path and a seed alone.
 

@@ -13,16 +13,16 @@ from lotdb import BaseNode
 
 from ._missing import Missing
 from ._nodes import connection_of, plain_file, unwrapped
-from ._partitions import opened_partition, starts_of_parts
 from ._patterns import regex
-from ._pinned import PinnedStorage, pinned_view, until_closed
-from ._scanner import Scanner, Wanted
 from ._stage import check_choice, check_count, check_on_error, stage
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .filters import attribute_test
 from .models import NodeRecord, OnError, Partition
 from .snapshots import Names, Payload, check_payload, checked_names
 from .traversal import Skip, check_level, skip_tests
+from .zodb.pinned import PinnedStorage, pinned_view, until_closed
+from .zodb.places import opened_partition, starts_of_parts
+from .zodb.scanner import Scanner, Wanted
 
 __all__ = ["partitions", "scan"]
 

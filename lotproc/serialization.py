@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 from ._files import replacing
+from ._public import public
 from .errors import ArgumentTypeError, NotPicklableError, add_note, got
 
 __all__ = ["load_from_file", "save_to_file"]
@@ -14,6 +15,7 @@ __all__ = ["load_from_file", "save_to_file"]
 SUFFIX = ".pyobj"
 
 
+@public
 def save_to_file(oject: Any, path: str | os.PathLike[str] | None = None) -> None:
     """Save an object to the file `path` + ".pyobj", all of it or nothing.
 
@@ -40,6 +42,7 @@ def save_to_file(oject: Any, path: str | os.PathLike[str] | None = None) -> None
         _dump(oject, file)
 
 
+@public
 def load_from_file(path: str | os.PathLike[str]) -> Any:
     """Load an object that `save_to_file` saved.
 

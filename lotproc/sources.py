@@ -13,7 +13,7 @@ from ._stage import stage
 from .errors import ArgumentTypeError, got
 from .models import NodeRecord, node_record
 from .snapshots import Names, checked_names, snapshot
-from .stores._store import OUTPUT, Store, as_attributes
+from .stores.protocol import OUTPUT, Store, as_attributes
 from .traversal import walk
 
 __all__ = ["Source", "as_store", "records", "with_attributes"]

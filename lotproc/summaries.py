@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ._public import public
 from .errors import MAX_BRIEF, ArgumentTypeError, got
 from .file_models import IngestReport
 from .models import Failure, WriteReport, counted
@@ -35,6 +36,7 @@ CONCLUSIONS = {
 NO_WORKERS = "Reading is the slower side, or what is processed outside of parallel_map()."
 
 
+@public
 def run_summary(report: WriteReport) -> RunSummary:
     """Show what a `write` did: counts, where the time went, and the failures by type.
 
@@ -91,6 +93,7 @@ class _Group(NamedTuple):
     more: int
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class RunSummary:
     """A report for eyes; made by `run_summary`."""

@@ -7,16 +7,18 @@ from typing import Any
 
 from lotdb import BaseNode
 
+from ._public import public
 from ._stage import MayHoldRoot
 from .errors import brief
 from .models import ProcessResult, WriteReport
-from .stores._store import Store
+from .stores.protocol import Store
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
-from .writing import Policy, write
+from .writing.planning import Policy, write
 
 __all__ = ["InlineTarget", "MirrorTarget", "NewDatabaseTarget", "WriteTarget"]
 
 
+@public
 class WriteTarget(MayHoldRoot):
     """A policy, the root or the store that it writes to, and the name for outputs.
 
@@ -78,6 +80,7 @@ class _Recording:
         return self.paths[-1]
 
 
+@public
 class InlineTarget(WriteTarget):
     """Write below the nodes that were processed: `WriteTarget` with `InlineWritePolicy(base_path)`.
 
@@ -93,6 +96,7 @@ class InlineTarget(WriteTarget):
         super().__init__(root, InlineWritePolicy(base_path), output_attribute)
 
 
+@public
 class MirrorTarget(WriteTarget):
     """Write the same paths into another tree: `WriteTarget` with `MirrorWritePolicy(base_path)`.
 
@@ -108,6 +112,7 @@ class MirrorTarget(WriteTarget):
         super().__init__(root, MirrorWritePolicy(base_path), output_attribute)
 
 
+@public
 class NewDatabaseTarget(WriteTarget):
     """Write the same paths into a fresh database: `WriteTarget` with `FreshWritePolicy(base_path)`.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 
+from ._public import public
 from ._stage import check_count, stage
 from .errors import ArgumentTypeError, as_utf8, brief, got
 from .payloads import PayloadHandle
@@ -77,6 +78,7 @@ class _Row(NamedTuple):
     is_node: bool
 
 
+@public
 class TreeView:
     """A tree for eyes, read anew each time it is displayed; made by `show`."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, as_text, got
 from .models import ProcessResult
 
@@ -26,6 +27,7 @@ __all__ = [
 _STR = frozenset({str})
 
 
+@public
 @dataclass(frozen=True)
 class InlineWritePolicy:
     """Write below the node that was processed: its path, then `base_path`, then the result's relative path.
@@ -52,6 +54,7 @@ class InlineWritePolicy:
         return self(result)
 
 
+@public
 @dataclass(frozen=True)
 class MirrorWritePolicy:
     """Write the same tree of paths below `base_path`, usually into another tree.
@@ -75,6 +78,7 @@ class MirrorWritePolicy:
         return self(result)
 
 
+@public
 @dataclass(frozen=True)
 class FreshWritePolicy(MirrorWritePolicy):
     """The paths of `MirrorWritePolicy`, for a target that starts empty: a fresh database.
@@ -85,6 +89,7 @@ class FreshWritePolicy(MirrorWritePolicy):
     """
 
 
+@public
 def inline(*base: str) -> InlineWritePolicy:
     """Write below the node that was processed.
 
@@ -106,6 +111,7 @@ def inline(*base: str) -> InlineWritePolicy:
     return InlineWritePolicy(base)
 
 
+@public
 def mirror(*base: str) -> MirrorWritePolicy:
     """Write the same tree of paths into another tree, or below another branch.
 
@@ -126,6 +132,7 @@ def mirror(*base: str) -> MirrorWritePolicy:
     return MirrorWritePolicy(base)
 
 
+@public
 def fresh(*base: str) -> FreshWritePolicy:
     """Write the same tree of paths into a fresh database.
 

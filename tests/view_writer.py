@@ -73,7 +73,7 @@ def main(kind: str, place: str) -> None:
 
 
 if __name__ == "__main__":
-    from lotproc import _bulk
+    from lotproc.writing import bulk as _bulk
 
     _bulk.MANY = 3
     main(*sys.argv[1:])

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .._public import public
 from ..errors import ArgumentError, ArgumentTypeError, DamagedStoreError, got
-from ._archive_reading import check_flag
-from .archive import Archive
+from .archive.reading import check_flag
+from .archive.store import Archive
 
 __all__ = ["shuffled", "token_batches"]
 
@@ -21,6 +22,7 @@ __all__ = ["shuffled", "token_batches"]
 Source: TypeAlias = "Archive | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
 
+@public
 def token_batches(
     archive: Source, dtype: npt.DTypeLike, length: int, *, batch_size: int = 1, drop_last: bool = False
 ) -> Iterator[np.ndarray[Any, Any]]:
@@ -96,6 +98,7 @@ def _token_batches(
             archive.close()
 
 
+@public
 def shuffled(
     archive: Source,
     batch_size: int,

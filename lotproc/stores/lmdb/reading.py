@@ -1,0 +1,301 @@
+"""What an LMDB store reads: values by key, scans in the order of the keys, and itself as a source."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal
+
+from ...errors import ArgumentError, ArgumentTypeError, StoreClosedError, got
+from ..codecs import unpickled
+from ..protocol import Entry, StoredPayload, no_such_key
+from .buffer import WriteBuffer
+from .environment import Environment
+from .keys import Key, Range
+from .records import LmdbRecords, is_iterable
+from .scan import chunks, merged
+from .views import LmdbItemsView, LmdbKeysView, LmdbValuesView
+
+__all__ = ["EVERYTHING", "MISSING", "LmdbReading"]
+
+#: Bytes from which on a pickle is read where it lies in the map, and not copied first.
+LARGE = 64 << 10
+EVERYTHING: list[Range] = [(b"", None)]
+MISSING: Any = object()
+
+
+class LmdbReading(LmdbRecords, Mapping[Any, Any]):
+    """An LMDB store, as far as it reads; for any thread."""
+
+    autoflush_on_read: bool
+    _is_closed: bool
+    _buffer: WriteBuffer | None
+
+    @abstractmethod
+    def _open(self) -> WriteBuffer:
+        """Open the files, once."""
+
+    @property
+    def _environment(self) -> Environment:
+        return (self._buffer or self._open()).environment
+
+    # --- Reading -------------------------------------------------------------------------------------------------
+
+    def _lookup(self, key: bytes) -> Any:
+        """The value of a key, or `MISSING`."""
+        buffer = self._buffer or self._open()
+        if buffer.pending:
+            data: Any = buffer.pending.get(key, MISSING)
+            if data is None:
+                return MISSING
+            if data is not MISSING:
+                return self._decoded(key, data)
+            if self.autoflush_on_read:
+                buffer.flush_to_read()
+        environment = buffer.environment
+        transaction = environment.begin()
+        try:
+            data = transaction.get(key)
+            if data is None:
+                return MISSING
+            if self._pickles and len(data) >= LARGE:
+                return self._decoded(key, data)
+            data = bytes(data)
+        finally:
+            environment.end(transaction)
+        if self._pickles:
+            try:
+                return unpickled(data)
+            except Exception:  # which comes again
+                pass
+        return self._decoded(key, data)
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value of a key, or `default`.
+
+        Raises:
+            ArgumentError: It can't be a key.
+            ArgumentTypeError: It is of a type that no key has.
+            DamagedStoreError: The value can't be decoded.
+        """
+        found = self._lookup(self._key(key))
+        return default if found is MISSING else found
+
+    def __getitem__(self, key: Key) -> Any:
+        found = self._lookup(self._key(key))
+        if found is MISSING:
+            raise no_such_key(self, key)
+        return found
+
+    def get_many(
+        self, keys: Iterable[Key], *, decode_keys: bool = False, decode_not_found: bool | None = None
+    ) -> tuple[dict[Any, Any], list[Any]]:
+        """The values of many keys, from one snapshot.
+
+        Args:
+            keys: Any iterable of keys.
+            decode_keys: Whether the keys of what is found are text; else they are bytes.
+            decode_not_found: Whether bytes in the list of what is missing become text; `None`: as `decode_keys`.
+
+        Returns:
+            What was found, by key in the order asked for, and the keys that were not, as they were given.
+
+        Raises:
+            ArgumentTypeError: `keys` is no iterable of keys, or is one key.
+            ArgumentError: A key can't be one, or text is asked for in a store with `key_encoding=None`.
+            DamagedStoreError: A value can't be decoded.
+        """
+        decode_not_found = decode_keys if decode_not_found is None else decode_not_found
+        if (decode_keys or decode_not_found) and self._form.encoding is None:
+            raise ArgumentError(
+                f"{self!r}: get_many can't decode keys with key_encoding=None; open the store with an encoding"
+            )
+        if isinstance(keys, (str, bytes, bytearray, memoryview)) or not is_iterable(keys):
+            raise ArgumentTypeError(
+                f"{self!r}: get_many takes keys, as a list of them; got {got(keys)}; get is for one key"
+            )
+        given = list(keys)
+        wanted = list(map(self._key, given))
+        buffer = self._buffer or self._open()
+        held: dict[bytes, bytes | None] = {}
+        if buffer.pending:
+            found_there = ((key, buffer.pending.get(key, MISSING)) for key in wanted)
+            held = {key: data for key, data in found_there if data is not MISSING}
+            if self.autoflush_on_read and len(held) < len(set(wanted)):
+                buffer.flush_to_read()
+        rest = [key for key in dict.fromkeys(wanted) if key not in held]
+        found: dict[Any, Any] = {}
+        for key, data in zip(rest, self._read(rest), strict=True):
+            if data is not None:
+                found[key] = self._decoded(key, data)
+        if held:
+            found.update((key, self._decoded(key, data)) for key, data in held.items() if data is not None)
+        missing = [
+            self._form.to_text(bytes(key)) if decode_not_found and not isinstance(key, (str, tuple)) else key
+            for key, data in zip(given, wanted, strict=True)
+            if data not in found
+        ]
+        found = {key: found[key] for key in wanted if key in found} if held else found
+        return ({self._form.to_text(key): value for key, value in found.items()} if decode_keys else found), missing
+
+    def exists(self, key: Key, *, flush: bool | None = None) -> bool:
+        """Whether there is a key.
+
+        Args:
+            key: The key.
+            flush: Whether what is buffered is stored first, unless it has the answer; `None`: as
+                `autoflush_on_read`.
+        """
+        data = self._key(key)
+        buffer = self._buffer or self._open()
+        if buffer.pending:
+            held = buffer.pending.get(data, MISSING)
+            if held is not MISSING:
+                return held is not None
+            if self.autoflush_on_read if flush is None else flush:
+                buffer.flush_to_read()
+        environment = buffer.environment
+        transaction = environment.begin()
+        try:
+            return transaction.get(data) is not None
+        finally:
+            environment.end(transaction)
+
+    def __contains__(self, key: object) -> bool:
+        return self.exists(key, flush=False)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        buffer = self._buffer or self._open()
+        if buffer.pending and self.autoflush_on_read:
+            buffer.flush_to_read()
+        with buffer.lock:
+            count: int = buffer.environment.stat()["entries"]
+            if buffer.pending:
+                stored = self._read(list(buffer.pending))
+                for value, before in zip(buffer.pending.values(), stored, strict=True):
+                    count += (value is not None) - (before is not None)
+            return count
+
+    def _read(self, keys: list[bytes]) -> list[bytes | None]:
+        """What the file has under some keys, from one snapshot."""
+        environment = self._environment
+        transaction = environment.begin(buffers=False)
+        try:
+            return list(map(transaction.get, keys))
+        finally:
+            environment.end(transaction)
+
+    # --- Iterating -----------------------------------------------------------------------------------------------
+
+    def keys(
+        self,
+        *,
+        prefix: Key | None = None,
+        start: Key | None = None,
+        stop: Key | None = None,
+        reverse: bool = False,
+    ) -> LmdbKeysView:
+        """A lazy view of the keys, in the order of their bytes.
+
+        Args:
+            prefix: What they start with; with the path of a record: that record and all below it.
+            start: The first one.
+            stop: The one to stop before.
+            reverse: Whether the last one comes first.
+        """
+        return LmdbKeysView(self, self._form.ranges(prefix, start, stop), reverse)
+
+    def values(
+        self,
+        *,
+        prefix: Key | None = None,
+        start: Key | None = None,
+        stop: Key | None = None,
+        reverse: bool = False,
+    ) -> LmdbValuesView:
+        """A lazy view of the values, in the order of their keys; the arguments are those of `keys`."""
+        return LmdbValuesView(self, self._form.ranges(prefix, start, stop), reverse)
+
+    def items(
+        self,
+        *,
+        prefix: Key | None = None,
+        start: Key | None = None,
+        stop: Key | None = None,
+        reverse: bool = False,
+    ) -> LmdbItemsView:
+        """A lazy view of pairs of a key and its value, in the order of the keys; the arguments are those of `keys`."""
+        return LmdbItemsView(self, self._form.ranges(prefix, start, stop), reverse)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterate(EVERYTHING, False, "keys")
+
+    def __reversed__(self) -> Iterator[Any]:
+        return self._iterate(EVERYTHING, True, "keys")
+
+    def _iterate(self, ranges: list[Range], reverse: bool, what: Literal["keys", "values", "items"]) -> Iterator[Any]:
+        for chunk in self._chunks(ranges, reverse, values=what != "keys"):
+            if what == "keys":
+                yield from self._keys_of(chunk)
+                continue
+            keys, stored = zip(*chunk, strict=True)
+            values: Iterable[Any]
+            try:
+                values = list(map(self.codec.decode, stored))
+            except (MemoryError, OSError):
+                raise
+            except Exception:  # one after the other: up to the one that can't be
+                values = map(self._decoded, keys, stored)
+            yield from zip(self._keys_of(keys), values, strict=False) if what == "items" else values
+
+    def _keys_of(self, keys: Iterable[bytes]) -> Iterable[Any]:
+        if self._form.encoding is None:
+            return keys
+        if self._is_plain:
+            with suppress(UnicodeError):
+                return list(map(bytes.decode, keys))
+        return map(self._form.to_text, keys)
+
+    def _chunks(self, ranges: list[Range], reverse: bool, *, values: bool) -> Iterator[list[Any]]:
+        """Pairs of bytes or keys, in chunks, as they are with what is buffered."""
+        buffer = self._buffer or self._open()
+        if buffer.pending and self.autoflush_on_read:
+            buffer.flush_to_read()
+        if not buffer.pending:
+            return self._stored(ranges, reverse, values)
+        with buffer.lock:
+            pending = {
+                key: value
+                for key, value in buffer.pending.items()
+                if any(first <= key and (stop is None or key < stop) for first, stop in ranges)
+            }
+        return merged(self._stored(ranges, reverse, values), pending, reverse=reverse, values=values)
+
+    def _stored(self, ranges: list[Range], reverse: bool, values: bool) -> Iterator[list[Any]]:
+        return chunks(self._environment, ranges, reverse=reverse, values=values, check=self._check_open)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreClosedError(f"{self!r} is closed; open it again")
+
+    # --- As a source ---------------------------------------------------------------------------------------------
+
+    def _entries(self) -> Iterator[Entry]:
+        is_plain = self._is_plain
+        for chunk in self._chunks(EVERYTHING, False, values=True):
+            for key, data in chunk:
+                path = self._form.to_path(key)
+                payload = StoredPayload(self, key.decode() if is_plain else key)
+                yield Entry(path, None, partial(self._decoded, key, data), payload)
+
+    def _find(self, path: tuple[str, ...]) -> Entry | None:
+        key = self._form.to_bytes(path)
+        if not self.exists(key):
+            return None
+        shown = key.decode() if self._is_plain else key
+        return Entry(path, None, partial(self._load, shown), StoredPayload(self, shown))
+
+    def _load(self, key: Any) -> Any:
+        return self[key]

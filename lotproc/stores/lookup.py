@@ -1,0 +1,46 @@
+"""Whether results are in a store, and with which stamps: what `_lookup` does for trees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from .._stamps import INPUTS, VERSION, is_inputs_stamp
+from .protocol import Entry, Store
+
+__all__ = ["StoreLookup"]
+
+_Path: TypeAlias = "tuple[str, ...]"
+
+
+class StoreLookup:
+    """Looks for results in a store. A value is read only where stamps are asked for and there is no metadata."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def are_there(
+        self, paths: Sequence[_Path], tail: _Path = (), version: str | None = None, digests: Sequence[str] | None = None
+    ) -> list[bool]:
+        """As `Lookup` says."""
+        found = []
+        for index, path in enumerate(paths):
+            entry = self._store._find(path + tail)
+            is_there = entry is not None
+            if entry is not None and (version is not None or digests is not None):
+                stamps = _stamps(entry)
+                is_there = (version is None or stamps.get(VERSION) == version) and (
+                    digests is None or is_inputs_stamp(stamps.get(INPUTS), digests[index])
+                )
+            found.append(is_there)
+        return found
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _stamps(entry: Entry) -> dict[str, Any]:
+    attributes = entry.load() if entry.metadata is None else entry.metadata
+    if not isinstance(attributes, Mapping):
+        return {}
+    return {name: attributes[name] for name in (VERSION, INPUTS) if name in attributes}

@@ -1,0 +1,349 @@
+"""Rows as Arrow tables, and in Parquet files."""
+
+from __future__ import annotations
+
+import bisect
+import datetime
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import more_itertools
+import numpy as np
+
+from .._files import replacing
+from ..errors import ArgumentTypeError, as_text, got
+from .rows import LEVEL, PLAIN, Path, Row, in_order
+from .times import common_unit, kind_of_time
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["whole_table", "write_parquet"]
+
+#: What a column holds, by the first of these that a value is an instance of.
+KINDS = (bool, int, float, str, bytes, list, dict, datetime.datetime, datetime.date, datetime.timedelta)
+
+
+#: The names of the kinds of most values, since looking for them takes a while.
+_KIND_OF_PLAIN = {kind: kind.__name__ for kind in (bool, int, float, str, bytes, list, dict)}
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return kind_of_time(value)
+    return next((kind.__name__ for kind in KINDS if isinstance(value, kind)), type(value).__name__)
+
+
+class Kinds:
+    """The kind of value that each column holds, and where it first came: Arrow would cut some mixtures to fit."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.with_numpy: set[str] = set()  # columns with times that Python can't hold
+        self.first: dict[tuple[str, str], tuple[str, Path]] = {}
+
+    def check(self, column: str, value: Any, path: Path, inside: str = "") -> None:
+        if value is None:
+            return
+        kind = _KIND_OF_PLAIN.get(type(value)) or _kind_of(value)
+        if isinstance(value, np.generic):
+            self.with_numpy.add(column)
+        if kind == "datetime" and getattr(value, "tzinfo", None) is not None:
+            kind = "datetime with a time zone"
+            if getattr(value, "nanosecond", 0):  # of pandas
+                raise ArgumentTypeError(
+                    f"{self.name}: the column {column!r} holds {got(value)} at {as_text(path)}, with nanoseconds and a "
+                    f"time zone, of which Arrow would drop one; make it UTC without a zone, or round it, first"
+                )
+        if kind == "time" and value.tzinfo is not None:
+            raise ArgumentTypeError(
+                f"{self.name}: the column {column!r} holds {got(value)} at {as_text(path)}, a time of day with a time "
+                f"zone, which Arrow would drop; make it a datetime, or text, first"
+            )
+        first, first_path = self.first.setdefault((column, inside), (kind, path))
+        if kind != first and {kind, first} != {"int", "float"}:
+            raise ArgumentTypeError(
+                f"{self.name}: the column {column!r} mixes {first} and {kind}: {first} at {as_text(first_path)}, "
+                f"{kind} at {as_text(path)}{f' (in {inside})' if inside else ''}; make them one kind first"
+            )
+        if kind == "list":
+            # One of each type is enough, where they can't hold others and have no time zone.
+            one_each = {type(item): item for item in value}
+            for item in one_each.values() if PLAIN.issuperset(one_each) else value:
+                self.check(column, item, path, f"{inside}[]")
+        elif kind == "dict":
+            for key, item in value.items():
+                self.check(column, item, path, f"{inside}[{key!r}]")
+
+
+def table_of(rows: list[tuple[Path, Row]], kinds: Kinds) -> pa.Table:
+    import pyarrow as pa
+
+    columns = in_order(chain.from_iterable(row for _, row in rows))
+    paths = [path for path, _ in rows]
+    return pa.table([_array(name, [row.get(name) for _, row in rows], paths, kinds) for name in columns], names=columns)
+
+
+def _array(column: str, values: list[Any], paths: list[Path], kinds: Kinds) -> pa.Array:
+    import pyarrow as pa
+
+    for value, path in zip(values, paths, strict=True):
+        kinds.check(column, value, path)
+    make = _array_with_times if column in kinds.with_numpy else pa.array
+    try:
+        array = make(values)
+        kind = _mapped(array.type, _in_utc)  # the same moments, in one type
+        return array if kind == array.type else make(values, kind)
+    except Exception as error:  # Arrow has half a dozen
+        raise _refused(kinds.name, column, "stored", error, values, paths, make) from error
+
+
+#: What stands for times of each kind while Arrow finds a type.
+STAND_INS = {"timedelta": datetime.timedelta(0), "date": datetime.date.min, "datetime": datetime.datetime.min}
+
+
+def _array_with_times(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
+    """An array with times of Python and numpy: of each kind all in one unit, and given to Arrow as numbers of it."""
+    import pyarrow as pa
+
+    units = {}
+    for what in STAND_INS:
+        units[what] = common_unit(time for time in _times_in(values) if _kind_of(time) == what)
+        if units[what] is None:
+            raise ValueError(f"no unit that Arrow has holds its {what}s exactly; round them first, or make them text")
+
+    def in_units(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_timestamp(kind) and not kind.tz:
+            return pa.timestamp(units["datetime"])
+        return pa.duration(units["timedelta"]) if pa.types.is_duration(kind) else _in_utc(kind)
+
+    def number(time: Any) -> int:
+        what = _kind_of(time)
+        array = np.array(time, f"{'m' if what == 'timedelta' else 'M'}8[{units[what]}]")
+        return int(array.astype(np.int64))
+
+    found = pa.array(_with_times(values, lambda time: STAND_INS[_kind_of(time)])).type
+    return pa.array(_with_times(values, number), _mapped(found, in_units))
+
+
+def _with_times(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, list):
+        return [_with_times(item, change) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_times(item, change) for key, item in value.items()}
+    return change(value) if _is_time(value) else value
+
+
+def _times_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _times_in(item)
+    elif _is_time(value):
+        yield value
+
+
+def _is_time(value: Any) -> bool:
+    """Whether it is a time without a zone."""
+    is_time = isinstance(value, (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64))
+    return is_time and getattr(value, "tzinfo", None) is None
+
+
+def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """A type in which all types are changed, from the inmost on."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        kind = pa.struct([field.with_type(_mapped(field.type, change)) for field in kind])
+    elif pa.types.is_list(kind):
+        kind = pa.list_(kind.value_field.with_type(_mapped(kind.value_type, change)))
+    return change(kind)
+
+
+def _in_utc(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.timestamp(kind.unit, "UTC") if pa.types.is_timestamp(kind) and kind.tz else kind
+
+
+def _null_for_empty(kind: pa.DataType) -> pa.DataType:
+    """Parquet has no dicts without any key."""
+    import pyarrow as pa
+
+    return pa.null() if pa.types.is_struct(kind) and kind.num_fields == 0 else kind
+
+
+def _refused(
+    name: str,
+    column: str,
+    what: str,
+    error: Exception,
+    values: Any,
+    paths: list[Path],
+    make: Callable[[Any], Any],
+) -> ArgumentTypeError:
+    """What to raise where some values can't be made an array: with the path of the first that can't."""
+
+    def fails(last: int) -> bool:
+        try:
+            make(values[: last + 1])
+        except Exception:
+            return True
+        return False
+
+    found = bisect.bisect_left(range(len(values) - 1), True, key=fails)
+    value = values[found] if isinstance(values, list) else None
+    it_is = "" if value is None else f"; it is {got(value)}"
+    return ArgumentTypeError(
+        f"{name}: the column {column!r} can't be {what}: {error}{it_is} at {as_text(paths[found])}"
+    )
+
+
+def whole_table(name: str, rows: Iterator[tuple[Path, Row]], batch_size: int = 10_000) -> pa.Table:
+    """Rows as one table; only a batch of them is in Python's hands at a time."""
+    import pyarrow as pa
+
+    kinds = Kinds(name)
+    schema = pa.schema([])
+    tables = []
+    for batch in more_itertools.chunked(rows, batch_size):
+        table = table_of(batch, kinds)
+        schema = _widened_schema(name, schema, table, [path for path, _ in batch])
+        tables.append((table, len(batch)))
+    if not tables:
+        return pa.table({}, schema=schema)
+    return pa.concat_tables([_widened(name, table, size, schema) for table, size in tables])
+
+
+def _widened_schema(name: str, schema: pa.Schema, table: pa.Table, paths: list[Path]) -> pa.Schema:
+    """The schema that the rows of a table fit as well, its columns in order."""
+    import pyarrow as pa
+
+    def unified(first: pa.Schema, second: pa.Schema) -> pa.Schema:
+        return pa.unify_schemas([first, second], promote_options="permissive")
+
+    try:
+        whole = unified(schema, table.schema)
+    except Exception as error:
+        for field in table.schema:  # which of them it is
+            if (place := schema.get_field_index(field.name)) >= 0:
+                try:
+                    unified(pa.schema([schema.field(place)]), pa.schema([field]))
+                except Exception as found:
+                    first = table[field.name].is_valid().index(True).as_py()
+                    raise ArgumentTypeError(
+                        f"{name}: the column {field.name!r} can't be {schema.field(place).type} and {field.type}, as "
+                        f"from {as_text(paths[first])} on: {found}; make it one kind first"
+                    ) from error
+        raise
+    return pa.schema([whole.field(column) for column in in_order(whole.names)])
+
+
+def write_parquet(target: str, rows: Iterator[tuple[Path, Row]], batch_size: int) -> int:
+    """Batches go to a nameless file first: the schema is known only after the last one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = "to_parquet"
+    kinds = Kinds(name)
+    schema = pa.schema([])
+    sizes = []
+    with tempfile.TemporaryFile(dir=os.path.dirname(target)) as spool, replacing(target) as file:
+        for batch in more_itertools.chunked(rows, batch_size):
+            table = table_of(batch, kinds)
+            with pa.ipc.new_stream(spool, table.schema) as stream:
+                stream.write_table(table)
+            before, schema = schema, _widened_schema(name, schema, table, [path for path, _ in batch])
+            for field in schema if schema != before else ():
+                _check_in_parquet(name, field, table, [path for path, _ in batch])
+            sizes.append(len(batch))
+        spool.seek(0)
+        schema = pa.schema([field.with_type(_mapped(field.type, _null_for_empty)) for field in schema])
+        with pq.ParquetWriter(file, schema) as writer:
+            for size in sizes:
+                with pa.ipc.open_stream(spool) as stream:
+                    table = stream.read_all()
+                try:
+                    writer.write_table(_widened(name, table, size, schema))
+                except pa.ArrowException as error:
+                    paths = _paths(table, size)
+                    raise ArgumentTypeError(
+                        f"{name}: the rows from {as_text(paths[0])} to {as_text(paths[-1])} can't be written: {error}"
+                    ) from error
+    return sum(sizes)
+
+
+def _check_in_parquet(name: str, field: pa.Field, table: pa.Table, paths: list[Path]) -> None:
+    """Refuse a type that Parquet does not know, when it comes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([field.with_type(_mapped(field.type, _null_for_empty))]))
+    except pa.ArrowException as error:
+        first = table[field.name].is_valid().index(True).as_py()
+        raise ArgumentTypeError(
+            f"{name}: the column {field.name!r} can't be in Parquet, from {as_text(paths[first])} on: {error}"
+        ) from error
+
+
+def _widened(name: str, table: pa.Table, size: int, schema: pa.Schema) -> pa.Table:
+    """A batch with the types of the whole; its size is its own, as a table without columns has none."""
+    import pyarrow as pa
+
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+
+    def column(field: pa.Field) -> Any:
+        if field.name not in columns or pa.types.is_null(field.type):
+            return pa.nulls(size, field.type)
+        values = columns[field.name]
+        if values.type == field.type:
+            return values
+        try:
+            return _cast(values, field.type)
+        except Exception as error:
+            paths = _paths(table, size)
+            what, rows = str(field.type), values.combine_chunks()
+            refused = _refused(name, field.name, what, error, rows, paths, lambda some: _cast(some, field.type))
+            raise refused from error
+
+    return pa.table([column(field) for field in schema], schema=schema)
+
+
+def _cast(values: Any, kind: pa.DataType) -> Any:
+    import pyarrow as pa
+
+    if any(map(pa.types.is_temporal, _types_in(values.type))):  # Python may not hold them
+        try:
+            array = values.cast(kind)
+            array.validate(full=True)  # of lists of nothing Arrow makes what is none
+            return array
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+            pass
+    return pa.array([_fitted(value, kind) for value in values.to_pylist()], kind)
+
+
+def _types_in(kind: pa.DataType) -> Iterator[pa.DataType]:
+    yield kind
+    for number in range(kind.num_fields):
+        yield from _types_in(kind.field(number).type)
+
+
+def _fitted(value: Any, kind: pa.DataType) -> Any:
+    """A value without what its type does not know: empty dicts."""
+    import pyarrow as pa
+
+    if value is None or pa.types.is_null(kind):
+        return None
+    if pa.types.is_struct(kind):
+        return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
+    return [_fitted(item, kind.value_type) for item in value] if pa.types.is_list(kind) else value
+
+
+def _paths(table: pa.Table, size: int) -> list[Path]:
+    """The paths of the rows of a table."""
+    names = [name for name in table.column_names if LEVEL.fullmatch(name)]
+    levels: Iterable[Any] = zip(*(table[name].to_pylist() for name in names), strict=True) if names else [()] * size
+    return [tuple(key for key in keys if key is not None) for keys in levels]

@@ -1,0 +1,152 @@
+"""Records as rows of a table: a column for each level of the path, then the attributes, in plain values."""
+
+from __future__ import annotations
+
+import datetime as dt
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+from lotdb import BaseNode
+
+from .._nodes import node_path, path_of
+from ..errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_text, as_utf8, got
+from ..models import Failure, ProcessResult, Write, written_attributes
+from ..payloads import PayloadHandle
+from .times import plain_time, plain_times
+
+__all__ = ["LEVEL", "PLAIN", "Path", "Row", "cell", "check_names", "in_order", "levels", "rows_of"]
+
+Row: TypeAlias = "dict[str, Any]"
+Path: TypeAlias = "tuple[str, ...]"
+
+LEVEL = re.compile(r"TreeLevel_([1-9][0-9]*)")
+#: Types whose values go into a table as they are; a str does if it is UTF-8.
+PLAIN = frozenset([type(None), bool, int, float, str, bytes])
+
+
+def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
+    columns: dict[str, str] = {}  # by the names of attributes
+    for record in records:
+        if isinstance(record, BaseNode):
+            where = as_text(node_path(record))
+            raise LiveNodeError(f"{name}: {where} is a live node; put snapshot() in front to make it a record")
+        if isinstance(record, ProcessResult):
+            record = _as_written(name, record)
+        elif isinstance(record, Failure) and record.path is None:
+            record = Write((), {**record.attributes, "item": record.item})
+        path = path_of(name, record)
+        attributes: Any = getattr(record, "attributes", None)
+        if isinstance(record.path, str) or not all(isinstance(key, str) for key in path):
+            raise ArgumentTypeError(f"{name}: the path of a record must be a tuple of keys, got {got(record.path)}")
+        if not hasattr(attributes, "items"):
+            raise ArgumentTypeError(f"{name}: expected a record with attributes, got {got(record)}")
+        if new := attributes.keys() - columns.keys():
+            check_names(name, new, f" at {as_text(path)}")
+            columns.update(_columns(name, new, columns, path))
+        row = levels(path)
+        attribute = None
+        try:
+            for attribute, value in attributes.items():
+                kind = type(value)
+                as_it_is = kind in _AS_THEY_ARE or (kind is str and value.isascii())
+                row[columns[attribute]] = value if as_it_is else cell(value)
+        except RecursionError:
+            raise ArgumentTypeError(
+                f"{name}: the attribute {attribute!r} at {as_text(path)} holds itself, or is nested too deep"
+            ) from None
+        except _NoCell as error:
+            raise ArgumentTypeError(f"{name}: the attribute {attribute!r} at {as_text(path)} {error}") from error
+        yield path, row
+
+
+def _columns(name: str, attributes: Iterable[str], known: dict[str, str], path: Path) -> dict[str, str]:
+    """The columns of attributes, whose names may be no UTF-8."""
+    columns: dict[str, str] = {}
+    taken = {column: attribute for attribute, column in known.items()}
+    for attribute in attributes:
+        column = columns[attribute] = as_utf8(attribute)
+        if taken.setdefault(column, attribute) != attribute:
+            raise ArgumentError(
+                f"{name}: the attributes {attribute!r} and {taken[column]!r} at {as_text(path)} would share a column, "
+                f"as {column!r}; rename one"
+            )
+    return columns
+
+
+def _as_written(name: str, result: ProcessResult) -> Write:
+    """A result as `write` would write it under `mirror()`; without an output, its attributes only."""
+    attributes = written_attributes(name, result, None if result.output is None else "result")
+    return Write((*result.path, *result.relative_path), attributes)
+
+
+def levels(path: Path) -> Row:
+    keys = path if "".join(path).isascii() else map(as_utf8, path)
+    return {f"TreeLevel_{number}": key for number, key in enumerate(keys, 1)}
+
+
+def check_names(name: str, attributes: Iterable[str], where: str = "") -> None:
+    for attribute in attributes:
+        if not isinstance(attribute, str):
+            raise ArgumentTypeError(f"{name}: the name of an attribute must be a str, got {got(attribute)}{where}")
+        if LEVEL.fullmatch(attribute):
+            raise ArgumentError(f"{name}: the attribute {attribute!r}{where} has the name of a level column; rename it")
+
+
+#: Types whose values need no look.
+_AS_THEY_ARE = PLAIN - {str}
+
+
+class _NoCell(Exception):
+    """A value that no table can hold; says why."""
+
+
+def cell(value: Any) -> Any:
+    """A value as tables hold it."""
+    if type(value) is str:
+        return as_utf8(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        if value.dtype.kind in "mM":
+            return plain_times(value)
+        if value.dtype.names is not None:
+            if isinstance(value, np.ndarray) and value.ndim:
+                return list(map(cell, value))
+            return [cell(value[name]) for name in value.dtype.names]  # type: ignore[index]
+        plain = value.tolist()
+        return cell(plain) if value.dtype.kind in "OVU" else plain  # they may hold anything
+    if isinstance(value, (pathlib.PurePath, PayloadHandle)):
+        return as_utf8(str(value))
+    if isinstance(value, dict):
+        cells = {as_utf8(key) if isinstance(key, str) else key: cell(item) for key, item in value.items()}
+        if len(cells) < len(value):
+            raise _NoCell("has two keys that are one as UTF-8; rename one")
+        return cells
+    if isinstance(value, (list, tuple)):
+        kinds = set(map(type, value))
+        if kinds <= _AS_THEY_ARE or (kinds == _STR and all(map(str.isascii, value))):
+            return list(value)
+        return list(map(cell, value))
+    if isinstance(value, (set, frozenset)):
+        items = list(map(cell, value))
+        try:
+            return sorted(items)
+        except TypeError:  # of several types
+            return sorted(items, key=repr)
+    if isinstance(value, (dt.datetime, dt.timedelta)):
+        return plain_time(value)
+    return value
+
+
+_STR = {str}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The levels by number, then the others in the order in which they first come."""
+
+    def position(name: str) -> float:
+        level = LEVEL.fullmatch(name)
+        return int(level[1]) if level else float("inf")
+
+    return sorted(dict.fromkeys(names), key=position)

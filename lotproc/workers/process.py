@@ -1,0 +1,209 @@
+"""What runs in a worker process: it processes one batch after the other, until its parent lets it go or is gone.
+
+A message of the parent is a letter and, behind it, a pickle. The worker answers each with such a message.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import sleep
+from typing import Any
+
+from .._raised import Raised
+from .._values import iterator_in
+from ..errors import NotPicklableError, as_text, got
+from ..models import ProcessResult
+from .arithmetic import Arithmetic, changed_by, within
+from .environment import LoadedCode
+from .tasks import Noted, Task
+
+__all__ = ["BATCH", "DONE", "END_SECONDS", "IDLE_SECONDS", "PREPARE", "REST", "STALE", "packed_result", "serve"]
+
+#: What a parent says: here is what to do with batches; here is a batch; wait, there may be more from another call.
+PREPARE, BATCH, REST = b"P", b"B", b"R"
+#: What a worker answers: here is the result; here is the error; take another, files were changed that I have loaded.
+DONE, FAILED, STALE = b"D", b"F", b"S"
+
+#: Seconds that a worker without work stays for the next call; starting one costs about 0.3 s.
+IDLE_SECONDS = 60
+#: Seconds after which a worker looks whether its parent is still there.
+LOOK_EVERY = 1.0
+#: Seconds that the threads of a worker have to end when it ends; so many more has what it has registered for its end.
+END_SECONDS = 2.0
+
+
+def serve(connection: Any) -> None:
+    """Work for the process at the other end of a connection."""
+    # The parent ends its workers itself. A handler, since what is ignored would be ignored by their children too.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    _fill_standard_streams()
+    worker, parent = os.getpid(), os.getppid()
+    inbox: SimpleQueue[bytes | None] = SimpleQueue()
+    is_busy = False
+
+    def receive() -> None:
+        try:
+            while True:
+                while not connection.poll(LOOK_EVERY):
+                    if os.getppid() != parent:  # it is gone, and a child of its holds on to our pipe
+                        return
+                inbox.put(connection.recv_bytes())
+        except (EOFError, OSError):
+            pass  # the parent is gone, or wants us to go
+        finally:  # also where there is no memory for a message
+            inbox.put(None)
+            if is_busy:
+                _kill_this_process()
+
+    Thread(target=receive, name="lotproc inbox", daemon=True).start()
+    code = LoadedCode()
+    task: Any = None
+    timeout: float | None = None
+    while True:
+        try:
+            message = inbox.get(timeout=timeout)
+        except Empty:
+            break
+        if message is None:
+            break
+        is_busy = True
+        kind, packed = message[:1], message[1:]
+        del message
+        timeout = IDLE_SECONDS if kind == REST else None
+        if kind == REST:
+            task = None
+            code.note(thoroughly=True)
+            is_busy = False
+            continue
+        answer = b""
+        try:
+            if kind == PREPARE and code.is_stale():
+                kind = STALE
+            else:
+                if kind == PREPARE:
+                    task = _prepared(packed)
+                else:
+                    answer = task(packed)
+                kind = DONE
+        except BaseException as error:
+            kind, answer = FAILED, pickle.dumps(Raised(error))
+        del packed
+        if os.getpid() != worker:  # a child that a processor forked, and did not end
+            os._exit(1)
+        code.note()
+        is_busy = False  # from the answer on: the parent may let us go as soon as it has it
+        try:
+            connection.send_bytes(kind + answer)
+        except OSError:  # the parent is gone
+            break
+        del answer
+    _end_in_time()
+
+
+def _fill_standard_streams() -> None:
+    """Open what this process lacks of stdin, stdout and stderr, so that no file is opened in the place of one."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _kill_this_process() -> None:
+    """End it at once, with whatever it has started, as its parent would."""
+    from loky.backend.utils import kill_process_tree
+
+    try:
+        kill_process_tree(multiprocessing.current_process())
+    finally:
+        os._exit(1)
+
+
+def _end_in_time() -> None:
+    """See to it that this process ends within seconds from now, whatever threads and children it has.
+
+    They get their time first, then what was registered with `atexit` gets its own.
+    """
+    begun = Lock()
+    # It comes before all others. Where the main thread and the one below both come to it, the second waits for ever.
+    atexit.register(begun.acquire)
+
+    def end() -> None:
+        sleep(END_SECONDS)
+        try:
+            for child in multiprocessing.active_children():
+                child.kill()
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(0)
+
+    Thread(target=end, name="lotproc end", daemon=True).start()
+    # This needs no Python to run: it also ends a thread that never lets go of the interpreter.
+    faulthandler.dump_traceback_later(2 * END_SECONDS, exit=True, file=os.open(os.devnull, os.O_WRONLY))
+
+
+def _prepared(packed: bytes) -> Callable[[bytes], bytes]:
+    """What processes packed batches from now on: with the arithmetic of the caller, or that of an initializer."""
+    surroundings, packed_task = pickle.loads(packed)
+    surroundings.take()
+    task, initializer = pickle.loads(packed_task)
+    surroundings.take_filters()
+    own = changed_by(initializer)
+    return partial(packed_result, task, own=own)
+
+
+def packed_result(task: Task, packed: bytes, *, own: Arithmetic | None = None) -> bytes:
+    """What a task makes of a packed batch, packed; with the batch comes the arithmetic to use, unless it is `own`."""
+    arithmetic, batch = pickle.loads(packed)
+    return within(own or arithmetic, task, batch, _packed)  # type: ignore[no-any-return]
+
+
+def _packed(result: Any) -> bytes:
+    """A result as bytes.
+
+    Raises:
+        NotPicklableError: It can't be; says which part of it.
+    """
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps(result, pickle.HIGHEST_PROTOCOL)  # type: ignore[no-any-return]
+    except MemoryError:
+        raise
+    except Exception as error:
+        found = _unpicklable(result.result if type(result) is Noted else result)
+        what, value = next(found, ("what fn returned", result))
+        advice = iterator_in(value) or got(value)
+        raise NotPicklableError(
+            f"parallel_map: {what} can't be sent back from a worker process: {error}; {advice}"
+        ) from error
+
+
+def _unpicklable(result: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of results that can't be pickled, and what they are."""
+    import cloudpickle
+
+    if isinstance(result, (list, tuple)):
+        for item in result:
+            yield from _unpicklable(item)
+    elif isinstance(result, ProcessResult):
+        named = ((f"attribute {name!r}", value) for name, value in result.attributes.items())
+        for what, value in (("the output", result.output), *named):
+            try:
+                cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+            except Exception:
+                yield f"{what} of the result at {as_text(result.path)}", value

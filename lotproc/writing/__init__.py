@@ -1,0 +1,5 @@
+"""From results to a tree or a store: planned, then applied between two commits."""
+
+from .planning import plan, write
+
+__all__ = ["plan", "write"]

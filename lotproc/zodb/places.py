@@ -1,0 +1,182 @@
+"""Where to part a tree, so that the parts have similar sizes, and how a part is opened."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Lock
+from typing import TypeAlias
+
+from ZODB._compat import FILESTORAGE_MAGIC
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+
+from ..errors import ArgumentError, DamagedDatabaseError, LotprocError
+from ..models import Partition
+from .pinned import PinnedStorage, Places, last_complete, pinned_at
+from .records import UnusualRecord, bucket_or_parts, children_oid
+
+__all__ = ["opened_partition", "starts_of_parts"]
+
+_Path: TypeAlias = "tuple[str, ...]"
+
+#: Pieces are parted until they are this many times smaller than a part, and this many times smaller than the whole.
+SMALL = 1.5
+FEWEST = 32
+#: So many times as many pieces are not exceeded, whatever their sizes.
+MOST = 10
+#: Levels that are looked at to estimate a size.
+DEPTH = 50
+
+
+@dataclass
+class _Piece:
+    """A run of nodes in the order of the tree: from a path to the next piece's, and about how many leaves it has."""
+
+    start: _Path
+    size: float = 1.0
+    smaller: Callable[[], list[_Piece]] = field(default=list)
+
+
+def starts_of_parts(
+    n: int, storage: PinnedStorage, root: bytes, skip_key: Callable[[str], object] | None
+) -> list[_Path]:
+    """The paths below a root at which up to `n` parts of similar size begin; the first is the root itself.
+
+    The largest piece is parted again and again, until each is small against a part. Sizes are estimated: what
+    has ten children is ten times as large as the child in the middle.
+    """
+    sizes = _Sizes(storage, skip_key)
+    number = count()
+    whole = sizes.of_node((), root)
+    total = whole.size
+    heap = [(-whole.size, next(number), whole)]
+    final: list[_Piece] = []
+    enough = max(SMALL * n, FEWEST)
+    while heap and -heap[0][0] > total / enough and len(heap) + len(final) < MOST * enough:
+        *_, piece = heapq.heappop(heap)
+        smaller = piece.smaller()
+        if not smaller:
+            final.append(piece)
+            continue
+        total += sum(small.size for small in smaller) - piece.size
+        for small in smaller:
+            heapq.heappush(heap, (-small.size, next(number), small))
+    pieces = sorted([*final, *(piece for *_, piece in heap)], key=lambda piece: piece.start)
+
+    part = sum(piece.size for piece in pieces) / n
+    starts: list[_Path] = [()]
+    before = 0.0
+    for piece in pieces:
+        if len(starts) < n and before + piece.size / 2 >= len(starts) * part and piece.start > starts[-1]:
+            starts.append(piece.start)
+        before += piece.size
+    return starts
+
+
+class _Sizes:
+    """Estimates the sizes of subtrees."""
+
+    def __init__(self, storage: PinnedStorage, skip_key: Callable[[str], object] | None) -> None:
+        self._storage = storage
+        self._skips = skip_key or (lambda key: False)
+
+    def of_node(self, path: _Path, oid: bytes, depth: int = 0, start: _Path | None = None) -> _Piece:
+        """The piece that a node with all below it is."""
+        piece = _Piece(path if start is None else start)
+        if depth < DEPTH:
+            try:
+                tree = children_oid(self._load(oid))
+                return self._of_tree(path, piece.start, tree, depth)
+            except UnusualRecord:
+                pass
+        return piece
+
+    def _of_tree(self, path: _Path, start: _Path, oid: bytes, depth: int) -> _Piece:
+        """The piece that a tree of children, or a part of one, is; `path` is that of their parent."""
+        bucket, parts = bucket_or_parts(self._load(oid))
+        if parts:
+            starts = [start, *((*path, key) for key, _ in parts[1:])]
+            middle = self._of_tree(path, start, parts[len(parts) // 2][1], depth)
+            return _Piece(
+                start,
+                len(parts) * middle.size,
+                lambda: [self._of_tree(path, first, oid, depth) for first, (_, oid) in zip(starts, parts, strict=True)],
+            )
+        kept = [(key, oid) for key, oid in zip(*bucket, strict=True) if not self._skips(key)]
+        if not kept:
+            return _Piece(start)
+        key, oid = kept[len(kept) // 2]
+        return _Piece(
+            start,
+            len(kept) * self.of_node((*path, key), oid, depth + 1).size,
+            lambda: [
+                self.of_node((*path, key), oid, depth, start if number == 0 else None)
+                for number, (key, oid) in enumerate(kept)
+            ],
+        )
+
+    def _load(self, oid: bytes) -> bytes:
+        return self._storage.load(oid)[0]
+
+
+#: The databases that partitions were read from in this process, by file: which file that was, and what it is read with.
+_databases: dict[str, tuple[tuple[int, int], DB, Places]] = {}
+_databases_lock = Lock()
+#: Databases that stay open.
+KEPT_OPEN = 4
+
+
+def opened_partition(name: str, partition: Partition) -> PinnedStorage:
+    """The storage of a partition, open for reading, at its transaction."""
+    return pinned_at(partition.before, *_opened(name, partition))
+
+
+def _opened(name: str, partition: Partition) -> tuple[DB, Places]:
+    """The database of a partition, open for reading; the same as last time if the file is."""
+    with _databases_lock:
+        try:
+            found = os.stat(partition.file)
+        except OSError as error:
+            raise _unopened(name, partition, error) from error
+        identity = (found.st_dev, found.st_ino)
+        known = _databases.pop(partition.file, None)
+        if known and (known[0] != identity or last_complete(known[1].storage) < _last(partition)):
+            known[1].close()
+            known = None
+        if known is None:
+            try:
+                with open(partition.file, "rb") as file:
+                    if file.read(len(FILESTORAGE_MAGIC)) != FILESTORAGE_MAGIC:
+                        raise ValueError("this is no FileStorage")
+                storage = FileStorage(partition.file, read_only=True, blob_dir=partition.blobs)
+                if last_complete(storage) < _last(partition):
+                    storage.close()
+                    raise ValueError("it ends before the transaction that the partition was made at")
+                database = DB(storage)
+            except Exception as error:
+                raise _unopened(name, partition, error) from error
+            known = identity, database, Places(database.storage._index._data)
+        _databases[partition.file] = known
+        if len(_databases) > KEPT_OPEN:
+            _databases.pop(next(iter(_databases)))[1].close()
+        return known[1:]
+
+
+def _unopened(name: str, partition: Partition, error: Exception) -> LotprocError:
+    if isinstance(error, FileNotFoundError):
+        return ArgumentError(
+            f"{name}: {partition.file}, the database of a partition, is not there; was it moved, or can't this machine "
+            f"see it? Call partitions() again"
+        )
+    return DamagedDatabaseError(
+        f"{name}: {partition.file}, the database of a partition, can't be opened: {type(error).__name__}: {error}"
+    )
+
+
+def _last(partition: Partition) -> bytes:
+    """The last transaction that a partition may see."""
+    return (int.from_bytes(partition.before, "big") - 1).to_bytes(8, "big")

@@ -1,0 +1,125 @@
+"""Several programs write to one tree, through a real ZEO server: all finish, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from recording import contents
+from test_bulk import assert_sound
+from trees import opened
+from ZEO.ClientStorage import ClientStorage
+from ZEO.Exceptions import ClientDisconnected
+
+import lotproc as lp
+
+HERE = pathlib.Path(__file__).parents[1]
+CLIPS = 60
+#: What ZEO raises when its server is gone; Python 3.13.0 makes it a TypeError where a transport is written to that was
+#: just closed.
+GONE = (ClientDisconnected, TypeError)
+
+
+@contextmanager
+def server(folder: pathlib.Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """A ZEO server in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ZEO.runzeo", "-a", f"127.0.0.1:{port}", "-f", str(folder / "shared.fs")]
+    with open(folder / "server.log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, text=True, cwd=folder)
+    try:
+        yield port, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def connected(port: int, patience: float = 100) -> Any:
+    """The root of the tree; `patience` is how many seconds the client waits for a server that is not there."""
+    return opened(ClientStorage(("127.0.0.1", port), wait_timeout=patience))
+
+
+def plant(port: int) -> None:
+    with connected(port) as root:
+        for n in range(CLIPS):
+            root.gns([f"speaker_{n % 3}", f"clip_{n:03}"]).set_attribute("n", n)
+        root._p_jar.transaction_manager.commit()
+
+
+def clip(n: int) -> tuple[str, str]:
+    return f"speaker_{n % 3}", f"clip_{n:03}"
+
+
+@pytest.mark.parametrize("every", [1, 10, 20_000])
+@pytest.mark.parametrize("policy", ["mirror", "inline", "mine"])
+def test_writers_into_one_tree_all_finish_and_lose_nothing(policy: str, every: int, tmp_path: pathlib.Path) -> None:
+    """Onto the same nodes; below the same leaves; and new children of the same parents."""
+    names = ("one", "two")
+    with server(tmp_path) as (port, _):
+        plant(port)
+        writers = [
+            subprocess.Popen(
+                [sys.executable, str(HERE / "zeo_writer.py"), str(port), name, str(every), policy],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name in names
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+        told = [writer.communicate("go\n")[0] for writer in writers]
+        assert [writer.returncode for writer in writers] == [0, 0]
+        assert [text.split()[0] for text in told] == [str(CLIPS)] * 2
+        with connected(port) as root:
+            tree = contents(root)
+    for n in range(CLIPS):
+        if policy == "mirror":
+            both = tree[("out", *clip(n))]
+            assert (both["result"], both["one"], both["two"]) == (n, n, n)
+            assert both["_version"] in names
+        for name in names:
+            if policy == "inline":
+                assert tree[(*clip(n), "_proc", name)] == {"result": n, name: n, "_version": name}
+            elif policy == "mine":
+                assert tree[(clip(n)[0], f"{name}_{clip(n)[1]}")] == {"result": n, name: n, "_version": name}
+    assert_sound(str(tmp_path / "shared.fs"))
+
+
+@pytest.mark.parametrize("every", [5, 20_000])
+def test_a_storage_that_goes_away_ends_the_run_with_what_was_committed_intact(
+    every: int, tmp_path: pathlib.Path
+) -> None:
+    with server(tmp_path) as (port, process):
+        plant(port)
+        with connected(port, patience=3) as root:
+
+            def results() -> Iterator[list[lp.ProcessResult]]:
+                for n in range(CLIPS):
+                    if n == 42:
+                        os.kill(process.pid, signal.SIGKILL)
+                        process.wait()
+                    yield [lp.ProcessResult(clip(n), n)]
+
+            with pytest.raises(GONE) as raised:
+                lp.write(lp.inline("_proc"), root, results(), commit_every=every)
+            report = raised.value.report  # type: ignore[attr-defined]
+    (tmp_path / "shared.fs.lock").unlink()
+    assert (report.written, report.commits) == ((40, 8) if every == 5 else (0, 0))
+    with server(tmp_path) as (port, _), connected(port) as root:
+        done = {path[:2] for path, values in contents(root).items() if path[2:] == ("_proc",) and "result" in values}
+        assert done == {clip(n) for n in range(report.written)}
+        left = lp.pending(lp.inline("_proc"), root, lp.scan("n", root, skip="_*", where="^clip"))
+        assert len(list(left)) == CLIPS - len(done)
+    assert_sound(str(tmp_path / "shared.fs"))
