@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import itertools
 import multiprocessing
 import operator
@@ -769,6 +770,7 @@ def test_an_empty_source_gives_nothing() -> None:
         assert list(mapped(sum, [], mode=mode)) == []
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_it_runs_on_the_executor_of_dask() -> None:
     distributed = pytest.importorskip("distributed")
     with (
@@ -777,6 +779,7 @@ def test_it_runs_on_the_executor_of_dask() -> None:
     ):
         results = parallel_map(lambda batch: [2 * number for number in batch], [[1], [2, 3]], executor=executor)
         assert list(results) == [[2], [4, 6]]
+    gc.collect()  # of the event loop that distributed leaves open, another test would be told
 
 
 @pytest.mark.parametrize("mode", ["sync", "thread", "process"])
