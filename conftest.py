@@ -48,7 +48,7 @@ documents = Sybil(
 # Read from the source, because stages are wrapped functions, which the standard doctest finder passes over.
 docstrings = Sybil(
     parsers=[DocTestParser(optionflags=OPTIONS)],
-    patterns=["lotproc/**/*.py"],
+    patterns=["lotproc/*.py", "lotproc/*/*.py", "lotproc/*/*/*.py"],
     fixtures=["temporary_directory"],
 )
 
