@@ -22,9 +22,7 @@ PACKAGE = ROOT / "lotproc"
 #: each other. What is in no folder and not named here is foundation.
 ROWS: list[dict[str, str]] = [
     {"facade": "__init__ targets pipeline processors"},
-    {
-        "doors": "scanning resuming parallel sources copying ingest export serialization views summaries testing _contents"
-    },
+    {"doors": "scanning resuming parallel sources copying ingest export serialization views summaries testing"},
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"stores": "stores"},
     {"zodb": "zodb"},
