@@ -20,7 +20,7 @@ def regex(name: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
         return pattern
     if not isinstance(pattern, str):
-        raise ArgumentTypeError(f"{name}: a regular expression must be a str or a compiled one, got {got(pattern)}")
+        raise ArgumentTypeError(f"{name}: a regular expression", expected="a str or a compiled one", got=got(pattern))
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
@@ -30,12 +30,12 @@ def regex(name: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
 def key_glob(name: str, pattern: str) -> Callable[[str], object]:
     """Compile a glob on one key to a function that is truthy where the key matches."""
     if not isinstance(pattern, str):
-        raise ArgumentTypeError(f"{name}: a glob must be a str, got {got(pattern)}")
+        raise ArgumentTypeError(f"{name}: a glob", expected="a str", got=got(pattern))
     if not pattern:
-        raise PatternError(f"{name}: the glob '' matches no key; give at least one character")
+        raise PatternError(f"{name}: the glob '' matches no key", hint="give at least one character")
     if "[" in _CLASS.sub("", pattern):
         raise PatternError(
-            f"{name}: the glob {pattern!r} has a '[' without its ']'; write '[[]' for the character itself"
+            f"{name}: the glob {pattern!r} has a '[' without its ']'", hint="write '[[]' for the character itself"
         )
     return re.compile(fnmatch.translate(pattern)).match
 
@@ -54,7 +54,9 @@ class PathPattern:
     def __init__(self, name: str, pattern: str | Sequence[str]) -> None:
         if not isinstance(pattern, (str, list, tuple)):
             raise ArgumentTypeError(
-                f"{name}: a path pattern must be a str like 'speaker_*/**' or a tuple of components, got {got(pattern)}"
+                f"{name}: a path pattern",
+                expected="a str like 'speaker_*/**' or a tuple of components",
+                got=got(pattern),
             )
         components = pattern.split("/") if isinstance(pattern, str) else list(pattern)
         if not components:
@@ -72,7 +74,7 @@ class PathPattern:
             test = key_glob(name, component)
             if "**" in component:
                 raise PatternError(
-                    f"{name}: in {pattern!r}, '**' must be a component of its own, not part of {component!r}"
+                    f"{name}: in {pattern!r}, '**'", expected=f"a component of its own, not part of {component!r}"
                 )
             if not _WILDCARDS.search(component):
                 self._literals[position] = component

@@ -53,9 +53,10 @@ class MayHoldRoot:
             if isinstance(node, BaseNode):
                 raise NotPicklableError(
                     f"{self!r} can't be pickled, since it holds the live node {brief(node)}: where it is loaded, it "
-                    f"would work on a copy of the tree, and nothing of that reaches the database. Make it where it "
-                    f"runs, with a node of a database that is opened there; or let workers return results, and "
-                    f"write() them here. scan() and pending() take partitions in place of a node, which can be pickled"
+                    "would work on a copy of the tree, and nothing of that reaches the database",
+                    hint="make it where it runs, with a node of a database that is opened there, or let workers return "
+                    "results, and write() them here. scan() and pending() take partitions in place of a node, which "
+                    "can be pickled",
                 )
         return super().__reduce_ex__(protocol)
 
@@ -214,19 +215,23 @@ def _feed(name: str, data: str, also: type | None, run: Callable[[Any], Any], va
 def _check_items(name: str, data: str, items: object) -> None:
     if isinstance(items, BaseNode):
         raise ArgumentTypeError(
-            f"{name}: {data} must be an iterable, got the node {items.key!r}; "
-            f"put leaves(), level() or walk() in front, or a list around it"
+            f"{name}: {data}",
+            expected="an iterable",
+            got=f"the node {items.key!r}",
+            hint="put leaves(), level() or walk() in front, or a list around it",
         )
     if isinstance(items, Stage):
-        raise ArgumentTypeError(f"{name}: {data} must be an iterable; the stage {items!r} still waits for its own data")
+        raise ArgumentTypeError(
+            f"{name}: {data}", expected="an iterable", got=f"the stage {items!r}, which still waits for its own data"
+        )
     if not isinstance(items, Iterable):
-        hint = "; put chunked(n) in front" if isinstance(items, NodeRecord) else ""
+        hint = "put chunked(n) in front" if isinstance(items, NodeRecord) else None
         if isinstance(items, Partition):
-            hint = "; scan it first: compose_left(scan(...), ...)"
-        raise ArgumentTypeError(f"{name}: {data} must be an iterable, got {got(items)}{hint}")
+            hint = "scan it first: compose_left(scan(...), ...)"
+        raise ArgumentTypeError(f"{name}: {data}", expected="an iterable", got=got(items), hint=hint)
     if isinstance(items, (str, bytes)) and data in ("nodes", "records", "files"):
-        hint = f'; several names go in a list, as in {name}(["a", "b"])' if data == "nodes" else ""
-        raise ArgumentTypeError(f"{name}: {data} must be an iterable of {data}, got {got(items)}{hint}")
+        hint = f'several names go in a list, as in {name}(["a", "b"])' if data == "nodes" else None
+        raise ArgumentTypeError(f"{name}: {data}", expected=f"an iterable of {data}", got=got(items), hint=hint)
 
 
 def _closing(result: Iterator[Any], items: Iterable[Any]) -> Generator[Any, None, None]:
@@ -245,33 +250,34 @@ def _close(items: Iterable[Any]) -> None:
 def check_root(name: str, root: object, expected: str = "a lotdb node as the root of a tree") -> None:
     """Refuse a root that is no node of a tree."""
     if not isinstance(root, BaseNode):
-        hint = ""
+        hint = None
         if hasattr(root, "open_connection") or isinstance(root, (str, PurePath)):
-            hint = "; open it first: root = LOTDB(...).open_connection()"
+            hint = "open it first: root = LOTDB(...).open_connection()"
         elif isinstance(root, Partition):
-            hint = "; only scan() and pending() take partitions"
+            hint = "only scan() and pending() take partitions"
         elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Partition):
-            hint = "; give partitions one by one, as parallel_map(compose_left(scan(...), ...)) does"
-        raise ArgumentTypeError(f"{name}: expected {expected}, got {got(root)}{hint}")
+            hint = "give partitions one by one, as parallel_map(compose_left(scan(...), ...)) does"
+        raise ArgumentTypeError(f"{name}:", expected=expected, got=got(root), hint=hint)
 
 
 def check_count(name: str, argument: str, value: object, minimum: int = 1) -> None:
     """Refuse what is no whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ArgumentTypeError(f"{name}: {argument} must be a whole number, got {got(value)}{root_hint(name, value)}")
+        hint = root_hint(name, value)
+        raise ArgumentTypeError(f"{name}: {argument}", expected="a whole number", got=got(value), hint=hint)
     if value < minimum:
-        raise ArgumentError(f"{name}: {argument} must be at least {minimum}, got {value}")
+        raise ArgumentError(f"{name}: {argument}", expected=f"at least {minimum}", got=f"{value}")
 
 
-def root_hint(name: str, value: object) -> str:
+def root_hint(name: str, value: object) -> str | None:
     """What to do if an argument is a root that came too early."""
-    return f"; the root comes last: {name}(..., root)" if isinstance(value, BaseNode) else ""
+    return f"the root comes last: {name}(..., root)" if isinstance(value, BaseNode) else None
 
 
 def check_choice(name: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse what is none of the words that an option knows."""
     if not isinstance(value, str) or value not in choices:
-        raise ArgumentError(f"{name}: {argument} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+        raise ArgumentError(f"{name}: {argument}", expected=f"one of {', '.join(map(repr, choices))}", got=f"{value!r}")
 
 
 def check_on_error(name: str, on_error: object) -> None:

@@ -11,7 +11,7 @@ from lotdb import BaseNode
 
 from ._nodes import dumps_detached, node_path, path_of
 from ._stage import check_count, stage
-from .errors import ArgumentTypeError, LiveNodeError, NotPicklableError, as_text, got
+from .errors import ArgumentTypeError, LiveNodeError, NotPicklableError, got
 from .models import Failure
 
 __all__ = ["chunked", "chunked_by", "chunked_bytes"]
@@ -129,7 +129,7 @@ def chunked_bytes(limit: int, *, size: Callable[[T], int] | None = None) -> Call
     """
     check_count("chunked_bytes", "limit", limit)
     if size is not None and not callable(size):
-        raise ArgumentTypeError(f"chunked_bytes: size must be a function of an item, got {got(size)}")
+        raise ArgumentTypeError("chunked_bytes: size", expected="a function of an item", got=got(size))
 
     def measured(item: T) -> int:
         if size is None or type(item) is Failure:
@@ -146,14 +146,16 @@ def chunked_bytes(limit: int, *, size: Callable[[T], int] | None = None) -> Call
 def _pickled_size(item: object) -> int:
     if isinstance(item, BaseNode):
         raise LiveNodeError(
-            f"chunked_bytes: {as_text(node_path(item))} is a live node, which has no size; snapshot() it first, "
-            f"or give size="
+            "chunked_bytes: what is",
+            "is a live node, which has no size",
+            path=node_path(item),
+            hint="snapshot() it first, or give size=",
         )
     try:
         return len(dumps_detached(item))
     except LiveNodeError as error:
         raise LiveNodeError(
-            f"chunked_bytes: can't measure {got(item)}: {error}; snapshot() nodes first, or give size="
+            f"chunked_bytes: can't measure {got(item)}: {error}", hint="snapshot() nodes first, or give size="
         ) from None
     except Exception as error:
-        raise NotPicklableError(f"chunked_bytes: can't measure {got(item)}: {error}; give size=") from error
+        raise NotPicklableError(f"chunked_bytes: can't measure {got(item)}: {error}", hint="give size=") from error

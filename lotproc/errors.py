@@ -49,7 +49,50 @@ __all__ = [
 
 
 class LotprocError(Exception):
-    """The root of all errors that lotproc raises on its own account."""
+    """The root of all errors that lotproc raises on its own account.
+
+    >>> error = LotprocError("write: the attribute 'n'", path=("ann", "clip_1"), expected="a number", got="None")
+    >>> print(error)
+    write: the attribute 'n' at ann/clip_1 must be a number, got None
+    >>> error.path
+    ('ann', 'clip_1')
+
+    Args:
+        what: What is wrong: the function, and its argument, attribute or file.
+        why: What is wrong with it, where that is not told by `expected`.
+        path: The path of the node or the record that it is about.
+        expected: What it must be; where `what` ends with a colon, what was expected in its place.
+        got: What came, in brief.
+        hint: What to do.
+    """
+
+    #: These are `None` where they say nothing.
+    path: tuple[str, ...] | None = None
+    expected: str | None = None
+    got: str | None = None
+    hint: str | None = None
+
+    def __init__(
+        self,
+        what: str = "",
+        why: str = "",
+        *,
+        path: Iterable[str] | None = None,
+        expected: str | None = None,
+        got: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        fields = {"path": None if path is None else tuple(path), "expected": expected, "got": got, "hint": hint}
+        # Only those that are there, so that an error from an older version, which had none, is the same.
+        vars(self).update((name, value) for name, value in fields.items() if value is not None)
+        super().__init__(
+            what
+            + ("" if path is None else f" at {as_text(path)}")
+            + ("" if expected is None else f" expected {expected}" if what.endswith(":") else f" must be {expected}")
+            + (why and f" {why}")
+            + ("" if got is None else f", got {got}")
+            + ("" if hint is None else f"; {hint}")
+        )
 
 
 class ArgumentError(LotprocError, ValueError):
@@ -154,7 +197,7 @@ class StoreLockedError(LotprocError, TimeoutError):
     """Somebody else holds a lock."""
 
 
-class MissingExtraError(LotprocError, ImportError):
+class MissingExtraError(LotprocError, ImportError):  # type: ignore[misc]  # ImportError has a path of its own
     """An optional package is needed that is not installed."""
 
     @classmethod

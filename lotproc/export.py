@@ -153,12 +153,12 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
         ArgumentError, ArgumentTypeError: As from `to_arrow`.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise ArgumentTypeError(f"to_parquet: path must be a str or a path, got {got(path)}")
+        raise ArgumentTypeError("to_parquet: path", expected="a str or a path", got=got(path))
     target = os.path.realpath(path)
     if not os.path.isdir(os.path.dirname(target)):
-        raise ArgumentError(f"to_parquet: there is no folder {os.path.dirname(target)!r}; make it first")
+        raise ArgumentError(f"to_parquet: there is no folder {os.path.dirname(target)!r}", hint="make it first")
     if os.path.isdir(target):
-        raise ArgumentError(f"to_parquet: {target!r} is a folder; give the name of a file in it")
+        raise ArgumentError(f"to_parquet: {target!r} is a folder", hint="give the name of a file in it")
     check_count("to_parquet", "batch_size", batch_size)
     needed("pyarrow.parquet", "arrow", "to_parquet()")
     return lambda records: write_parquet(target, rows_of("to_parquet", records), batch_size)
@@ -225,7 +225,7 @@ def _node_frame(
 ) -> pd.DataFrame:
     pandas = needed("pandas", "pandas", f"{name}()")
     if isinstance(attribute_list, str) or not isinstance(attribute_list, Iterable):
-        raise ArgumentTypeError(f"{name}: attribute_list must be a list of names, got {got(attribute_list)}")
+        raise ArgumentTypeError(f"{name}: attribute_list", expected="a list of names", got=got(attribute_list))
     names = list(attribute_list)
     check_names(name, names)
     columns = {attribute: as_utf8(attribute) for attribute in names}
@@ -234,7 +234,9 @@ def _node_frame(
     rows = []
     for node in nodes:
         if not isinstance(node, BaseNode):
-            raise ArgumentTypeError(f"{name}: expected a live node, got {got(node)}; to_dataframe() takes records")
+            raise ArgumentTypeError(
+                f"{name}:", expected="a live node", got=got(node), hint="to_dataframe() takes records"
+            )
         row = levels(node_path(node, root))
         for attribute in names:
             value = node.get_attribute(attribute)

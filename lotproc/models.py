@@ -276,20 +276,21 @@ def written_attributes(name: str, result: ProcessResult, output_attribute: str |
     """The attributes of a result as they are written: its output is one of them, if it has a name."""
     if not isinstance(result.attributes, Mapping):
         raise ResultError(
-            f"{name}: the attributes of the result at {as_text(result.path)} must be a mapping, got "
-            f"{got(result.attributes)}"
+            f"{name}: the attributes of the result", path=result.path, expected="a mapping", got=got(result.attributes)
         )
     attributes = dict(result.attributes)
     for attribute in attributes:
         if not isinstance(attribute, str):
             raise ResultError(
-                f"{name}: the result at {as_text(result.path)} has an attribute whose name is no str: {got(attribute)}"
+                f"{name}: the result", f"has an attribute whose name is no str: {got(attribute)}", path=result.path
             )
     if output_attribute is not None:
         if output_attribute in attributes:
             raise ArgumentError(
-                f"{name}: the result at {as_text(result.path)} has an attribute {output_attribute!r}, which is where "
-                f"its output goes; rename it, or let plan() or write() choose another output_attribute"
+                f"{name}: the result",
+                f"has an attribute {output_attribute!r}, which is where its output goes",
+                path=result.path,
+                hint="rename it, or let plan() or write() choose another output_attribute",
             )
         attributes[output_attribute] = result.output
     return attributes

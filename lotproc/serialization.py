@@ -98,5 +98,5 @@ def _load(file: Any) -> Any:
 def _checked(name: str, path: str | os.PathLike[str]) -> str:
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):
-        raise ArgumentTypeError(f"{name}: path must be a str or a path, got {got(path)}")
+        raise ArgumentTypeError(f"{name}: path", expected="a str or a path", got=got(path))
     return text

@@ -266,7 +266,7 @@ def checked_names(stage_name: str, names: Names) -> tuple[str, ...] | EllipsisTy
     if not isinstance(names, Iterable):
         raise ArgumentTypeError(
             f"{stage_name}: names must be a str, several, or ... for all; got {got(names)}"
-            f"{root_hint(stage_name, names)}"
+            f"{f'; {hint}' if (hint := root_hint(stage_name, names)) else ''}"
         )
     names = tuple(names)
     for name in names:

@@ -72,7 +72,7 @@ def run_summary(report: WriteReport) -> RunSummary:
     if not isinstance(report, WriteReport):
         hint = "an IngestReport prints itself" if isinstance(report, IngestReport) else "write(...) returns one"
         hint = "give it the .report" if hasattr(report, "report") else hint
-        raise ArgumentTypeError(f"run_summary: expected a WriteReport, got {got(report)}; {hint}")
+        raise ArgumentTypeError("run_summary:", expected="a WriteReport", got=got(report), hint=hint)
     return RunSummary(report)
 
 

@@ -209,7 +209,7 @@ def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[
     if total is not None:
         check_count("progress", "total", total, minimum=0)
     if desc is not None and not isinstance(desc, str):
-        raise ArgumentTypeError(f"progress: desc must be a str, got {got(desc)}")
+        raise ArgumentTypeError("progress: desc", expected="a str", got=got(desc))
 
     def run(items: Iterable[T]) -> Iterator[T]:
         with bar(items, total, desc) as shown:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ._public import public
-from .errors import ArgumentError, ArgumentTypeError, as_text, got
+from .errors import ArgumentError, ArgumentTypeError, got
 from .models import ProcessResult
 
 __all__ = [
@@ -157,7 +157,7 @@ def _source(result: ProcessResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
         path, relative_path = result.path, result.relative_path
     except AttributeError:
-        raise ArgumentTypeError(f"a write policy takes a ProcessResult, got {got(result)}") from None
+        raise ArgumentTypeError("a write policy takes a ProcessResult", got=got(result)) from None
     return checked_path("path", path), checked_path("relative_path", relative_path, of=path)
 
 
@@ -165,15 +165,16 @@ def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> t
     """The path as a tuple of keys; an empty or non-str key is refused, never dropped."""
     if type(path) is tuple and (not path or (_STR.issuperset(map(type, path)) and all(path))):
         return path
-    where = f" of the result at {as_text(of)}" if of else ""
+    of_whom, result = (" of the result", of) if of else ("", None)
     if isinstance(path, str) or not isinstance(path, Iterable):
-        hint = "; a record's is record.path" if name == "path" else ""
-        raise ArgumentTypeError(f"{name}{where} must be a tuple of keys, got {got(path)}{hint}")
+        hint = "a record's is record.path" if name == "path" else None
+        raise ArgumentTypeError(f"{name}{of_whom}", path=result, expected="a tuple of keys", got=got(path), hint=hint)
     keys = tuple(path)
     for position, key in enumerate(keys):
+        what = f"{name}: key {position} of {keys!r}{of_whom}"
         if not isinstance(key, str):
-            hint = "; give the keys one by one" if isinstance(key, (list, tuple)) else ""
-            raise ArgumentTypeError(f"{name}{where}: key {position} of {keys!r} must be a str, got {got(key)}{hint}")
+            hint = "give the keys one by one" if isinstance(key, (list, tuple)) else None
+            raise ArgumentTypeError(what, path=result, expected="a str", got=got(key), hint=hint)
         if not key:
-            raise ArgumentError(f"{name}{where}: key {position} of {keys!r} is empty; a node needs a name")
+            raise ArgumentError(what, "is empty", path=result, hint="a node needs a name")
     return tuple(map(str.__str__, keys))  # of subclasses the value: lotdb would take an enum's name

@@ -55,19 +55,24 @@ class Kinds:
             kind = "datetime with a time zone"
             if getattr(value, "nanosecond", 0):  # of pandas
                 raise ArgumentTypeError(
-                    f"{self.name}: the column {column!r} holds {got(value)} at {as_text(path)}, with nanoseconds and a "
-                    f"time zone, of which Arrow would drop one; make it UTC without a zone, or round it, first"
+                    f"{self.name}: the column {column!r}",
+                    f"holds {got(value)}, with nanoseconds and a time zone, of which Arrow would drop one",
+                    path=path,
+                    hint="make it UTC without a zone, or round it, first",
                 )
         if kind == "time" and value.tzinfo is not None:
             raise ArgumentTypeError(
-                f"{self.name}: the column {column!r} holds {got(value)} at {as_text(path)}, a time of day with a time "
-                f"zone, which Arrow would drop; make it a datetime, or text, first"
+                f"{self.name}: the column {column!r}",
+                f"holds {got(value)}, a time of day with a time zone, which Arrow would drop",
+                path=path,
+                hint="make it a datetime, or text, first",
             )
         first, first_path = self.first.setdefault((column, inside), (kind, path))
         if kind != first and {kind, first} != {"int", "float"}:
             raise ArgumentTypeError(
                 f"{self.name}: the column {column!r} mixes {first} and {kind}: {first} at {as_text(first_path)}, "
-                f"{kind} at {as_text(path)}{f' (in {inside})' if inside else ''}; make them one kind first"
+                f"{kind} at {as_text(path)}{f' (in {inside})' if inside else ''}",
+                hint="make them one kind first",
             )
         if kind == "list":
             # One of each type is enough, where they can't hold others and have no time zone.
@@ -196,9 +201,7 @@ def _refused(
     found = bisect.bisect_left(range(len(values) - 1), True, key=fails)
     value = values[found] if isinstance(values, list) else None
     it_is = "" if value is None else f"; it is {got(value)}"
-    return ArgumentTypeError(
-        f"{name}: the column {column!r} can't be {what}: {error}{it_is} at {as_text(paths[found])}"
-    )
+    return ArgumentTypeError(f"{name}: the column {column!r} can't be {what}: {error}{it_is}", path=paths[found])
 
 
 def whole_table(name: str, rows: Iterator[tuple[Path, Row]], batch_size: int = 10_000) -> pa.Table:
@@ -235,7 +238,8 @@ def _widened_schema(name: str, schema: pa.Schema, table: pa.Table, paths: list[P
                     first = table[field.name].is_valid().index(True).as_py()
                     raise ArgumentTypeError(
                         f"{name}: the column {field.name!r} can't be {schema.field(place).type} and {field.type}, as "
-                        f"from {as_text(paths[first])} on: {found}; make it one kind first"
+                        f"from {as_text(paths[first])} on: {found}",
+                        hint="make it one kind first",
                     ) from error
         raise
     return pa.schema([whole.field(column) for column in in_order(whole.names)])

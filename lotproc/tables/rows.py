@@ -12,7 +12,7 @@ import numpy as np
 from lotdb import BaseNode
 
 from .._nodes import node_path, path_of
-from ..errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_text, as_utf8, got
+from ..errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_utf8, got
 from ..models import Failure, ProcessResult, Write, written_attributes
 from ..payloads import PayloadHandle
 from .times import plain_time, plain_times
@@ -31,8 +31,8 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
     columns: dict[str, str] = {}  # by the names of attributes
     for record in records:
         if isinstance(record, BaseNode):
-            where = as_text(node_path(record))
-            raise LiveNodeError(f"{name}: {where} is a live node; put snapshot() in front to make it a record")
+            hint = "put snapshot() in front to make it a record"
+            raise LiveNodeError(f"{name}: what is", "is a live node", path=node_path(record), hint=hint)
         if isinstance(record, ProcessResult):
             record = _as_written(name, record)
         elif isinstance(record, Failure) and record.path is None:
@@ -40,11 +40,11 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
         path = path_of(name, record)
         attributes: Any = getattr(record, "attributes", None)
         if isinstance(record.path, str) or not all(isinstance(key, str) for key in path):
-            raise ArgumentTypeError(f"{name}: the path of a record must be a tuple of keys, got {got(record.path)}")
+            raise ArgumentTypeError(f"{name}: the path of a record", expected="a tuple of keys", got=got(record.path))
         if not hasattr(attributes, "items"):
-            raise ArgumentTypeError(f"{name}: expected a record with attributes, got {got(record)}")
+            raise ArgumentTypeError(f"{name}:", expected="a record with attributes", got=got(record))
         if new := attributes.keys() - columns.keys():
-            check_names(name, new, f" at {as_text(path)}")
+            check_names(name, new, path)
             columns.update(_columns(name, new, columns, path))
         row = levels(path)
         attribute = None
@@ -55,10 +55,10 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
                 row[columns[attribute]] = value if as_it_is else cell(value)
         except RecursionError:
             raise ArgumentTypeError(
-                f"{name}: the attribute {attribute!r} at {as_text(path)} holds itself, or is nested too deep"
+                f"{name}: the attribute {attribute!r}", "holds itself, or is nested too deep", path=path
             ) from None
         except _NoCell as error:
-            raise ArgumentTypeError(f"{name}: the attribute {attribute!r} at {as_text(path)} {error}") from error
+            raise ArgumentTypeError(f"{name}: the attribute {attribute!r}", f"{error}", path=path) from error
         yield path, row
 
 
@@ -70,8 +70,10 @@ def _columns(name: str, attributes: Iterable[str], known: dict[str, str], path: 
         column = columns[attribute] = as_utf8(attribute)
         if taken.setdefault(column, attribute) != attribute:
             raise ArgumentError(
-                f"{name}: the attributes {attribute!r} and {taken[column]!r} at {as_text(path)} would share a column, "
-                f"as {column!r}; rename one"
+                f"{name}: the attributes {attribute!r} and {taken[column]!r}",
+                f"would share a column, as {column!r}",
+                path=path,
+                hint="rename one",
             )
     return columns
 
@@ -87,12 +89,16 @@ def levels(path: Path) -> Row:
     return {f"TreeLevel_{number}": key for number, key in enumerate(keys, 1)}
 
 
-def check_names(name: str, attributes: Iterable[str], where: str = "") -> None:
+def check_names(name: str, attributes: Iterable[str], path: Path | None = None) -> None:
     for attribute in attributes:
         if not isinstance(attribute, str):
-            raise ArgumentTypeError(f"{name}: the name of an attribute must be a str, got {got(attribute)}{where}")
+            raise ArgumentTypeError(
+                f"{name}: the name of an attribute", path=path, expected="a str", got=got(attribute)
+            )
         if LEVEL.fullmatch(attribute):
-            raise ArgumentError(f"{name}: the attribute {attribute!r}{where} has the name of a level column; rename it")
+            raise ArgumentError(
+                f"{name}: the attribute {attribute!r}", "has the name of a level column", path=path, hint="rename it"
+            )
 
 
 #: Types whose values need no look.

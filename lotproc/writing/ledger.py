@@ -27,7 +27,7 @@ class Ledger:
     """Keeps the failures and the commits of one run after those of the runs before it.
 
     >>> import os, tempfile
-    >>> from lotproc._ledger import Ledger, outstanding_failures
+    >>> from lotproc.writing.ledger import Ledger, outstanding_failures
     >>> from lotproc.models import Failure
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "run.jsonl")

@@ -193,7 +193,7 @@ def test_what_is_no_record(item: Any) -> None:
 
 
 def test_an_attribute_name_that_is_no_str() -> None:
-    with pytest.raises(ArgumentTypeError, match="name of an attribute must be a str, got int 1 at a"):
+    with pytest.raises(ArgumentTypeError, match="name of an attribute at a must be a str, got int 1"):
         list(to_rows([NodeRecord(("a",), "a", {1: 2})]))  # type: ignore[dict-item,unused-ignore]
 
 
@@ -778,7 +778,7 @@ def test_times_of_pandas_keep_their_nanoseconds() -> None:
     assert {name: arrow_told(table[name][0]) for name in values} == {
         name: told(value) for name, value in values.items()
     }
-    with pytest.raises(ArgumentTypeError, match="'t' holds .* at a, with nanoseconds and a time zone"):
+    with pytest.raises(ArgumentTypeError, match="'t' at a holds .*, with nanoseconds and a time zone"):
         to_arrow([record("a", t=values["t"].tz_localize("UTC"))])
 
 
@@ -786,7 +786,7 @@ def test_a_zone_of_a_time_of_day_is_not_dropped(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     noon = dt.time(12, tzinfo=UTC)
     for value in (noon, [noon], {"t": noon}):
-        with pytest.raises(ArgumentTypeError, match="'x' holds .* at b, a time of day with a time zone"):
+        with pytest.raises(ArgumentTypeError, match="'x' at b holds .*, a time of day with a time zone"):
             to_arrow([record("a", x=None), record("b", x=value)])
 
 

@@ -330,7 +330,7 @@ def test_what_holds_a_live_root_can_not_be_pickled(pickler: str, tmp_path: Path)
     with stored(tmp_path, TREE) as persistent:
         for root in (BaseNode("root"), persistent, persistent.node_storage["a"]):
             for made in placed(root).values():
-                with pytest.raises(lp.NotPicklableError, match=r"holds the live node <.*>.*Make it where it runs"):
+                with pytest.raises(lp.NotPicklableError, match=r"holds the live node <.*>.*make it where it runs"):
                     PICKLERS[pickler](made)
 
 
@@ -771,7 +771,7 @@ def test_the_error_of_a_missing_package_names_its_extra_and_survives_pickling() 
         (lambda: lp.to_rows("a.csv"), "records must be an iterable of records, got str 'a.csv'"),
         (
             lambda: lp.chunked(2, lp.leaves()),
-            r"items must be an iterable; the stage leaves\(\) still waits for its own data",
+            r"items must be an iterable, got the stage leaves\(\), which still waits for its own data",
         ),
         (lambda: lp.each(len)(lp.NodeRecord(("a",), "a")), r"got NodeRecord\(.*; put chunked\(n\) in front"),
         (
