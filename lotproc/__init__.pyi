@@ -25,6 +25,7 @@ from .stores import DirectoryEntry as DirectoryEntry
 from .stores import DirectoryStore as DirectoryStore
 from .stores import EntryStat as EntryStat
 from .stores import LmdbStore as LmdbStore
+from .stores import Store as Store
 from .stores import StoredPayload as StoredPayload
 from .stores import shuffled as shuffled
 from .stores import token_batches as token_batches

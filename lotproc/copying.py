@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
@@ -16,8 +16,7 @@ from .errors import ArgumentError, ArgumentTypeError, as_text, brief, got
 from .models import Write, WriteReport
 from .snapshots import detached
 from .sources import Source, as_store
-from .stores.directory.store import DirectoryStore
-from .stores.protocol import OUTPUT, Entry, Item, Store, Writer, as_attributes, as_item
+from .stores.protocol import OUTPUT, Item, Store, StoredRecord, Writer, as_attributes, as_item
 from .traversal import walk
 from .views import bar
 from .writing.payload_copies import PayloadCopy, checked_values, restored, takes_blobs
@@ -97,8 +96,8 @@ def copy(
         check_store("copy", target, commit_every, "inline")
     else:
         check_writable("copy", target, commit_every)
-    entries = source._entries() if isinstance(source, Store) else _nodes(source)
-    total = len(source) if isinstance(source, Store) else None  # type: ignore[arg-type]
+    entries = source.records() if isinstance(source, Store) else _nodes(source)
+    total = len(source) if isinstance(source, Store) else None
     tally, start = Tally(), perf_counter()
     try:
         hidden = None if progress is None else not progress
@@ -108,7 +107,8 @@ def copy(
             else:
                 _into_tree(shown, target, output_attribute, if_exists, commit_every, tally)
     finally:
-        entries.close()  # type: ignore[attr-defined]
+        if isinstance(entries, Generator):
+            entries.close()
     return tally.report(perf_counter() - start, 0.0)
 
 
@@ -119,18 +119,16 @@ def _is_inside(source: Source, target: Source) -> bool:
         while node is not None and node is not source:
             node = node.parent
         return node is source
-    if isinstance(source, DirectoryStore) and isinstance(target, DirectoryStore):
-        return target.is_below(source)
-    return source == target
+    return not isinstance(target, BaseNode) and target.is_below(source)
 
 
-def _nodes(root: BaseNode) -> Iterator[Entry]:
+def _nodes(root: BaseNode) -> Iterator[StoredRecord]:
     """The nodes of a tree as a store would give them."""
     for node in walk(root):
         path = node_path(node, root)
         values = stored_attributes("copy", path, node)
         if values or (node is not root and not node.node_storage):
-            yield Entry(path, None, partial(_detached, path, values), None)
+            yield StoredRecord(path, None, partial(_detached, path, values), None)
 
 
 def _detached(path: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,9 +139,14 @@ def _detached(path: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def _into_store(
-    entries: Iterable[Entry], store: Store, output: str, if_exists: Present, commit_every: int | None, tally: Tally
+    entries: Iterable[StoredRecord],
+    store: Store,
+    output: str,
+    if_exists: Present,
+    commit_every: int | None,
+    tally: Tally,
 ) -> None:
-    def items(writer: Writer, entry: Entry) -> list[Item]:
+    def items(writer: Writer, entry: StoredRecord) -> list[Item]:
         if if_exists != "replace" and writer.find(entry.path) is not None:
             if if_exists == "error":
                 raise already_there("copy", entry.path)
@@ -165,12 +168,17 @@ def _into_store(
 
 
 def _into_tree(
-    entries: Iterable[Entry], root: BaseNode, output: str, if_exists: Present, commit_every: int | None, tally: Tally
+    entries: Iterable[StoredRecord],
+    root: BaseNode,
+    output: str,
+    if_exists: Present,
+    commit_every: int | None,
+    tally: Tally,
 ) -> None:
     connection = connection_of(root)
     blobs = takes_blobs(connection)
 
-    def planned(entry: Entry) -> Planned:
+    def planned(entry: StoredRecord) -> Planned:
         attributes = as_attributes("copy", entry.path, entry.metadata, entry.load(), output)
         for name, value in attributes.items():
             if not isinstance(name, str):

@@ -88,7 +88,7 @@ def with_attributes(root: BaseNode) -> Iterator[BaseNode]:
 def _records(names: tuple[str, ...] | EllipsisType, output: str, store: Store) -> Iterator[NodeRecord]:
     in_values = names is not ... and (output in names or (bool(names) and store.codec.holds_mappings))
     sought = Sought("records", () if names is ... else names)
-    for path, metadata, load, payload in store._entries():
+    for path, metadata, load, payload in store.records():
         if names is ...:
             attributes = as_attributes("records", path, metadata, load(), output)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .._stamps import INPUTS, VERSION, is_inputs_stamp
-from .protocol import Entry, Store
+from .protocol import Store, StoredRecord
 
 __all__ = ["StoreLookup"]
 
@@ -24,8 +24,7 @@ class StoreLookup:
     ) -> list[bool]:
         """As `Lookup` says."""
         found = []
-        for index, path in enumerate(paths):
-            entry = self._store._find(path + tail)
+        for index, entry in enumerate(self._store.find_many(path + tail for path in paths)):
             is_there = entry is not None
             if entry is not None and (version is not None or digests is not None):
                 stamps = _stamps(entry)
@@ -39,7 +38,7 @@ class StoreLookup:
         """Nothing is held."""
 
 
-def _stamps(entry: Entry) -> dict[str, Any]:
+def _stamps(entry: StoredRecord) -> dict[str, Any]:
     attributes = entry.load() if entry.metadata is None else entry.metadata
     if not isinstance(attributes, Mapping):
         return {}

@@ -1,19 +1,25 @@
-"""What every store is: a source of records, and a sink for results."""
+"""The protocol of stores: what each of them is, as a source of records and as a sink for results."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from .._public import public
-from ..errors import ArgumentError, CodecError, NoSuchKeyError, as_text
-from .codecs import Codec, json_metadata
+from ..errors import ArgumentError, CodecError, NoSuchKeyError, ReadOnlyStoreError, as_text
+from .codecs import NAMED, Codec, json_metadata
 
-__all__ = ["OUTPUT", "Entry", "Item", "Store", "StoredPayload", "Writer", "as_attributes", "as_item", "no_such_key"]
+__all__ = [
+    *("OUTPUT", "Item", "Store", "StoredPayload", "StoredRecord", "Writer"),
+    *("as_attributes", "as_item", "no_such_key"),
+]
+
+S = TypeVar("S", bound="Store")
 
 Path: TypeAlias = "tuple[str, ...]"
 
@@ -22,7 +28,7 @@ OUTPUT = "result"
 
 
 class Item(NamedTuple):
-    """What is stored under a path.
+    """What is to be stored under a path.
 
     Args:
         path: The keys of the record.
@@ -35,14 +41,14 @@ class Item(NamedTuple):
     metadata: Mapping[str, Any] | None
 
 
-class Entry(NamedTuple):
-    """What `Store._entries` gives for each key.
+class StoredRecord(NamedTuple):
+    """What is stored under a path.
 
     Args:
         path: The keys of the record.
         metadata: What is known of it; `None` where there is nothing.
-        load: Reads the value; to be called before the next entry is asked for, or not at all.
-        payload: The value, to be read wherever and whenever; `None` where the entry is none of a store.
+        load: Reads the value; to be called before the next record is asked for, or not at all.
+        payload: The value, to be read wherever and whenever; `None` where it is not in a store yet.
     """
 
     path: Path
@@ -54,41 +60,101 @@ class Entry(NamedTuple):
 class Writer(Protocol):
     """Takes items; what it has taken shows in the store from `commit` on, or earlier."""
 
-    def find(self, path: Path) -> Entry | None:
+    def find(self, path: Path) -> StoredRecord | None:
         """What there is under a path, with what this writer has taken; its payload may be `None`."""
 
     def put(self, items: Sequence[Item]) -> None:
-        """Take a batch; when one item can't be stored, none of the batch is."""
+        """Take a batch, in place of what is there; when one item can't be stored, none of the batch is."""
 
     def commit(self) -> None:
         """What was taken is there, durably, when this returns."""
 
 
+@public
 class Store(ABC):
-    """A source of records and a sink for results: a directory, an LMDB database, an archive."""
+    """A source of records and a sink for results: what every store is, and what one of your own has to be.
 
-    #: How values become bytes.
-    codec: Codec
-    #: Whether there is metadata beside the value.
-    has_metadata: bool
+    `DirectoryStore`, `LmdbStore` and `Archive` are stores. Whatever takes one of them, such as `records`, `write`,
+    `pending` and `copy`, calls what is here and nothing else of it. One of your own has `records`, `find` and
+    `writing`, and overrides what it can do better; `lotproc.testing` has the tests that it should pass.
+
+    A path is a tuple of str. The empty one, of the root's record, is a path, too.
+    """
+
+    #: How values become bytes, and what values the store can hold.
+    codec: Codec = NAMED["pickle"]
+    #: Whether there is metadata beside the value. Where there is none, a result is stored as a dict.
+    has_metadata: bool = False
+    #: Whether records can be deleted.
+    can_delete: bool = False
     #: Results after which `write` commits by itself, where it is not told when; None: at its end.
     commits_every: int | None = None
 
     @abstractmethod
-    def _entries(self) -> Iterator[Entry]:
-        """All that is stored, in the store's order, without holding more than one entry."""
-
-    def _find(self, path: Path) -> Entry | None:
-        """What is under a path; `None` where nothing is. An error for what can't be a key."""
-        raise NotImplementedError
+    def records(self) -> Iterator[StoredRecord]:
+        """All that is stored, each path once, in the store's order, without holding more than one record."""
 
     @abstractmethod
-    def _load(self, key: Any) -> Any:
-        """The value that a `StoredPayload` means by its key."""
+    def find(self, path: Path) -> StoredRecord | None:
+        """What is under a path; `None` where nothing is.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: It can't be one of this store's.
+        """
 
     @abstractmethod
-    def _writing(self) -> AbstractContextManager[Writer]:
-        """A writer for one run; leaving the block with an error drops what was not committed, as far as that goes."""
+    def writing(self) -> AbstractContextManager[Writer]:
+        """A writer for one run; leaving the block with an error drops what was not committed, as far as that goes.
+
+        Raises:
+            ReadOnlyStoreError: The store was opened for reading.
+        """
+
+    def load(self, key: Any) -> Any:
+        """The value that a `StoredPayload` of this store means by its key: the path, unless the store has better ones.
+
+        Raises:
+            NoSuchKeyError: It is not there any more.
+            DamagedStoreError: Its bytes can't be read.
+        """
+        found = self.find(key)
+        if found is None:
+            raise no_such_key(self, key)
+        return found.load()
+
+    def find_many(self, paths: Iterable[Path]) -> Iterator[StoredRecord | None]:
+        """What is under each of some paths, as `find` gives it; each to be used before the next is asked for."""
+        return map(self.find, paths)
+
+    def delete_many(self, paths: Iterable[Path]) -> None:
+        """Delete what is under some paths, with its metadata; a path with nothing under it is passed over.
+
+        Raises:
+            ReadOnlyStoreError: Nothing can be deleted from this store (`can_delete` says so), or not now.
+        """
+        raise ReadOnlyStoreError(f"{self!r}: what is stored there can't be deleted")
+
+    def paths(self) -> Iterator[Path]:
+        """The paths of all records, each once, in the store's order."""
+        return (record.path for record in self.records())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.paths())
+
+    def is_below(self, other: Store) -> bool:
+        """Whether what is written here shows in the other store, too: it is the same one, or this is a part of it."""
+        return self == other
+
+    def close(self) -> None:  # noqa: B027
+        """End the use of the store; what was written in it is kept."""
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 @public
@@ -110,7 +176,7 @@ class StoredPayload:
             NoSuchKeyError: It is not there any more.
             DamagedStoreError: Its bytes can't be read.
         """
-        return self.store._load(self.key)
+        return self.store.load(self.key)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return np.array(self.read(), dtype) if copy else np.asarray(self.read(), dtype)

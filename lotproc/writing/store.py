@@ -11,7 +11,7 @@ from .._stage import check_count
 from .._stamps import STAMPS, VERSION
 from ..errors import ArgumentError
 from ..models import Write
-from ..stores.protocol import OUTPUT, Entry, Item, Store, Writer, as_attributes, as_item
+from ..stores.protocol import OUTPUT, Item, Store, StoredRecord, Writer, as_attributes, as_item
 from .ledger import Ledger
 from .payload_copies import with_copies
 from .tally import IfExists, IfMissing, Planned, Tally, note_batch, tell, told_on_failure
@@ -70,7 +70,7 @@ def put_batches(
 ) -> None:
     """Put what is made of each batch, by a function that counts what it makes."""
     every = commit_every or store.commits_every
-    with told_on_failure(tally, ledger, repr(store)), store._writing() as writer:
+    with told_on_failure(tally, ledger, repr(store)), store.writing() as writer:
         span = _Span(writer, tally, ledger)
         for batch in batches:
             start = perf_counter()
@@ -132,7 +132,7 @@ def _items(to: Shelf, writer: Writer, writes: Iterable[Write], tally: Tally) -> 
     return [as_item("write", to.store, path, attributes, to.output) for path, attributes in coming.items()]
 
 
-def _attributes(found: Entry, coming: Write, output: str) -> dict[str, Any]:
+def _attributes(found: StoredRecord, coming: Write, output: str) -> dict[str, Any]:
     """The attributes of what is there; a value that is to be replaced anyway is not read."""
     if found.metadata is not None and output in coming.attributes:
         return dict(found.metadata)

@@ -487,7 +487,7 @@ USES: dict[str, Any] = {
     "flush": lambda archive: archive.flush(),
     "close": lambda archive: archive.close(),
     "with": lambda archive: archive.__enter__().__exit__(None, None, None),
-    "lotproc": lambda archive: archive._writing().__enter__(),
+    "lotproc": lambda archive: archive.writing().__enter__(),
 }
 
 
@@ -527,7 +527,7 @@ def test_an_error_in_a_with_block_within_what_is_written(tmp_path: Path) -> None
 
 def test_a_failed_run_leaves_what_was_appended_before(tmp_path: Path) -> None:
     def run(archive: Archive, *, commits: bool) -> None:
-        with archive._writing() as writer:
+        with archive.writing() as writer:
             writer.put([Item(("k",), b"from the run" * 100_000, None)])
             if commits:
                 writer.commit()
@@ -897,7 +897,7 @@ def test_another_archive_does_not_get_the_keys(tmp_path: Path) -> None:
 
 def test_as_a_sink(tmp_path: Path) -> None:
     store = Archive(tmp_path / "a.rox", "a", codec="pickle")
-    with store._writing() as writer:
+    with store.writing() as writer:
         writer.put([Item(("a",), 1, {"n": 1}), Item(("b",), 2, None)])
         with pytest.raises(TypeError, match="record at c"):
             writer.put([Item(("d",), 1, None), Item(("c",), lambda: 0, None)])
@@ -910,22 +910,22 @@ def test_as_a_sink(tmp_path: Path) -> None:
         writer.commit()
         assert (entry := writer.find(("b",))) is not None
         assert (entry.load(), entry.metadata) == (2, None)
-    with pytest.raises(ZeroDivisionError), store._writing() as writer:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), store.writing() as writer:  # noqa: PT012
         writer.put([Item(("e",), 1, None)])
         _ = 1 // 0
-    assert [(entry.path, entry.metadata, entry.load()) for entry in store._entries()] == [
+    assert [(entry.path, entry.metadata, entry.load()) for entry in store.records()] == [
         (("b",), None, 2),
         (("a",), {}, [3]),
     ]
-    assert [entry.payload.read() for entry in pickle.loads(pickle.dumps(store))._entries() if entry.payload] == [2, [3]]
+    assert [entry.payload.read() for entry in pickle.loads(pickle.dumps(store)).records() if entry.payload] == [2, [3]]
     store.close()
-    with pytest.raises(ReadOnlyStoreError, match="for reading"), Archive(tmp_path / "a.rox", codec="pickle")._writing():
+    with pytest.raises(ReadOnlyStoreError, match="for reading"), Archive(tmp_path / "a.rox", codec="pickle").writing():
         pass
 
 
 def taken(path: Path) -> Any:
     """Payloads that went to another process."""
-    return [entry.payload for entry in pickle.loads(pickle.dumps(list(Archive(path, codec="json")._entries())))]
+    return [entry.payload for entry in pickle.loads(pickle.dumps(list(Archive(path, codec="json").records())))]
 
 
 @pytest.mark.parametrize("limit", [None, 600])
@@ -992,7 +992,7 @@ def test_appending_leaves_payloads_whoever_does_it(tmp_path: Path) -> None:
 def test_codecs(tmp_path: Path, codec: Any, value: Any) -> None:
     write(tmp_path / "a.rox", [value, value], codec=codec)
     with Archive(tmp_path / "a.rox", codec=codec) as archive:
-        for found in [archive[0], *archive, *archive[::-1], next(archive._entries()).load()]:
+        for found in [archive[0], *archive, *archive[::-1], next(archive.records()).load()]:
             np.testing.assert_equal(found, value)
         assert value in archive
         if isinstance(codec, str):
@@ -1336,7 +1336,7 @@ def test_any_keys_are_read_or_refused_in_words(
     forged(path, lines=b'{"first":0}\n' * begins + b"".join(line.replace(b"\n", b"") + b"\n" for line in lines))
     uses: list[Any] = [
         lambda archive: list(archive.paths()),
-        lambda archive: list(archive._entries()),
+        lambda archive: list(archive.records()),
         lambda archive: [(archive.path(n), archive.attributes(n)) for n in range(3)],
         lambda archive: archive.index_of(("5",)),
         lambda archive: archive.index_of(("a",)),

@@ -190,7 +190,7 @@ class AgainstDict(RuleBasedStateMachine):
 
     @rule(items=st.lists(st.tuples(paths, values, st.none() | metadata), max_size=3))
     def write(self, items: list[tuple[Any, Any, Any]]) -> None:
-        with self.store._writing() as writer:
+        with self.store.writing() as writer:
             writer.put([Item(*item) for item in items])
             writer.commit()
         self.pairs.update({path: (value, meta) for path, value, meta in items})
@@ -226,7 +226,7 @@ class AgainstDict(RuleBasedStateMachine):
     def one(self, key: tuple[str, ...]) -> None:
         assert (key in self.store) == bool(self.store.entry(key)) == (key in self.pairs)
         assert self.store.get(key, "nothing") == self.pairs.get(key, ("nothing", None))[0]
-        found = self.store._find(key)
+        found = self.store.find(key)
         assert (found and (found.load(), found.metadata)) == self.pairs.get(key)
 
     @invariant()
@@ -235,7 +235,7 @@ class AgainstDict(RuleBasedStateMachine):
         assert len(self.store) == len(self.pairs)
         assert list(self.store.items()) == [(key, self.pairs[key][0]) for key in sorted(self.pairs)]
         assert list(self.store.values()) == [self.pairs[key][0] for key in sorted(self.pairs)]
-        assert {key: (load(), meta) for key, meta, load, _ in self.store._entries()} == self.pairs
+        assert {key: (load(), meta) for key, meta, load, _ in self.store.records()} == self.pairs
         assert not [name for name in files(self.store) if name.endswith((".tmp", ".pair"))]
 
 
@@ -271,7 +271,7 @@ def test_a_name_that_no_file_can_have_is_refused_everywhere(store: DirectoryStor
             store.pop,
             lambda key: store.put(key, 1),
             lambda key: store.__setitem__(key, 1),
-            store._find,
+            store.find,
         ):
             with pytest.raises(ArgumentError):
                 use(key)
@@ -408,7 +408,7 @@ def test_metadata_that_json_can_not_hold_changes_nothing(store: DirectoryStore, 
         store.put("a", "new", bad)
     with pytest.raises(CodecError):
         entry.meta = bad
-    with pytest.raises(CodecError), store._writing() as writer:
+    with pytest.raises(CodecError), store.writing() as writer:
         writer.put([Item(("b",), 1, None), Item(("a",), "new", bad)])
     if isinstance(bad, dict):
         with pytest.raises(CodecError), store.entry("a") as entry:
@@ -424,7 +424,7 @@ def test_a_value_that_can_not_be_pickled_changes_nothing(store: DirectoryStore) 
         for use in (lambda bad: store.put("a", bad, {"new": 1}), lambda bad: store.__setitem__("a", bad)):
             with pytest.raises(NotPicklableError, match="the value of a: can't pickle"):
                 use(bad)
-        with pytest.raises(NotPicklableError, match="of n/a"), store._writing() as writer:
+        with pytest.raises(NotPicklableError, match="of n/a"), store.writing() as writer:
             writer.put([Item(("b",), 1, {}), Item(("n", "a"), bad, None)])
     assert store.entry("a").read() == ("old", {"old": 1})
     assert files(store) == ["a.json", "a.pickle"]
@@ -528,14 +528,14 @@ for change in changes:
                 break
             by_dirdb, left = seen(folder), everything(folder)
             store = DirectoryStore(folder)
-            listed = [entry[:2] + (entry.load(),) for entry in store._entries()]
+            listed = [entry[:2] + (entry.load(),) for entry in store.records()]
             entry = store.entry("a")
             mine = entry.read() if entry else None
             assert listed == ([(("a",), mine[1], mine[0])] if mine else []), (listed, mine)
             assert store.get("a") == (mine and mine[0]), (store.get("a"), mine)
             assert dict(entry.meta) == (mine and mine[1] or {}) or mine is None
             assert everything(folder) == left  # reading writes nothing
-            with store._writing() as writer:  # of another entry
+            with store.writing() as writer:  # of another entry
                 writer.put([Item(("b",), 1, None)])
             assert seen(folder) == mine
             assert not os.path.exists(folder + "/.a.pair")
@@ -582,7 +582,7 @@ def test_what_is_left_of_a_killed_writer_is_removed_when_it_is_a_day_old(store: 
     assert sorted(entry.name for entry in original(store)) == ["a"]
     assert list(store) == [("a",), ("n", "a")]
     assert len([name for name in files(store) if "lotproc" in name]) == 4
-    with store._writing() as writer:
+    with store.writing() as writer:
         writer.put([Item(("n", "b"), 1, None), Item(("c",), 1, None)])
     assert [name for name in files(store) if "lotproc" in name] == [".lotproc-1-2.meta.tmp", "n/.lotproc-1-2.meta.tmp"]
 
@@ -664,7 +664,7 @@ def test_readers_beside_writers_see_pairs_that_were_put(store: DirectoryStore) -
             (mark, _), meta = store.entry("a").read()
             assert meta == ({"mark": mark} if mark % 3 else None)
             assert store["a"][0] >= 0
-            found = store._entries()
+            found = store.records()
             entry = next(found)
             mark = entry.load()[0]
             found.close()  # type: ignore[attr-defined]
@@ -1068,7 +1068,7 @@ def test_metadata_is_a_dict_whose_methods_stay() -> None:
 def test_metadata_that_is_no_json_is_damaged(store: DirectoryStore, text: bytes) -> None:
     store["a"] = 1
     Path(store._directory, "a.json").write_bytes(text)
-    for read in (lambda: store.entry("a").meta, store.entry("a").read, lambda: list(store._entries())):
+    for read in (lambda: store.entry("a").meta, store.entry("a").read, lambda: list(store.records())):
         with pytest.raises(DamagedStoreError, match=r"the metadata of a can't be read as JSON: .*a\.json"):
             read()
     assert store["a"] == 1
@@ -1217,8 +1217,8 @@ def test_a_closed_store_says_so(store: DirectoryStore) -> None:
         lambda: entry.__enter__(),
         lambda: store.subdb("a"),
         lambda: list(store.subdirs()),
-        lambda: list(store._entries()),
-        lambda: store._writing().__enter__(),
+        lambda: list(store.records()),
+        lambda: store.writing().__enter__(),
         lambda: store.__enter__(),
         lambda: bool(entry),
     ):
@@ -1239,7 +1239,7 @@ def test_stores_are_equal_where_they_are_the_same(tmp_path: Path) -> None:
 
 def test_a_payload_is_read_where_it_is_needed(store: DirectoryStore) -> None:
     store[("n", "a")] = np.arange(3)
-    payloads = [entry.payload for entry in store._entries()]
+    payloads = [entry.payload for entry in store.records()]
     payload = pickle.loads(pickle.dumps(payloads[0]))
     assert payload == payloads[0]
     assert np.asarray(payload).tolist() == [0, 1, 2]
@@ -1266,7 +1266,7 @@ def test_durable_writes_are_synced_before_they_show(tmp_path: Path, monkeypatch:
     store.put(("n", "a"), 1, {})
     assert [step for step in steps if not step.endswith("tmp")] == [".a.pair", "n", "> a.json", "> a.pickle", "n"]
     steps.clear()
-    with store._writing() as writer:
+    with store.writing() as writer:
         writer.put([Item(("n", name), 1, None) for name in "bcd"])
         assert "n" not in steps
         writer.commit()

@@ -47,7 +47,7 @@ from lotproc.errors import (
 from lotproc.stores.lmdb.errors import os_error
 from lotproc.stores.lmdb.keys import KeyForm
 from lotproc.stores.lmdb.pages import check_file
-from lotproc.stores.protocol import Entry, Item, StoredPayload
+from lotproc.stores.protocol import Item, StoredPayload, StoredRecord
 
 lmdb = pytest.importorskip("lmdb")
 
@@ -265,7 +265,7 @@ def test_a_path_as_prefix_is_a_subtree(tmp_path_factory: Any, stored: set[Any], 
         assert set(found) == below
         assert len(found) == len(below)
         assert list(store.values(prefix=prefix, reverse=True)) == found[::-1]
-        assert {entry.path for entry in store._entries()} == stored
+        assert {entry.path for entry in store.records()} == stored
 
 
 @given(st.text(min_size=1, max_size=8) | st.text("/a", min_size=1, max_size=5))
@@ -380,7 +380,7 @@ def test_bytes_of_every_kind_are_keys_and_without_an_encoding_the_only_ones(path
         with pytest.raises(ArgumentError, match="key_encoding=None"):
             list(store.items())
         with pytest.raises(ArgumentError, match="key_encoding=None"):
-            list(store._entries())
+            list(store.records())
         assert list(store.values()) == [4, 2, 3, 1]
 
 
@@ -588,7 +588,7 @@ def test_a_full_store_is_read_with_what_waits_in_its_buffer(path: Path, autoflus
     assert store.get_many(["0001", names[-1], "?"])[1] == ["?"]
     assert store.exists("0001")
     assert "?" not in store
-    assert store._find(("0001",)) is not None
+    assert store.find(("0001",)) is not None
     assert caplog.text.count("reads go on without") == autoflush
     assert stored(path) == count - waiting
     assert store.pop("0000") == b"x" * 1000
@@ -793,7 +793,7 @@ def test_reading_only(path: Path) -> None:
             lambda: store.clear(),
             lambda: store.put_many({}),
             lambda: store.popitem(),
-            lambda: store._writing().__enter__(),
+            lambda: store.writing().__enter__(),
         ):
             with pytest.raises(ReadOnlyStoreError, match="reading only"):
                 call()
@@ -1157,7 +1157,7 @@ def test_a_pickled_store_reads_where_it_arrives_in_this_process_and_in_others(pa
     with LmdbStore(path, key_encoding="latin-1", codec="npy") as store:
         store["a"] = np.arange(5)
         data = pickle.dumps(store)
-        payload = pickle.dumps(next(store._entries()).payload)
+        payload = pickle.dumps(next(store.records()).payload)
         copy = pickle.loads(data)
         assert (copy == store, repr(copy)) == (True, repr(store))
         assert copy["a"].tolist() == [0, 1, 2, 3, 4]
@@ -1563,7 +1563,7 @@ def test_arrays_and_buffers_stay_when_the_map_moves(path: Path) -> None:
         assert store["a"] == b"\0\1\2"
 
 
-def read(entry: Entry) -> Any:
+def read(entry: StoredRecord) -> Any:
     assert entry.payload is not None
     return entry.payload.read()
 
@@ -1573,15 +1573,15 @@ def test_entries_are_lazy_and_outlive_the_pass(path: Path) -> None:
         store[()] = {"root": True}
         store["a", "b"] = {"x": 1}
         store["a//b"] = {"x": 2}
-        entries = list(store._entries())
+        entries = list(store.records())
         assert [entry.path for entry in entries] == [(), ("a//b",), ("a", "b")]
         assert [entry.metadata for entry in entries] == [None] * 3
         assert entries[2].load() == read(entries[2]) == {"x": 1}
         assert entries[1].payload == StoredPayload(store, "a//b")
-        found = store._find(("a", "b"))
+        found = store.find(("a", "b"))
         assert found is not None
         assert found.load() == {"x": 1}
-        assert store._find(("a",)) is None
+        assert store.find(("a",)) is None
         del store["a/b"]
         with pytest.raises(NoSuchKeyError):
             read(entries[2])
@@ -1589,7 +1589,7 @@ def test_entries_are_lazy_and_outlive_the_pass(path: Path) -> None:
 
 def test_a_writer_stores_at_commit_all_or_nothing_of_a_batch(path: Path) -> None:
     with LmdbStore(path) as store:
-        with store._writing() as writer:
+        with store.writing() as writer:
             writer.put([Item(("a",), 1, None), Item(("b",), 2, None)])
             with pytest.raises(NotPicklableError, match="'x/y'"):
                 writer.put([Item(("c",), 3, None), Item(("x", "y"), lambda: None, None)])
@@ -1601,11 +1601,11 @@ def test_a_writer_stores_at_commit_all_or_nothing_of_a_batch(path: Path) -> None
             writer.commit()
             assert stored(path) == 2
             assert writer.find(("b",)).load() == 2  # type: ignore[union-attr]
-        with suppress(ZeroDivisionError), store._writing() as writer:
+        with suppress(ZeroDivisionError), store.writing() as writer:
             writer.put([Item(("d",), 1, None)])
             raise ZeroDivisionError
         assert sorted(store) == ["a", "b"]
-    with LmdbStore(path, max_buffer_bytes=1000) as store, store._writing() as writer:
+    with LmdbStore(path, max_buffer_bytes=1000) as store, store.writing() as writer:
         for key in "efg":
             writer.put([Item((key,), b"x" * 600, None)])
         assert stored(path) == 4

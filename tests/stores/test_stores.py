@@ -720,7 +720,7 @@ def test_any_keys_go_into_a_store_and_come_back_beside_what_was_there(
             records = list(lp.records((), store))
             for record in records:
                 if record.path in tree:
-                    assert store._find(record.path).load() == {"n": tree[record.path]}
+                    assert store.find(record.path).load() == {"n": tree[record.path]}
                     assert record.payload.read() == {"n": tree[record.path]}
             named = [record for record in records if all(record.path)]  # no result can have an empty key
             assert list(lp.pending(lp.mirror(), store, named)) == []

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import ArgumentTypeError, DamagedStoreError, DetachError, NoSuchKeyError, StoreClosedError, as_text, got
 from ..codecs import CodecLike, as_codec
-from ..protocol import Entry, Store, StoredPayload
+from ..protocol import Store, StoredPayload, StoredRecord
 from .format import GROUP_BITS
 from .keys import Keyed, as_path
 from .lookup import Keys
@@ -308,23 +308,23 @@ class ArchiveRecords(Store, Sequence[Any]):
         shard, record = self._place(number)
         return self._opened().index(shard), record
 
-    def _find(self, path: Any) -> Entry | None:
+    def find(self, path: Any) -> StoredRecord | None:
         number = self._known_keys().find(as_path(path))
         if number is None:
             return None
         line = self._line(number)
         return self._entry(number, tuple(path), None if line is None else line.as_attributes())
 
-    def _entry(self, number: int, path: tuple[str, ...], attributes: dict[str, Any] | None) -> Entry:
+    def _entry(self, number: int, path: tuple[str, ...], attributes: dict[str, Any] | None) -> StoredRecord:
         shard, record = self._place(number)
         return self._entry_of(shard, shard.origin(), record, number, path, attributes)
 
     def _entry_of(
         self, shard: Shard, origin: str | None, record: int, number: int, path: tuple[str, ...], attributes: Any
-    ) -> Entry:
+    ) -> StoredRecord:
         ends = shard.ends
         place = RecordPlace(number, ends[record - 1] if record else 0, ends[record], origin)
-        return Entry(path, attributes, functools.partial(self._load, place), StoredPayload(self, place))
+        return StoredRecord(path, attributes, functools.partial(self.load, place), StoredPayload(self, place))
 
     def _problems(self) -> Iterator[str]:
         """What is wrong with any record, with its shard, and its path where that is known."""
@@ -347,7 +347,7 @@ class ArchiveRecords(Store, Sequence[Any]):
                 self._check_open()
             yield keyed
 
-    def _entries(self) -> Iterator[Entry]:
+    def records(self) -> Iterator[StoredRecord]:
         parts, stop = iter(list(self._parts())), 0
         for number, path, attributes in self._keyed():
             while number >= stop:
@@ -355,7 +355,7 @@ class ArchiveRecords(Store, Sequence[Any]):
                 stop, origin = first + len(shard), shard.origin()
             yield self._entry_of(shard, origin, number - first, number, path, attributes)
 
-    def _load(self, key: RecordPlace) -> Any:
+    def load(self, key: RecordPlace) -> Any:
         number, start, stop, origin = key
         try:
             shard, record = self._place(number)

@@ -465,7 +465,7 @@ class Archive(ArchiveRecords):
     # --- A source and a sink ---
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def writing(self) -> Iterator[Writer]:
         with self._turns.of(self, "lotproc.write(...) or copy(...)"):
             yield from self._taking()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import ArgumentTypeError, CodecError, NotPicklableError, add_note, as_text, got
 from ..codecs import Codec
-from ..protocol import Entry, Item
+from ..protocol import Item, StoredRecord
 from .keys import as_line, as_path
 from .reading import ArchiveRecords
 from .writing import Session
@@ -84,7 +84,7 @@ class ArchiveWriter:
         #: Where each path is among what was taken, with its attributes; only if somebody asks.
         self._taken: dict[bytes, tuple[int, bytes]] | None = None
 
-    def find(self, path: tuple[str, ...]) -> Entry | None:
+    def find(self, path: tuple[str, ...]) -> StoredRecord | None:
         """What there is under a path, with what was taken."""
         session, text = self._begun(), as_path(path)
         if self._taken is None:
@@ -93,10 +93,10 @@ class ArchiveWriter:
                 self._note(number, line)
         taken = self._taken.get(text)
         if taken is None:
-            return self._archive._find(path)
+            return self._archive.find(path)
         number, attributes = taken
         metadata = json.loads(attributes) if attributes else None
-        return Entry(tuple(path), metadata, lambda: self._archive.codec.decode(session.find(number)), None)
+        return StoredRecord(tuple(path), metadata, lambda: self._archive.codec.decode(session.find(number)), None)
 
     def put(self, items: Sequence[Item]) -> None:
         """Take a batch, or none of it if one of them can't be stored."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import math
 import os
-from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from contextlib import closing, contextmanager, suppress
-from types import TracebackType
 from typing import IO, Any, TypeAlias
 
 from ..._files import open_regular
@@ -26,7 +25,7 @@ from ...errors import (
     got,
 )
 from ..codecs import NAMED, CodecLike, as_codec, check_codec, wrong_codec
-from ..protocol import Entry, Path, Store, StoredPayload, Writer, no_such_key
+from ..protocol import Path, Store, StoredPayload, StoredRecord, Writer, no_such_key
 from .entry import DirectoryEntry, EntryStat
 from .files import make_directories
 from .keys import Place, check_directory, place_at, place_of
@@ -106,7 +105,7 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         CodecError: The directory has values of another codec.
     """
 
-    has_metadata = True
+    has_metadata = can_delete = True
     commits_every = 1
 
     def __init__(
@@ -199,12 +198,12 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
     def __contains__(self, key: object) -> bool:
         return self._has(self._place(key))
 
-    def __iter__(self) -> Iterator[tuple[str, ...]]:
+    def paths(self) -> Iterator[Path]:
+        """The keys of all entries, sorted, each before those below it."""
         self._check_open()
         return entries(self._directory, self._suffix, self._has_path)
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    __iter__ = paths
 
     def values(self) -> ValuesView[Any]:
         """The values, each read as it comes; one that is removed meanwhile is passed over."""
@@ -299,8 +298,10 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         names = subdirectories(self._directory, self._suffix)
         return (self.subdb((name,), create=False) for name in names)
 
-    def is_below(self, other: DirectoryStore) -> bool:
+    def is_below(self, other: Store) -> bool:
         """Whether this is the other store's directory, or one that is nested in it."""
+        if not isinstance(other, DirectoryStore):
+            return False
         return f"{self._directory}{os.sep}".startswith(f"{other._directory}{os.sep}")
 
     # --- Its life ----------------------------------------------------------------------------------------------------
@@ -312,11 +313,6 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
     def __enter__(self) -> DirectoryStore:
         self._check_open()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"DirectoryStore({self._name!r})"
@@ -428,27 +424,33 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
             raise no_such_key(self, place.path)
         self._pairs.change(place, self._pairs.prepare(place, None, None), REMOVE, REMOVE)
 
-    def _entries(self) -> Iterator[Entry]:
+    def records(self) -> Iterator[StoredRecord]:
         for path in self:
             found = self._opened(self._found(path))
             if found is not None:  # else it was removed meanwhile
                 value, meta = found
                 with closing(value):
-                    yield Entry(path, meta, value.read, StoredPayload(self, path))
+                    yield StoredRecord(path, meta, value.read, StoredPayload(self, path))
 
-    def _find(self, path: Path) -> Entry | None:
+    def find(self, path: Path) -> StoredRecord | None:
         place = self._place(path)
         found = self._opened(place)
         if found is None:
             return None
         value, meta = found
-        return Entry(place.path, meta, value.read, StoredPayload(self, place.path))
+        return StoredRecord(place.path, meta, value.read, StoredPayload(self, place.path))
 
-    def _load(self, key: Any) -> Any:
+    def load(self, key: Any) -> Any:
         return self[key]
 
+    def delete_many(self, paths: Iterable[Path]) -> None:
+        """Delete what is under some paths, each entry whole; a path with nothing under it is passed over."""
+        for path in paths:
+            with suppress(NoSuchKeyError):
+                del self[path]
+
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def writing(self) -> Iterator[Writer]:
         self._check_open()
         yield DirectoryWriter(self)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import as_text
-from ..protocol import Entry, Item, Path
+from ..protocol import Item, Path, StoredRecord
 from .files import sync_directory
 from .keys import Place
 from .metadata import metadata_text
@@ -25,9 +25,9 @@ class DirectoryWriter:
         self._store = store
         self._unsynced: set[str] = set()
 
-    def find(self, path: Path) -> Entry | None:
+    def find(self, path: Path) -> StoredRecord | None:
         """What there is under a path."""
-        return self._store._find(path)
+        return self._store.find(path)
 
     def put(self, items: Sequence[Item]) -> None:
         """Store a batch, each item whole; nothing of it, where one can't be stored."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ...errors import ArgumentError, ArgumentTypeError, StoreClosedError, got
 from ..codecs import unpickled
-from ..protocol import Entry, StoredPayload, no_such_key
+from ..protocol import StoredPayload, StoredRecord, no_such_key
 from .buffer import WriteBuffer
 from .environment import Environment
 from .keys import Key, Range
@@ -282,20 +282,25 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
 
     # --- As a source ---------------------------------------------------------------------------------------------
 
-    def _entries(self) -> Iterator[Entry]:
+    def paths(self) -> Iterator[tuple[str, ...]]:
+        """The paths that the keys mean, in the order of the keys."""
+        for chunk in self._chunks(EVERYTHING, False, values=False):
+            yield from map(self._form.to_path, chunk)
+
+    def records(self) -> Iterator[StoredRecord]:
         is_plain = self._is_plain
         for chunk in self._chunks(EVERYTHING, False, values=True):
             for key, data in chunk:
                 path = self._form.to_path(key)
                 payload = StoredPayload(self, key.decode() if is_plain else key)
-                yield Entry(path, None, partial(self._decoded, key, data), payload)
+                yield StoredRecord(path, None, partial(self._decoded, key, data), payload)
 
-    def _find(self, path: tuple[str, ...]) -> Entry | None:
+    def find(self, path: tuple[str, ...]) -> StoredRecord | None:
         key = self._form.to_bytes(path)
         if not self.exists(key):
             return None
         shown = key.decode() if self._is_plain else key
-        return Entry(path, None, partial(self._load, shown), StoredPayload(self, shown))
+        return StoredRecord(path, None, partial(self.load, shown), StoredPayload(self, shown))
 
-    def _load(self, key: Any) -> Any:
+    def load(self, key: Any) -> Any:
         return self[key]

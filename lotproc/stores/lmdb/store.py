@@ -452,8 +452,16 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
 
     # --- As a source and a sink ----------------------------------------------------------------------------------
 
+    can_delete = True
+
+    def delete_many(self, paths: Iterable[tuple[str, ...]]) -> None:
+        """Delete what is under some paths, and store that; a path with nothing under it is passed over."""
+        for path in [*paths]:
+            self.delete(path)
+        self.flush()
+
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def writing(self) -> Iterator[Writer]:
         buffer = self._writable()
         self.flush()
         yield LmdbWriter(self, buffer)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...errors import as_text
-from ..protocol import Entry, Item, Path
+from ..protocol import Item, Path, StoredRecord
 from .buffer import WriteBuffer
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ class LmdbWriter:
         self._held: dict[bytes, bytes] = {}
         self._size = 0
 
-    def find(self, path: Path) -> Entry | None:
+    def find(self, path: Path) -> StoredRecord | None:
         """What there is under a path, with what this writer has taken."""
         key = self._store._form.to_bytes(path)
         if key in self._held:
-            return Entry(path, None, partial(self._store._decoded, key, self._held[key]), None)
-        return self._store._find(path)
+            return StoredRecord(path, None, partial(self._store._decoded, key, self._held[key]), None)
+        return self._store.find(path)
 
     def put(self, items: Sequence[Item]) -> None:
         """Take a batch; when one item can't be stored, none of the batch is."""
