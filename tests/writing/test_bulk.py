@@ -45,16 +45,14 @@ from lotproc import (
     NotPicklableError,
     ProcessResult,
     WriteReport,
-    _appending,
-    _applying,
-    _bulk,
-    _encoding,
     fresh,
     inline,
     mirror,
     write,
 )
 from lotproc.errors import UncommittedError
+from lotproc.writing import bulk as _bulk, tree as _applying
+from lotproc.zodb import appending as _appending, encoding as _encoding
 from lotproc.zodb.pinned import pinned_in_thread
 
 

@@ -38,7 +38,6 @@ from lotproc import (
     ResultError,
     Write,
     WriteReport,
-    _applying,
     chunked,
     each,
     fresh,
@@ -50,6 +49,7 @@ from lotproc import (
     snapshot,
     write,
 )
+from lotproc.writing import tree as _applying
 from lotproc.writing.tree import SAVEPOINT_EVERY
 
 keys = st.sampled_from(["a", "b", "_proc"])
