@@ -7,77 +7,25 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
+from rooms import PACKAGE, PICTURE, ROOT, TREES, imported, picture, room_of
 
 import lotproc
-
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "lotproc"
-
-#: Rooms from the top down: a module imports only from its own room and from rows below. Rooms of one row do not know
-#: each other. What is in no folder and not named here is foundation.
-ROWS: list[dict[str, str]] = [
-    {"facade": "__init__ targets pipeline processors"},
-    {"doors": "scanning resuming parallel sources copying ingest export serialization views summaries testing"},
-    {"workers": "workers", "writing": "writing", "tables": "tables"},
-    {"stores": "stores"},
-    {"zodb": "zodb"},
-    {"stages": "traversal filters buffering write_policies snapshots payloads sampling _stamps"},
-]
-
-
-def name_of(path: Path) -> str:
-    """The name of a module below the package; that of a folder for its `__init__`."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
-
-
-TREES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
-ROOMS = {
-    module: next(
-        (
-            (row, room)
-            for row, rooms in enumerate(ROWS)
-            for room in rooms
-            if module.split(".")[0] in rooms[room].split()
-        ),
-        (len(ROWS), "foundation"),
-    )
-    for module in TREES
-}
-
-
-def imported(module: str) -> Iterator[str]:
-    """The modules of lotproc that a module imports, anywhere in its code, for type checkers too."""
-    is_folder = (PACKAGE / module.replace(".", "/") / "__init__.py").exists()
-    above = ["lotproc", *module.split(".")] if is_folder else ["lotproc", *module.split(".")[:-1]]
-    for node in ast.walk(TREES[module]):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            package = above[: len(above) - node.level + 1] if node.level else []
-            source = ".".join(filter(None, [*package, node.module]))
-            # `from . import errors` names a module, `from lotproc import leaves` does not
-            inside = [f"{source}.{alias.name}" for alias in node.names]
-            names = [name if name.partition(".")[2] in TREES else source for name in inside]
-        else:
-            continue
-        for name in names:
-            package_name, _, rest = name.partition(".")
-            if package_name == "lotproc":
-                yield rest or "__init__"
 
 
 @pytest.mark.parametrize("module", TREES)
 def test_a_module_imports_only_from_its_own_room_and_from_those_below(module: str) -> None:
-    wrong = [
-        other for other in imported(module) if ROOMS[other] != ROOMS[module] and ROOMS[other][0] <= ROOMS[module][0]
-    ]
-    assert not wrong, f"{module} is of the {ROOMS[module][1]}, and these are not below it"
+    row, room = room_of(module)
+    others = {other: room_of(other) for other in imported(module)}
+    wrong = [other for other, (below, name) in others.items() if name != room and below <= row]
+    assert not wrong, f"{module} is of the room {room}, and these are not below it"
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
+    """`python tests/rooms.py` draws it anew."""
+    assert PICTURE.read_text(encoding="utf-8") == picture()
 
 
 def test_no_circles() -> None:
