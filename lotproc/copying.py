@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
@@ -19,11 +19,14 @@ from .sources import Source, as_store
 from .stores.protocol import OUTPUT, Item, Store, StoredRecord, Writer, as_attributes, as_item
 from .traversal import walk
 from .views import bar
+from .writing.batches import apply_batches
+from .writing.conflicts import opened_tree
+from .writing.into_store import check_store, opened_store
+from .writing.options import Options
 from .writing.payload_copies import PayloadCopy, checked_values, restored, takes_blobs
-from .writing.store import check_store, put_batches
-from .writing.tally import Planned, Tally
-from .writing.transactions import already_there, check_writable, stored_attributes
-from .writing.tree import Destination, apply_in_memory, apply_to_database
+from .writing.progress import Done, Progress
+from .writing.storable import stored_attributes
+from .writing.transactions import check_writable
 
 __all__ = ["PayloadCopy", "copy"]
 
@@ -92,24 +95,26 @@ def copy(
         raise ArgumentTypeError(f"copy: output_attribute must be a str, got {got(output_attribute)}")
     if _is_inside(source, target):
         raise ArgumentError(f"copy: the target {brief(target)} is the source {brief(source)}, or lies in it")
+    options = Options("copy", commit_every, if_exists, output=output_attribute)
     if isinstance(target, Store):
-        check_store("copy", target, commit_every, "inline")
+        check_store(options, target)
     else:
         check_writable("copy", target, commit_every)
     entries = source.records() if isinstance(source, Store) else _nodes(source)
     total = len(source) if isinstance(source, Store) else None
-    tally, start = Tally(), perf_counter()
+    done, start = Progress(repr(target) if isinstance(target, Store) else "the database"), perf_counter()
     try:
         hidden = None if progress is None else not progress
         with bar(entries, total, "copy", disable=hidden) as shown:
             if isinstance(target, Store):
-                _into_store(shown, target, output_attribute, if_exists, commit_every, tally)
+                items = _items(target, options, done)
+                apply_batches(shown, opened_store(target, items, commit_every, done), done)
             else:
-                _into_tree(shown, target, output_attribute, if_exists, commit_every, tally)
+                apply_batches(_planned(shown, target, options), opened_tree(target, options, done), done)
     finally:
         if isinstance(entries, Generator):
             entries.close()
-    return tally.report(perf_counter() - start, 0.0)
+    return done.report(perf_counter() - start, 0.0)
 
 
 def _is_inside(source: Source, target: Source) -> bool:
@@ -138,48 +143,34 @@ def _detached(path: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _into_store(
-    entries: Iterable[StoredRecord],
-    store: Store,
-    output: str,
-    if_exists: Present,
-    commit_every: int | None,
-    tally: Tally,
-) -> None:
+def _items(store: Store, options: Options, progress: Progress) -> Callable[[Writer, StoredRecord], list[Item]]:
+    """A function that gives what is to be put for an entry."""
+
     def items(writer: Writer, entry: StoredRecord) -> list[Item]:
-        if if_exists != "replace" and writer.find(entry.path) is not None:
-            if if_exists == "error":
-                raise already_there("copy", entry.path)
-            tally.skipped += 1
+        if options.if_exists != "replace" and writer.find(entry.path) is not None:
+            if options.if_exists == "error":
+                raise options.already_there(entry.path)
+            progress.add(Done(skipped=1))
             return []
         value = entry.load()
-        tally.written += 1
-        tally.last_path = entry.path
+        progress.add(Done(1, 0, entry.path))
         if entry.metadata is None:
             as_it_is = store.codec.holds_mappings or not isinstance(value, Mapping)
         else:
             as_it_is = store.has_metadata
         if as_it_is:
             return [Item(entry.path, value, entry.metadata)]
-        attributes = as_attributes("copy", entry.path, entry.metadata, value, output)
-        return [as_item("copy", store, entry.path, attributes, output)]
+        attributes = as_attributes("copy", entry.path, entry.metadata, value, options.output)
+        return [as_item("copy", store, entry.path, attributes, options.output)]
 
-    put_batches(store, entries, items, commit_every, tally)
+    return items
 
 
-def _into_tree(
-    entries: Iterable[StoredRecord],
-    root: BaseNode,
-    output: str,
-    if_exists: Present,
-    commit_every: int | None,
-    tally: Tally,
-) -> None:
-    connection = connection_of(root)
-    blobs = takes_blobs(connection)
-
-    def planned(entry: StoredRecord) -> Planned:
-        attributes = as_attributes("copy", entry.path, entry.metadata, entry.load(), output)
+def _planned(entries: Iterable[StoredRecord], root: BaseNode, options: Options) -> Iterator[list[Write]]:
+    """The entries as writes into a tree."""
+    blobs = takes_blobs(connection_of(root))
+    for entry in entries:
+        attributes = as_attributes("copy", entry.path, entry.metadata, entry.load(), options.output)
         for name, value in attributes.items():
             if not isinstance(name, str):
                 raise ArgumentTypeError(
@@ -193,11 +184,4 @@ def _into_tree(
                     f"copy: attribute {name!r} of {as_text(entry.path)} is a payload, which needs a database with a "
                     f"directory for blobs, and that of {root.key!r} has none"
                 )
-        return Planned([Write(entry.path, attributes)], [], [])
-
-    to = Destination(root, if_exists, "inline", None)
-    batches = map(planned, entries)
-    if connection is None:
-        apply_in_memory(to, batches, tally, None)
-    else:
-        apply_to_database(to, batches, commit_every, tally, None)
+        yield [Write(entry.path, attributes)]

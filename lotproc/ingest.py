@@ -20,7 +20,8 @@ from ._public import public
 from ._stage import check_choice, check_root, stage
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, as_text, got
 from .file_models import FileFailure, IndexedFile, IngestReport
-from .writing.transactions import check_classes, check_writable, stored_attributes, undone_on_failure
+from .writing.storable import check_classes, stored_attributes
+from .writing.transactions import check_writable, undone_on_failure
 
 __all__ = [
     "index_files",

@@ -13,7 +13,8 @@ from .errors import brief
 from .models import ProcessResult, WriteReport
 from .stores.protocol import Store
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
-from .writing.planning import Policy, write
+from .writing.planning import Policy
+from .writing.running import write
 
 __all__ = ["InlineTarget", "MirrorTarget", "NewDatabaseTarget", "WriteTarget"]
 

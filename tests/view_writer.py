@@ -73,7 +73,7 @@ def main(kind: str, place: str) -> None:
 
 
 if __name__ == "__main__":
-    from lotproc.writing import bulk as _bulk
+    from lotproc.writing import stored_nodes as _stored_nodes
 
-    _bulk.MANY = 3
+    _stored_nodes.MANY = 3
     main(*sys.argv[1:])

@@ -1,40 +1,22 @@
-"""What holds around every change of a tree: it can be written to, it can be stored, and a failure undoes it."""
+"""Transactions: savepoints and undo around every change of a tree (`undone_on_failure`), and what can't be changed."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lotdb import BaseNode
-from persistent import Persistent
-from persistent.wref import WeakRef
 from transaction._transaction import Status
-from ZODB.broken import broken_cache
-from ZODB.POSException import ConflictError, POSKeyError
 from ZODB.utils import z64
-from zodbpickle import pickle as zodb_pickle
 
 from .._interrupts import uninterrupted
-from .._nodes import connection_of, dumps_detached, missing_class
+from .._nodes import connection_of
 from .._stage import check_count
-from ..errors import (
-    ArgumentError,
-    DetachError,
-    ExistsError,
-    NoSuchKeyError,
-    NotPicklableError,
-    ReadOnlyTreeError,
-    add_note,
-    as_text,
-    got,
-)
+from ..errors import ArgumentError, ReadOnlyTreeError, add_note
 from ..zodb.appending import check_there, clear_remains
 
-__all__ = [
-    *("Changes", "already_there", "check_classes", "check_storable", "check_writable", "not_there", "plain_pickle"),
-    *("stored_attributes", "undone_on_failure"),
-]
+__all__ = ["Changes", "check_writable", "is_clean", "undone_on_failure"]
 
 
 class Changes:
@@ -108,6 +90,16 @@ def undone_on_failure(root: BaseNode) -> Iterator[Changes]:
         raise
 
 
+def is_clean(connection: Any) -> bool:
+    """Whether a commit of the connection's transaction would do nothing at all."""
+    transactions = connection.transaction_manager
+    if transactions.explicit or connection._storage is not connection._normal_storage:
+        return False
+    transaction = transactions.get()
+    hooks = (*transaction.getBeforeCommitHooks(), *transaction.getAfterCommitHooks())
+    return not (transaction._resources or transaction.isDoomed() or hooks)
+
+
 def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:
     """Refuse a tree that can't be written to, or not committed as asked."""
     connection = connection_of(root)
@@ -125,121 +117,3 @@ def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:
         raise ReadOnlyTreeError(
             f"{name}: the connection of {root.key!r} is read-only; open the database without read_only=True"
         )
-
-
-def check_storable(name: str, path: tuple[str, ...], attributes: Mapping[str, Any], connection: Any) -> bool:
-    """Refuse a value that the database can't store while its name is known; the commit would only say that it can't.
-
-    Whether the values are plain: none of them is, or holds, a persistent object.
-    """
-    plain = True
-    for attribute, value in attributes.items():
-        if type(value) in (type(None), bool, int, float, str, bytes):
-            continue
-        missing = missing_class(value)
-        if missing is not None:
-            raise DetachError(
-                f"{name}: attribute {attribute!r} of {as_text(path)} can't be stored: it holds a {missing}, which "
-                f"can't be imported; install what {missing} is in"
-            )
-        try:
-            plain = _store_nowhere(value, connection) and plain
-        except Exception as error:
-            raise NotPicklableError(
-                f"{name}: attribute {attribute!r} of {as_text(path)} can't be stored: {error}; got {got(value)}"
-            ) from error
-    return plain
-
-
-def _store_nowhere(value: Any, connection: Any) -> bool:
-    """Pickle a value as a ZODB connection will: each new persistent object in it on its own.
-
-    Whether there was none.
-    """
-    plain = True
-    new: dict[int, Persistent] = {}
-
-    def persistent_id(value: Any) -> str | None:
-        nonlocal plain
-        if not isinstance(value, (Persistent, WeakRef)):
-            return None
-        plain = False
-        if isinstance(value, WeakRef):
-            return "stored"
-        if value._p_jar is None:
-            new.setdefault(id(value), value)
-        elif value._p_jar is not connection:
-            raise TypeError(f"it holds a {type(value).__qualname__} of another database connection")
-        return "stored"
-
-    def dump(value: Any) -> None:
-        pickler = zodb_pickle.Pickler(_Nowhere(), 3)
-        pickler.persistent_id = persistent_id
-        pickler.dump(value)
-
-    dump(value)
-    seen = 0
-    while seen < len(new):
-        found = list(new.values())
-        for item in found[seen:]:
-            dump(item.__getstate__())
-        seen = len(found)
-    return plain
-
-
-def check_classes(name: str, path: tuple[str, ...], node: BaseNode, replaced: Container[str] | None) -> None:
-    """Refuse to store attributes again whose class can't be imported: with the class there again, they could be lost.
-
-    Args:
-        name: What writes, for errors.
-        path: The node's path.
-        node: The node that is written to.
-        replaced: The attributes that do not stay; `None`: none does.
-    """
-    stored = stored_attributes(name, path, node)
-    for attribute, value in stored.items() if broken_cache else ():  # else ZODB has met no such class
-        missing = None if replaced is None or attribute in replaced else missing_class(value)
-        if missing is not None:
-            raise DetachError(
-                f"{name}: attribute {attribute!r} of {as_text(path)} holds a {missing}, which can't be imported, and "
-                f"would be stored again with what is written beside it; install what {missing} is in, or write to "
-                f"another node: inline('_proc')"
-            )
-
-
-def stored_attributes(name: str, path: tuple[str, ...], node: BaseNode) -> dict[str, Any]:
-    """All attributes of a live node."""
-    try:
-        return dict(node.attribute_storage.items())
-    except (ConflictError, POSKeyError, OSError, MemoryError):
-        raise
-    except Exception as error:  # a class derived from dict or list, say, that can't be imported
-        raise DetachError(
-            f"{name}: the attributes of {as_text(path)} can't be read: {error.__cause__ or error}; install what their "
-            f"classes are in"
-        ) from error
-
-
-def already_there(name: str, path: tuple[str, ...]) -> ExistsError:
-    """The error for a path where something is, with `if_exists="error"`."""
-    others = '"merge", "replace" or "skip"' if name == "write" else '"replace" or "skip"'
-    return ExistsError(f"{name}: {as_text(path)} is already there; if_exists={others} would go on")
-
-
-def not_there(name: str, path: tuple[str, ...], nearest: tuple[str, ...] | None) -> NoSuchKeyError:
-    """The error for a path where nothing is, with `if_missing="error"`."""
-    hint = "" if nearest is None else f"; the nearest that is there is {as_text(nearest)}"
-    return NoSuchKeyError(f'{name}: nothing is at {as_text(path)}{hint}; if_missing="make" would make it')
-
-
-def plain_pickle(value: Any) -> bytes | None:
-    """The pickle of a value that holds no persistent object; `None` for all others."""
-    try:
-        return dumps_detached(value, protocol=3)
-    except Exception:
-        return None
-
-
-class _Nowhere:
-    def write(self, data: bytes) -> int:
-        return len(data)

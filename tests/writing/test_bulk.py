@@ -51,7 +51,7 @@ from lotproc import (
     write,
 )
 from lotproc.errors import UncommittedError
-from lotproc.writing import bulk as _bulk, tree as _applying
+from lotproc.writing import bulk as _bulk, conflicts as _conflicts, stored_nodes as _stored_nodes
 from lotproc.zodb import appending as _appending, encoding as _encoding
 from lotproc.zodb.pinned import pinned_in_thread
 
@@ -89,7 +89,7 @@ def live_only() -> Iterator[Served]:
     def refuse(*_: Any, **__: Any) -> None:
         raise _bulk.NotServed
 
-    with mock.patch.object(_applying, "Bulk", refuse):
+    with mock.patch.object(_conflicts, "Bulk", refuse):
         yield Served()
 
 
@@ -346,13 +346,13 @@ def test_results_below_nodes_that_are_read_ahead(kinds: list[type], inner: int, 
     ahead = []
 
     def do(root: BaseNode) -> Any:
-        read_ahead = _bulk.Bulk._read_ahead
+        read_ahead = _stored_nodes.StoredNodes._read_ahead
 
-        def watched(bulk: _bulk.Bulk, *args: Any) -> None:
-            read_ahead(bulk, *args)
-            ahead.append(len(bulk._ahead))
+        def watched(stored: _stored_nodes.StoredNodes, *args: Any) -> None:
+            read_ahead(stored, *args)
+            ahead.append(len(stored._ahead))
 
-        with mock.patch.object(_bulk.Bulk, "_read_ahead", watched):
+        with mock.patch.object(_stored_nodes.StoredNodes, "_read_ahead", watched):
             return write(inline("_proc", "summary"), root, [[result] for result in found], commit_every=200)
 
     assert everything("records", tree, {}, (), do) == everything("live", tree, {}, (), do)
@@ -441,7 +441,7 @@ def test_skipping_and_overwriting_what_waits_needs_no_live_nodes() -> None:
 
 
 def test_what_is_skipped_over_and_over_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_applying, "MOST_NODES", 20)
+    monkeypatch.setattr(_conflicts, "MOST_NODES", 20)
     with database() as db:
         root = db.open_connection()
         write(mirror(), root, inlined(200), commit_every=1000)
@@ -462,8 +462,8 @@ def test_what_is_skipped_over_and_over_is_not_remembered(monkeypatch: pytest.Mon
 
 
 def test_only_so_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_applying, "MOST_WAITING", 50)
-    monkeypatch.setattr(_applying, "SAVEPOINT_EVERY", 20)
+    monkeypatch.setattr(_conflicts, "MOST_WAITING", 50)
+    monkeypatch.setattr(_conflicts, "SAVEPOINT_EVERY", 20)
     with database() as db:
         root = db.open_connection()
         for commit_every, serves in ((50, True), (51, False)):
@@ -525,7 +525,7 @@ def test_no_file_stays_open_after_a_commit() -> None:
         gc.collect()
         gc.disable()
         try:
-            with mock.patch.object(_bulk, "pinned_in_thread", watched):
+            with mock.patch.object(_stored_nodes, "pinned_in_thread", watched):
                 write(inline("_proc"), root, [inlined(60), inlined(60, 60)], commit_every=60)
                 write(mirror("wide"), root, [inlined(60)], commit_every=60)
             assert [pinned() for pinned in held] == [None, None]
@@ -837,7 +837,7 @@ MINE: dict[str, list[Path]] = {
 @pytest.mark.parametrize("mine", MINE)
 def test_changes_in_between_have_the_same_outcome(mine: str, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one try they conflict, or not; where it is tried again, the results are applied to what is there then."""
-    monkeypatch.setattr(_applying, "MOST_TRIES", tries)
+    monkeypatch.setattr(_conflicts, "MOST_TRIES", tries)
     conflicts = {"records": 0, "live": 0}
     for other in OTHERS:
         outcomes = []
@@ -1192,7 +1192,7 @@ STORAGES: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("name", STORAGES)
 def test_any_storage_will_do(tmp_path: pathlib.Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_applying, "MOST_TRIES", 1)
+    monkeypatch.setattr(_conflicts, "MOST_TRIES", 1)
     shapes = []
     for plane in PLANES:
         db, root, _ = tree_in(STORAGES[name](str(tmp_path / f"{plane}.fs")))

@@ -24,7 +24,7 @@ from ZODB.scripts import fstest
 
 import lotproc as lp
 from lotproc._interrupts import uninterrupted
-from lotproc.writing import transactions as _transactions, tree as _applying
+from lotproc.writing import conflicts as _conflicts, transactions as _transactions
 
 RESULT = ("_proc", "double")
 TO = lp.inline(*RESULT)
@@ -483,7 +483,7 @@ def test_what_can_not_be_applied_again_is_not(why: str, monkeypatch: pytest.Monk
         if why == "changes of the caller":
             root.gn("b").set_attribute("x", 1)
         else:
-            monkeypatch.setattr(_applying, "MOST_WAITING", 1)
+            monkeypatch.setattr(_conflicts, "MOST_WAITING", 1)
 
         def source() -> Iterator[list[lp.ProcessResult]]:
             other = db.open_connection(connection_id="other")
@@ -494,7 +494,7 @@ def test_what_can_not_be_applied_again_is_not(why: str, monkeypatch: pytest.Monk
 
         with pytest.raises(ConflictError) as raised:
             lp.write(lp.mirror(), root, source(), commit_every=9)
-        assert raised.value.__notes__[-1] == _applying.NOT_AGAIN
+        assert raised.value.__notes__[-1] == _conflicts.NOT_AGAIN
         assert contents(root) == committed(db) == {(): {}, ("a",): {"x": 0, "result": 3}, ("b",): {"x": 0}}
 
 

@@ -16,7 +16,7 @@ from test_bulk import PLANES
 from ZODB.POSException import ConflictError
 
 import lotproc as lp
-from lotproc.writing import tree as _applying
+from lotproc.writing import conflicts as _conflicts
 
 keys = st.sampled_from(["a", "b", "c"])
 paths = st.lists(keys, max_size=3).map(tuple)
@@ -260,7 +260,7 @@ def own(script: list[Any]) -> list[Any]:
 
 def outcome(call: Callable[[], lp.WriteReport]) -> tuple[Any, lp.WriteReport]:
     try:
-        with mock.patch.object(_applying, "FIRST_PAUSE", 0):
+        with mock.patch.object(_conflicts, "FIRST_PAUSE", 0):
             return None, call()
     except ConflictError as error:
         return ConflictError, error.report  # type: ignore[attr-defined]

@@ -49,8 +49,8 @@ from lotproc import (
     snapshot,
     write,
 )
-from lotproc.writing import tree as _applying
-from lotproc.writing.tree import SAVEPOINT_EVERY
+from lotproc.writing import conflicts as _conflicts
+from lotproc.writing.conflicts import SAVEPOINT_EVERY
 
 keys = st.sampled_from(["a", "b", "_proc"])
 paths = st.lists(keys, max_size=3).map(tuple)
@@ -798,7 +798,7 @@ def test_a_branch_that_is_not_saved_yet_is_a_target_too() -> None:
 def test_a_commit_that_conflicts_is_tried_again_or_leaves_what_was_committed_before_it(
     tries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_applying, "MOST_TRIES", tries)
+    monkeypatch.setattr(_conflicts, "MOST_TRIES", tries)
     with database() as db:
         root = db.open_connection()
         plant(root, {("a",): {"x": 1}, ("b",): {"x": 1}})

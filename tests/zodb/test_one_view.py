@@ -35,7 +35,7 @@ from ZODB.POSException import POSError, UndoError
 from ZODB.tests.MVCCMappingStorage import MVCCMappingStorage
 
 import lotproc as lp
-from lotproc.writing import bulk as _bulk
+from lotproc.writing import stored_nodes as _stored_nodes
 from lotproc.zodb import appending as _appending
 from lotproc.zodb.pinned import PinnedFile, pinned_view
 
@@ -218,7 +218,7 @@ WORLDS: list[Callable[[Path], Any]] = [
 @pytest.fixture(scope="module", params=WORLDS, ids=lambda make: make.__name__)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with (
-        mock.patch.object(_bulk, "MANY", 3),
+        mock.patch.object(_stored_nodes, "MANY", 3),
         request.param(tmp_path_factory.mktemp(request.param.__name__)) as world,
     ):
         yield world

@@ -1,0 +1,174 @@
+"""Planned writes applied to live nodes, of a tree in memory at the end and all at once."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from difflib import get_close_matches
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from lotdb import BaseNode, DataObject
+
+from .._nodes import connection_of, find
+from .._stamps import STAMPS, VERSION
+from ..models import Write
+from ..zodb.arrays import as_data_node, payload_names, sample_rate, store_payload
+from .options import Options
+from .payload_copies import stand_ins, with_payloads, without_stand_ins
+from .progress import Done, Progress
+from .storable import check_classes, check_storable, plain_pickle
+from .stored_nodes import NotServed, decoded, part_of
+
+__all__ = ["MemoryTree", "apply", "check_batch", "check_there"]
+
+_ABSENT = object()
+#: Values that nobody can change in place.
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+#: Keys among which one is looked for that was meant.
+MOST_COMPARED = 1_000
+
+
+class MemoryTree:
+    """A tree in memory, to which everything is applied, or nothing; what may fail comes before."""
+
+    def __init__(self, root: BaseNode, options: Options, progress: Progress) -> None:
+        self._root, self._options, self._progress = root, options, progress
+        self.commit_every: int | None = None
+        self._writes: list[Write] = []
+
+    def take(self, batch: list[Write]) -> None:
+        self._writes += [
+            Write(planned.path, with_payloads(planned.path, planned.attributes, self._options.arrays, None))
+            for planned in batch
+        ]
+
+    def commit(self) -> None:
+        """Nothing is committed in memory."""
+
+    def finish(self) -> None:
+        check_there(self._writes, self._root, self._options)
+        if self._options.if_exists == "error":
+            coming: set[tuple[str, ...]] = set()
+            for planned in self._writes:
+                if planned.path in coming or find(self._root, planned.path) is not None:
+                    raise self._options.already_there(planned.path)
+                coming.update(planned.path[:depth] for depth in range(len(planned.path) + 1))
+        self._progress.add(apply(self._writes, self._root, self._options))
+        self._progress.finish()
+
+
+def check_there(writes: Iterable[Write], root: BaseNode, options: Options) -> None:
+    """Refuse what would make nodes, if none are to be made."""
+    if options.if_missing == "error":
+        for planned in writes:
+            if find(root, planned.path) is None:
+                raise options.not_there(planned.path, _nearest(root, planned.path))
+
+
+def _nearest(node: BaseNode, path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path of a node that is there: with a key like the first that is missing, or else of the node above."""
+    for depth, key in enumerate(path):
+        child = node.node_storage.get(key)
+        if child is None:
+            alike = get_close_matches(key, islice(node.node_storage.keys(), MOST_COMPARED), 1)
+            return (*path[:depth], *alike)
+        node = child
+    return path
+
+
+def check_batch(writes: Iterable[Write], options: Options, connection: Any) -> bool:
+    """Refuse what can't be stored, before the first is applied; whether all are plain values, which records can hold.
+
+    Raises:
+        NotPicklableError, DetachError: As `check_storable` does.
+    """
+    plain = True
+    for planned in writes:
+        values = planned.attributes
+        payloads, handles = payload_names(values, options.arrays), stand_ins(values)
+        if payloads or handles:
+            values = {name: without_stand_ins(value) for name, value in values.items() if name not in payloads}
+        whole = check_storable("write", planned.path, values, connection)
+        plain = plain and whole and not payloads and not handles
+    return plain
+
+
+def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
+    """Write to live nodes."""
+    connection = connection_of(root)
+    arrays, replaces = options.arrays, options.if_exists == "replace"
+    written, skipped, last_path = 0, 0, None
+    for planned in writes:
+        node = find(root, planned.path)
+        if node is None:
+            node = root.get_node_path(planned.path)
+        elif options.if_exists == "skip" and options.skips(node.get_attribute(VERSION, None)):
+            skipped += 1
+            continue
+        elif options.if_exists == "error":
+            raise options.already_there(planned.path)
+        else:  # stamps that are left would say that this result is another one
+            check_classes("write", planned.path, node, None if replaces else planned.attributes)
+            stale = node.all_attribute_keys() if replaces else STAMPS
+            for name in set(stale) - planned.attributes.keys():
+                if name in node.attribute_storage:
+                    node.delete_attribute(name)
+        attributes = with_payloads(planned.path, planned.attributes, arrays, connection, node)
+        payloads = payload_names(attributes, arrays)
+        rate = sample_rate(attributes)
+        if payloads and node is not root:
+            node = as_data_node(node, payloads[-1], arrays, rate)  # the output is the last
+        for name, value in attributes.items():
+            if isinstance(value, DataObject) and node is not root:
+                node = as_data_node(node, name, "blob", value.samplerate_hz)
+        read: dict[bytes, Any] = {}
+        for name, value in attributes.items():
+            if name in payloads:
+                own = getattr(planned.attributes[name], "samplerate_hz", None)  # that of a handle
+                store_payload(node, name, value, arrays, own or rate)
+            elif not _stored_already(node, name, value, read):
+                node.set_attribute(name, value)
+        written, last_path = written + 1, planned.path
+    return Done(written, skipped, last_path)
+
+
+def _stored_already(node: BaseNode, name: str, value: Any, read: dict[bytes, Any]) -> bool:
+    """Whether an attribute has this value, to the byte: a run that changes nothing must not make the database grow.
+
+    Args:
+        node: The node.
+        name: The name of the attribute.
+        value: What it is to be.
+        read: Records of the node's attributes that were read already.
+    """
+    stored = node.get_attribute(name, _ABSENT)
+    if type(stored) is not type(value):
+        return False
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:  # which is how the database gives it back
+        value = value.astype(value.dtype.newbyteorder("="))
+    pickled = plain_pickle(value)
+    if pickled is None or pickled != plain_pickle(stored):
+        return False
+    return type(value) in _ATOMS or pickled == plain_pickle(_in_database(node.attribute_storage, name, read))
+
+
+def _in_database(tree: Any, name: str, read: dict[bytes, Any]) -> Any:
+    """An attribute as the database has it; in memory it may have been changed in place, which nobody was told of.
+
+    Nothing if that can't be known without more ado, or the tree will be stored anyway.
+    """
+    if tree._p_jar is None or tree._p_changed:
+        return _ABSENT
+    oid = tree._p_oid
+    try:
+        while True:
+            if oid not in read:
+                read[oid] = decoded(part_of, tree._p_jar._storage.load(oid)[0])
+            if type(read[oid]) is dict:
+                return read[oid].get(name, _ABSENT)
+            bounds, parts = read[oid]
+            oid = parts[bisect_right(bounds, name)][0]
+    except NotServed:
+        return _ABSENT

@@ -1,0 +1,151 @@
+"""How far a write has come: counted for its report, told to the ledger at each commit, taken back where it fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import NamedTuple
+
+from ..errors import add_note
+from ..models import Failure, Write, WriteReport, counted
+from .ledger import Ledger
+
+__all__ = ["Done", "Planned", "Progress"]
+
+#: Failures that a report keeps.
+MOST_FAILURES = 1_000
+#: Bytes of failures that wait for the commit, to be written with it.
+MOST_KEPT = 1 << 20
+
+
+class Planned(NamedTuple):
+    """What is to be done about a batch.
+
+    Args:
+        writes: Its writes.
+        failures: Its failures.
+        sources: The paths of records of which the batch's last word is a result, where the ledger asks for them.
+    """
+
+    writes: list[Write]
+    failures: list[Failure]
+    sources: list[tuple[str, ...]]
+
+
+class Done(NamedTuple):
+    """What was applied of some results."""
+
+    written: int = 0
+    skipped: int = 0
+    last_path: tuple[str, ...] | None = None
+
+    def and_then(self, later: Done) -> Done:
+        last_path = self.last_path if later.last_path is None else later.last_path
+        return Done(self.written + later.written, self.skipped + later.skipped, last_path)
+
+
+class Progress:
+    """What a run has done so far.
+
+    Args:
+        target: What it writes to, for the note of an error.
+        ledger: What failures and commits are told to.
+    """
+
+    def __init__(self, target: str, ledger: Ledger | None = None) -> None:
+        self._target, self._ledger = target, ledger
+        #: What was applied; it goes back to what it was where that is undone.
+        self.done = Done()
+        #: Seconds for applying and committing.
+        self.writing = 0.0
+        self._commits = self._failed = 0
+        self._failures: list[Failure] = []
+        self._errors: Counter[str] = Counter()
+        self._kept = self.done  # what stays, whatever comes
+        self._begin()
+
+    def _begin(self) -> None:
+        #: What the ledger was told of by now, and since when it was told nothing.
+        self._told, self._told_failed, self._since = self.done, self._failed, perf_counter()
+
+    def note(self, batch: Planned) -> list[Write]:
+        """Count the failures of a batch, and keep what is known of it; gives its writes."""
+        failures, ledger = batch.failures, self._ledger
+        if failures:
+            self._failed += len(failures)
+            self._failures += failures[: MOST_FAILURES - len(self._failures)]
+            self._errors.update(failure.error for failure in failures)
+        if ledger is not None:
+            for failure in failures:
+                ledger.failed(failure)
+            for path in batch.sources:
+                ledger.wrote(path)
+            if ledger.kept > MOST_KEPT:
+                ledger.flush()
+        return batch.writes
+
+    def add(self, done: Done) -> None:
+        """Count what was applied."""
+        self.done = self.done.and_then(done)
+
+    @property
+    def new(self) -> int:
+        """The results that a commit would store."""
+        return self.done.written - self._told.written
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a commit would store something, or tell the ledger something."""
+        return self.new > 0 or (self._ledger is not None and self._ledger.has_recovered)
+
+    def keep(self) -> None:
+        """What was applied stays, since somebody else committed it."""
+        self._kept = self.done
+
+    def commit(self) -> None:
+        """What was applied was committed."""
+        self._commits += 1
+        self.finish()
+
+    def finish(self) -> None:
+        """What was applied stays, and the ledger is told."""
+        self.keep()
+        if self._ledger is not None:
+            self._ledger.commit(
+                written=self.new,
+                skipped=self.done.skipped - self._told.skipped,
+                failed=self._failed - self._told_failed,
+                seconds=perf_counter() - self._since,
+                last_path=self.done.last_path,
+            )
+        self._begin()
+
+    @contextmanager
+    def taken_back_on_failure(self) -> Iterator[None]:
+        """Forget what did not stay where something fails, and say what stays in the target."""
+        try:
+            yield
+        except BaseException as error:
+            self.done = self._kept
+            if self._ledger is not None:
+                self._ledger.drop_recovered()
+            if self._commits:
+                done = f"{counted(self.done.written, 'result')} in {counted(self._commits, 'commit')}"
+                add_note(error, f"lotproc: before this, {done} went into {self._target}, and stay; the rest was undone")
+            raise
+
+    def report(self, seconds: float, waiting: float) -> WriteReport:
+        return WriteReport(
+            written=self.done.written,
+            skipped=self.done.skipped,
+            commits=self._commits,
+            last_path=self.done.last_path,
+            failed=self._failed,
+            failures=tuple(self._failures),
+            errors=dict(self._errors),
+            seconds=seconds,
+            waiting=waiting,
+            writing=self.writing,
+        )

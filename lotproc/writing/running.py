@@ -1,0 +1,206 @@
+"""`write`: results planned, applied to a tree or a store, committed and reported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
+from time import perf_counter
+from typing import Any, overload
+
+from lotdb import BaseNode
+
+from .._clock import ticking
+from .._missing import noting, tell_all
+from .._stage import check_root, stage
+from ..models import WriteReport
+from ..stores.protocol import OUTPUT, Store
+from ..zodb.arrays import Arrays, check_arrays
+from .batches import apply_batches
+from .conflicts import opened_tree
+from .into_store import check_store, opened_store, planned_items
+from .ledger import Ledger
+from .options import IfExists, IfMissing, Options
+from .planning import Planner, Policy
+from .progress import Progress
+from .transactions import check_writable
+
+__all__ = ["write"]
+
+
+@overload
+def write(
+    policy: Policy,
+    target: BaseNode | Store,
+    results: Iterable[Any],
+    *,
+    output_attribute: str | None = "result",
+    if_exists: IfExists = "merge",
+    if_missing: IfMissing = "make",
+    commit_every: int | None = None,
+    arrays: Arrays = "inline",
+    version: str | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+) -> WriteReport: ...
+@overload
+def write(
+    policy: Policy,
+    target: BaseNode | Store,
+    *,
+    output_attribute: str | None = "result",
+    if_exists: IfExists = "merge",
+    if_missing: IfMissing = "make",
+    commit_every: int | None = None,
+    arrays: Arrays = "inline",
+    version: str | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+) -> Callable[[Iterable[Any]], WriteReport]: ...
+@stage("results")
+def write(
+    policy: Policy,
+    target: BaseNode | Store,
+    *,
+    output_attribute: str | None = "result",
+    if_exists: IfExists = "merge",
+    if_missing: IfMissing = "make",
+    commit_every: int | None = None,
+    arrays: Arrays = "inline",
+    version: str | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+) -> Callable[[Iterable[Any]], WriteReport]:
+    """Write results into a tree or a store: this runs the pipeline.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import ProcessResult, inline, write
+    >>> root = BaseNode("root")
+    >>> report = write(inline("_proc"), root, [ProcessResult(("clip_1",), output=0.5)])
+    >>> report.written, root.get_node_path(["clip_1", "_proc"]).get_attribute("result")
+    (1, 0.5)
+
+    A `write` that fails leaves no trace: what it had applied since the last commit is undone, and changes that were
+    there before it stay. For a tree in memory all results are planned before the first is applied.
+
+    What makes the results may change the tree between two batches: that comes after the results before it. If it
+    commits, it commits these too; if it aborts, they are applied again.
+
+    With `commit_every`, results that make new nodes are written as whole records, several times as fast as through live
+    nodes; the tree shows them from the commit on. Several programs may write to one tree, through ZEO for instance:
+    where one is in the way of another, its results are applied again to what is there by then.
+
+    A store commits by itself: when `write` returns, everything is in it. There the output of a result is the value, and
+    its other attributes are metadata, if the store has metadata and JSON holds them exactly, but for numbers of numpy,
+    which become Python's; else the value is a dict of all attributes. A `write` that fails leaves in a store what was
+    committed: LMDB commits about a thousand results at a time, a directory each batch, an archive all at the end.
+
+    What is written is whole. A `PayloadHandle` among outputs and attributes, in lists, dicts and tuples too, is stored
+    as the payload it stands for, with its data and its sample rate: in a tree as a `DataObject`, whose array is in
+    zarr with `arrays="zarr"`, and else in a blob, as all that is in lists, dicts and tuples; in a store whose codec is
+    "pickle" as a `PayloadCopy`, with other codecs as what its `read()` gives. A value of a store, as its records have
+    it, is read. Iterators are refused, which would be empty after one look; so are values whose class can't be
+    imported, among those too that would be stored again since a result is merged into their node.
+
+    Whatever is raised has a `report`, which says what was committed before.
+
+    Args:
+        policy: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
+        target: The node below which the policy's paths start; `inline` always starts at the root of the target's tree,
+            as the records' paths do. Or a `DirectoryStore`, an `LmdbStore`, an `Archive`.
+        results: `ProcessResult`s, nested in any iterables: what `parallel_map` gives. Each item is a batch. A `Failure`
+            among them is counted, and kept in the report.
+        output_attribute: The attribute that holds the result's output; `None` leaves the output out.
+        if_exists: What to do where the node is already there. "merge": set the result's attributes, keep the others;
+            "replace": drop the others; "skip": leave the node as it is, if it has the `version` that is given;
+            "error": stop. Children always stay.
+        if_missing: What to do where no node is, or nothing under the key of a store. "make": make it, and the nodes
+            above it. "error": stop, before anything of the batch is applied: for metadata of nodes that are there.
+        commit_every: Commit as soon as this many results are written and their batch is whole, and at the end.
+            `None`: the caller commits; a store commits when it suits it, and at the end.
+        arrays: Where outputs and attributes go that are numpy arrays. "inline": into the node's attributes, as they
+            are. "blob", "zarr": into lotdb payloads, which `DataNode.read_data` reads; new nodes, and `BaseNode`s
+            that are there, become `DataNode`s for that, all but `target` itself. A result's attribute
+            `samplerate_hz`, if it has one, is their sample rate. What a payload can't give back as it was stays
+            inline: arrays inside of lists and dicts, without dimensions, of Python objects, of a subclass. What zarr
+            writes lies outside of transactions: what an undone write leaves there is not referred to. A store takes
+            "inline" alone.
+        version: The name of what made the results, "mfcc-3" say. It becomes the attribute `_version` of each written
+            node, by which `pending(..., version="mfcc-3")` knows what is done. Choose another one whenever the same
+            records would give other results. Results whose records went through `pending(..., inputs=True)` get
+            `_inputs` as well.
+        ledger: A file to append to, with a line of JSON for each failure and for each commit; `retry_failed` reads it.
+            A regular file, or to be made; a link to one is refused.
+            Failures wait for the commit that comes next. A record that failed counts as failed until a commit of
+            `write` holds a result with its path that came later; of what the caller commits, the ledger knows
+            nothing.
+
+    Returns:
+        A `WriteReport`. Not lazy; pulls all results. It holds one batch; with `commit_every` also the results since the
+        last commit, up to 10,000; on a tree in memory all planned writes. For the connection's thread only.
+
+    Raises:
+        ArgumentError: An option is out of range; `commit_every` on a tree in memory; a result has an empty key in its
+            path, or its output's name or that of a stamp among its attributes; `ledger` can't be one, or is a file
+            of another kind; `if_exists="replace"` would replace the processed node itself; `if_exists` and
+            `if_missing` are both "error"; a payload needs blobs, and the database has no directory for them.
+        ArgumentTypeError: `target` is neither a node nor a store, or an option has the wrong type.
+        ReadOnlyTreeError, ReadOnlyStoreError: The target can only be read.
+        ResultError: Something came that is no result; says what, and from which batch.
+        NotPicklableError: An output or an attribute can't be stored: it can't be pickled, or is or holds an iterator,
+            or a handle where nothing can take its place; says which, and what to do.
+        DetachError: The class of an output or an attribute can't be imported, or that of one that is there already and
+            would be stored again; names path, attribute and class.
+        PayloadError: The payload that a handle stands for can't be read; says which.
+        NoSuchKeyError: Nothing is at a path, with `if_missing="error"`; names it, and in a tree the nearest that is.
+        CodecError: The codec of a store can't hold a result; says which.
+        ExistsError: A node is already there, with `if_exists="error"`.
+        UncommittedError: What makes the results changed the tree where results wait that came before, or aborted
+            results that can't be applied again.
+        ConflictError: Others were in the way of a commit, 30 times in turn; or once, where the results can't be applied
+            again: the connection had something else to commit, or more than 10,000 results belong to the commit.
+        OSError: The disk is full; what was committed is intact, and the same process can go on once there is room, or
+            close the database.
+    """
+    starts_at_top = not isinstance(target, Store) and getattr(policy, "starts_at_top", False)
+    planner = Planner(
+        "write", policy, output_attribute, version, spares_source=starts_at_top and if_exists == "replace"
+    )
+    options = Options("write", commit_every, if_exists, if_missing, version, arrays, output_attribute or OUTPUT)
+    if not isinstance(target, Store):
+        check_root("write", target, "a lotdb node, a DirectoryStore, an LmdbStore or an Archive")
+    options.check()
+    if isinstance(target, Store):
+        check_store(options, target)
+    else:
+        check_writable("write", target, commit_every)
+        check_arrays("write", target, arrays)
+        while starts_at_top and target.parent is not None:
+            target = target.parent
+    if ledger is not None:
+        Ledger("write", ledger)
+
+    def run(results: Iterable[Any]) -> WriteReport:
+        start = perf_counter()
+        book = None if ledger is None else Ledger("write", ledger)
+        progress = Progress(repr(target) if isinstance(target, Store) else "the database", book)
+        with ticking() as waited, noting() as notes:
+            try:
+                with book or nullcontext():
+                    batches = map(progress.note, planner.planned(results, book))
+                    if isinstance(target, Store):
+                        items = planned_items(target, options, progress)
+                        opened: Any = opened_store(target, items, commit_every, progress)
+                    else:
+                        opened = opened_tree(target, options, progress)
+                    apply_batches(batches, opened, progress)
+            except BaseException as error:
+                with suppress(AttributeError):  # of the few errors that take no attribute
+                    error.report = progress.report(perf_counter() - start, waited.seconds)  # type: ignore[attr-defined]
+                raise
+        report = progress.report(perf_counter() - start, waited.seconds)
+        try:
+            tell_all(notes)  # not before, since a warning can be made an error, and must undo nothing
+        except Warning as warning:
+            warning.report = report  # type: ignore[attr-defined]
+            raise
+        return report
+
+    return run

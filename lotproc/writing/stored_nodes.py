@@ -1,0 +1,170 @@
+"""Nodes that are there, found through their records: what new nodes are hung below without a live node."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from BTrees.OOBTree import OOBTree
+from lotdb import BaseNode
+from ZODB.utils import z64
+
+from ..errors import DamagedDatabaseError
+from ..zodb.encoding import KNOWN, NotServed, Reference, read_node, read_record
+from ..zodb.pinned import PinnedStorage, as_oids, pinned_in_thread
+from ..zodb.records import EMPTY_TREE, NODE, NodeReader, beginning_with
+
+__all__ = ["NOTHING", "Node", "NotServed", "StoredNodes", "decoded", "is_known", "part_of"]
+
+#: Nodes read, from which on it pays to open the file once more and read the records from there.
+MANY = 50
+#: Parts of a tree that are read together, when one is asked for after the one before it.
+AHEAD = 32
+
+#: What most nodes have of most things, so that they need no dict of their own; nothing is ever put into it.
+NOTHING: dict[str, Any] = {}
+
+
+class Node:
+    """A node that writes run through.
+
+    Args:
+        oid: Its id, if it is there; one to be made gets its own when it is stored.
+        kind: Its class.
+    """
+
+    __slots__ = ("attributes", "below", "is_there", "kind", "new", "oid", "serial", "stored", "tree")
+
+    def __init__(self, oid: bytes = b"", kind: type = BaseNode) -> None:
+        self.oid = oid
+        self.kind = kind
+        self.is_there = bool(oid)
+        self.attributes: Mapping[str, Any] = NOTHING  # of one to be made
+        self.below: dict[str, Node] = NOTHING  # children that writes run through
+        self.new: dict[str, Node] = NOTHING  # those of them that are to be made
+        self.tree = b""  # the id of its tree of children; empty as long as it was not read
+        self.serial = z64  # the transaction that stored that tree
+        self.stored: dict[str, Reference] | None = None  # its items; None if it is stored in parts
+
+
+class StoredNodes:
+    """Finds the children of nodes in the records of a database, at one transaction.
+
+    Args:
+        connection: A connection to the database.
+        view: The transaction.
+    """
+
+    def __init__(self, connection: Any, view: bytes) -> None:
+        self._connection, self._view = connection, view
+        self._load: Callable[[bytes], tuple[bytes, bytes]] = connection._normal_storage.load
+        self._loads = 0
+        self._pinned: PinnedStorage | None = None  # what reads faster, once it is worth its making
+        self._reader = NodeReader()
+        self._ahead: dict[bytes, tuple[bytes, bytes]] = {}  # childless nodes: their trees, and who stored these
+        self._parts: dict[bytes, Any] = {}  # of trees that are stored in parts
+
+    def child(self, node: Node, key: str) -> Node | None:
+        """The child of a node, if it is there.
+
+        Raises:
+            NotServed: It can't be found without live nodes, or is of a class that is not known.
+        """
+        if not node.tree:
+            self._read(node)
+        items = self._in_parts(node.tree, key) if node.stored is None else node.stored
+        reference = items.get(key)
+        if reference is None:
+            return None
+        if not is_known(reference):
+            raise NotServed
+        return Node(*reference)
+
+    def _read(self, node: Node) -> None:
+        known = self._ahead.pop(node.oid, None)
+        if known is not None:
+            node.tree, node.serial = known
+            node.stored = {}
+            return
+        self._loads += 1
+        if self._loads == MANY:
+            self._pinned = pinned_in_thread(self._view, self._connection)
+            self._load = self._pinned.load
+        found = decoded(read_node, self._load(node.oid)[0])
+        if found is None or found[0] is not node.kind:
+            raise NotServed
+        data, node.serial = self._load(found[1])
+        part = {} if data == EMPTY_TREE else decoded(part_of, data)
+        if type(part) is dict:
+            node.stored = part
+        else:
+            self._parts[found[1]] = part
+        node.tree = found[1]
+
+    def _in_parts(self, oid: bytes, key: str) -> dict[str, Reference]:
+        """The items of the part of a tree in which a key would be."""
+        while True:
+            part = self._parts.get(oid)
+            if part is None:
+                part = self._parts[oid] = decoded(part_of, self._load(oid)[0])
+            if type(part) is dict:
+                return part
+            bounds, parts = part
+            number = bisect_right(bounds, key)
+            oid = parts[number][0]
+            if self._pinned is not None and number and oid not in self._parts and parts[number - 1][0] in self._parts:
+                self._read_ahead(parts[number : number + AHEAD], self._pinned)
+
+    def _read_ahead(self, parts: Iterable[Reference], pinned: PinnedStorage) -> None:
+        """Read parts of a tree, and the nodes in them, many at once: it seems that all of them will be asked for."""
+        oids = [oid for oid, _ in parts]
+        children: dict[bytes, str] = {}
+        try:
+            found = pinned.load_many(as_oids(oids))
+            for oid, start, length in zip(oids, found.starts.tolist(), found.lengths.tolist(), strict=True):
+                part = self._parts[oid] = decoded(part_of, bytes(found.data[start : start + length]))
+                if type(part) is not dict:
+                    return
+                children.update({child[0]: key for key, child in part.items() if is_known(child, BaseNode)})
+            records = pinned.load_many(as_oids(list(children)))
+            nodes = self._reader.read(records, list(children.values()))
+            usual = np.flatnonzero(nodes.usual & beginning_with(NODE, records))
+            trees = pinned.load_many(nodes.children[usual])
+        except DamagedDatabaseError:
+            return  # what is damaged is told of when it is asked for
+        childless = (trees.lengths == len(EMPTY_TREE)) & beginning_with(EMPTY_TREE, trees)
+        nodes_oids = list(children)
+        for row, tree, tid in zip(
+            usual[childless].tolist(), nodes.children[usual][childless], trees.tids[childless], strict=True
+        ):
+            self._ahead[nodes_oids[row]] = tree.tobytes(), tid.tobytes()
+
+
+def is_known(reference: Reference, *kinds: type) -> bool:
+    """Whether it refers to a node of a known class, or of these, in the same database."""
+    return type(reference) is tuple and reference[1] in (kinds or KNOWN) and type(reference[0]) is bytes
+
+
+def part_of(record: bytes) -> Any:
+    """A part of a tree of children or attributes: its items, or the keys at which it is parted and its parts."""
+    kind, state = read_record(record)
+    if kind is OOBTree and state is not None:
+        if len(state) > 1:
+            return state[0][1::2], state[0][::2]
+        state = state[0][0]  # all in one bucket, which is stored with the tree
+    items = () if state is None else state[0]
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    """What a function makes of a record.
+
+    Raises:
+        NotServed: It can't be read without live nodes.
+    """
+    try:
+        return decode(data)
+    except Exception as error:  # a class that is not there, a record of another kind: the live tree knows, or says
+        raise NotServed from error
