@@ -36,8 +36,7 @@ from .errors import ArgumentTypeError, as_text, got
 from .payloads import PayloadHandle
 
 __all__ = [
-    *("DIGEST", "INPUTS", "INPUTS_WITH_FILES", "STAMPS", "VERSION", "inputs_digest", "inputs_stamp"),
-    "is_inputs_stamp",
+    *("DIGEST", "INPUTS", "INPUTS_WITH_FILES", "STAMPS", "VERSION", "inputs_stamp", "is_inputs_stamp"),
 ]
 
 #: The attributes of a written node that hold its stamps.
@@ -53,17 +52,23 @@ DIGEST = 2 * SIZE
 INPUTS_WITH_FILES = 2 * DIGEST + 1
 
 
-def inputs_digest(name: str, path: Iterable[str], attributes: Mapping[str, Any]) -> str:
-    """What a record's attributes are known by: 32 hexadecimal digits, the same for the same values of the same types.
+def inputs_stamp(name: str, path: Iterable[str], attributes: Mapping[str, Any]) -> str:
+    """What `pending(inputs=True)` knows a record by: the digest of its values, and one of the files behind them.
 
-    >>> inputs_digest("pending", ("clip_1",), {"unit": "s", "seconds": 1.5})
+    >>> inputs_stamp("pending", ("clip_1",), {"unit": "s", "seconds": 1.5})
     '809a1bd3626c1b2a8be2ae9b76b41648'
-    >>> inputs_digest("pending", ("clip_1",), {"seconds": 1.5, "unit": "s"})
+    >>> inputs_stamp("pending", ("clip_1",), {"seconds": 1.5, "unit": "s"})
     '809a1bd3626c1b2a8be2ae9b76b41648'
+    >>> len(inputs_stamp("pending", ("clip_1",), {"file": pathlib.Path("clip_1.wav")}))
+    65
 
-    It is the same in every process, on every machine of the same byte order and in every version of Python. Payloads
-    are not read: a handle counts by what it says of the payload, and by the name of its file inside of the database's
-    folder, which a payload that is written anew does not keep.
+    The first is the same in every process, on every machine of the same byte order and in every version of Python.
+    Payloads are not read: a handle counts by what it says of the payload, and by the name of its file inside of the
+    database's folder, which a payload that is written anew does not keep.
+
+    The second one is there only where a value is or holds a path of this system, or a handle to a zarr array. It counts
+    their sizes and modification times, for an array those of all files in its folder. Files are not opened; one that
+    is missing counts as such, and is no error.
 
     Args:
         name: The stage, for errors.
@@ -72,27 +77,6 @@ def inputs_digest(name: str, path: Iterable[str], attributes: Mapping[str, Any])
 
     Raises:
         ArgumentTypeError: A value holds itself, is nested too deep, belongs to a database, or can't be taken apart.
-    """
-    return _digest(name, path, attributes)[0]
-
-
-def inputs_stamp(name: str, path: Iterable[str], attributes: Mapping[str, Any]) -> str:
-    """What `pending(inputs=True)` knows a record by: the digest of its values, and one of the files behind them.
-
-    >>> inputs_stamp("pending", ("clip_1",), {"seconds": 1.5, "unit": "s"})
-    '809a1bd3626c1b2a8be2ae9b76b41648'
-    >>> len(inputs_stamp("pending", ("clip_1",), {"file": pathlib.Path("clip_1.wav")}))
-    65
-
-    The second one is there only where a value is or holds a path of this system, or a handle to a zarr array. It counts
-    their sizes and modification times, for an array those of all files in its folder. Files are not opened; one that
-    is missing counts as such, and is no error.
-
-    Args:
-        name, path, attributes: As for `inputs_digest`.
-
-    Raises:
-        ArgumentTypeError: As from `inputs_digest`.
     """
     digest, files = _digest(name, path, attributes)
     if not files:

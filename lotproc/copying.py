@@ -23,7 +23,7 @@ from .writing.batches import apply_batches
 from .writing.conflicts import opened_tree
 from .writing.into_store import check_store, opened_store
 from .writing.options import Options
-from .writing.payload_copies import PayloadCopy, checked_values, restored, takes_blobs
+from .writing.payload_copies import PayloadCopy, as_payload, checked_values
 from .writing.progress import Done, Progress
 from .writing.storable import stored_attributes
 from .writing.transactions import check_writable
@@ -168,7 +168,7 @@ def _items(store: Store, options: Options, progress: Progress) -> Callable[[Writ
 
 def _planned(entries: Iterable[StoredRecord], root: BaseNode, options: Options) -> Iterator[list[Write]]:
     """The entries as writes into a tree."""
-    blobs = takes_blobs(connection_of(root))
+    connection = connection_of(root)
     for entry in entries:
         attributes = as_attributes("copy", entry.path, entry.metadata, entry.load(), options.output)
         for name, value in attributes.items():
@@ -178,10 +178,5 @@ def _planned(entries: Iterable[StoredRecord], root: BaseNode, options: Options) 
                     f"{got(name)}"
                 )
             checked_values("copy", entry.path, {name: value})
-            attributes[name] = restored(value)
-            if attributes[name] is not value and not blobs:
-                raise ArgumentError(
-                    f"copy: attribute {name!r} of {as_text(entry.path)} is a payload, which needs a database with a "
-                    f"directory for blobs, and that of {root.key!r} has none"
-                )
+            attributes[name] = as_payload("copy", entry.path, name, value, connection)
         yield [Write(entry.path, attributes)]

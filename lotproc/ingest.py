@@ -253,7 +253,14 @@ def ingest_files(
     def run(files: Iterable[IndexedFile]) -> IngestReport:
         sources: dict[tuple[str, ...], Path] = {}
         failures = []
-        ingested = skipped = commits = 0
+        ingested = skipped = commits = waiting = 0
+
+        def commit() -> None:
+            nonlocal commits, waiting
+            with uninterrupted():
+                changes.commit()
+            commits, waiting = commits + 1, 0
+
         with undone_on_failure(root) as changes, _undone_in_memory(root) as put:
             for item in files:
                 path, file = _checked(item)
@@ -267,14 +274,11 @@ def ingest_files(
                 sources[path] = file
                 ingested += attached
                 skipped += not attached
-                if attached and commit_every is not None and ingested % commit_every == 0:
-                    with uninterrupted():
-                        changes.commit()
-                    commits += 1
-            if commit_every is not None and ingested % commit_every:
-                with uninterrupted():
-                    changes.commit()
-                commits += 1
+                waiting += attached
+                if waiting and waiting == commit_every:
+                    commit()
+            if waiting and commit_every is not None:
+                commit()
         return IngestReport(ingested, skipped, commits, tuple(failures))
 
     return run

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from .._files import open_regular
@@ -47,7 +47,7 @@ class Ledger:
 
     Args:
         name: The stage, for errors.
-        path: The file; it is made when the ledger is opened, in a folder that is there.
+        path: The file; it is made when the `with` begins, in a folder that is there.
 
     Raises:
         ArgumentError: The folder is not there, or the file is something else than a ledger: a link, for one.
@@ -60,9 +60,8 @@ class Ledger:
         self.outstanding: set[tuple[str, ...]] = set()
         self._recovered: set[tuple[str, ...]] = set()
         self._kept = bytearray()
-        self._file = -1
 
-    def open(self) -> Ledger:
+    def __enter__(self) -> Ledger:
         """Read what is outstanding, and open the file for appending.
 
         Raises:
@@ -70,11 +69,9 @@ class Ledger:
             OSError: The file can't be opened, with a note that names it.
         """
         try:
-            try:
-                with open(_opened(self.name, self.path), "rb") as file:
-                    self.outstanding = _outstanding(self.name, self.path, file)
-            except FileNotFoundError:
-                self.outstanding = set()
+            self.outstanding = set()
+            with suppress(FileNotFoundError):
+                self.outstanding = _outstanding(self.name, self.path)
             self._recovered, self._kept = set(), bytearray()
             self._file = _opened(self.name, self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as error:
@@ -82,26 +79,16 @@ class Ledger:
             raise
         return self
 
-    def close(self) -> None:
-        """Append the failures kept, wait until they are on the disk, and close the file; raises as `commit` does."""
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Append the failures kept, wait until they are on the disk, and close the file."""
         try:
             self._append(bytes(self._kept), sync=True)
-        finally:
-            file, self._file = self._file, -1
-            os.close(file)
-
-    def __enter__(self) -> Ledger:
-        return self.open()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
         except OSError as problem:
             if error is None:
                 raise
             add_note(error, f"{self.name}: and the ledger {self.path} can't be written: {problem}")
+        finally:
+            os.close(self._file)
 
     @property
     def kept(self) -> int:
@@ -147,16 +134,9 @@ class Ledger:
             OSError: They can't be written, with a note that names the file. Failures whose lines are not in it are
                 still kept, and what is noted as recovered is still noted.
         """
+        counts = {"written": written, "skipped": skipped, "failed": failed, "seconds": round(seconds, 3)}
         recovered = {"recovered": sorted(self._recovered)} if self._recovered else {}
-        line = _line(
-            "commit",
-            written=written,
-            skipped=skipped,
-            failed=failed,
-            seconds=round(seconds, 3),
-            last_path=last_path,
-            **recovered,
-        )
+        line = _line("commit", **counts, last_path=last_path, **recovered)
         self._append(bytes(self._kept) + line, sync=True)
         self.outstanding -= self._recovered
         self._recovered.clear()
@@ -205,9 +185,7 @@ def outstanding_failures(name: str, path: str | os.PathLike[str]) -> list[tuple[
         ArgumentError: The file is not there, or something else than a ledger.
         ArgumentTypeError: `path` is no path.
     """
-    checked = _checked(name, path, must_exist=True)
-    with open(_opened(name, checked), "rb") as file:
-        return sorted(_outstanding(name, checked, file))
+    return sorted(_outstanding(name, _checked(name, path, must_exist=True)))
 
 
 def _checked(name: str, path: object, *, must_exist: bool = False) -> str:
@@ -250,7 +228,7 @@ def _check_start(name: str, path: str, file: BinaryIO) -> None:
         text = line.strip(BLANK)
         if not text:
             continue
-        if text.startswith(STARTS) or _event(text) in ("failure", "commit"):
+        if text.startswith(STARTS) or _parsed(text).get("event") in ("failure", "commit"):
             return
         if not any(start.startswith(text) for start in STARTS):
             start = brief(text[:MAX_BRIEF].decode(errors="replace"))
@@ -260,16 +238,18 @@ def _check_start(name: str, path: str, file: BinaryIO) -> None:
             )
 
 
-def _outstanding(name: str, path: str, file: BinaryIO) -> set[tuple[str, ...]]:
-    _check_start(name, path, file)
-    file.seek(0)
+def _outstanding(name: str, path: str) -> set[tuple[str, ...]]:
+    """What is outstanding by a ledger."""
     outstanding: set[tuple[str, ...]] = set()
-    for line in file:
-        value = _parsed(line)
-        if value.get("event") == "failure":
-            outstanding.update(_paths([value.get("path")]))
-        elif value.get("event") == "commit":
-            outstanding.difference_update(_paths(value.get("recovered")))
+    with open(_opened(name, path), "rb") as file:
+        _check_start(name, path, file)
+        file.seek(0)
+        for line in file:
+            value = _parsed(line)
+            if value.get("event") == "failure":
+                outstanding.update(_paths([value.get("path")]))
+            elif value.get("event") == "commit":
+                outstanding.difference_update(_paths(value.get("recovered")))
     return outstanding
 
 
@@ -280,10 +260,6 @@ def _parsed(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _event(line: bytes) -> object:
-    return _parsed(line).get("event")
 
 
 def _paths(values: Any) -> Iterator[tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
@@ -11,15 +10,16 @@ from typing import Any
 import numpy as np
 from lotdb import BaseNode, DataObject
 
+from .._jar import RecordJar
 from .._nodes import connection_of, find
 from .._stamps import STAMPS, VERSION
+from ..errors import DamagedDatabaseError
 from ..models import Write
 from ..zodb.arrays import as_data_node, payload_names, sample_rate, store_payload
 from .options import Options
 from .payload_copies import stand_ins, with_payloads, without_stand_ins
 from .progress import Done, Progress
 from .storable import check_classes, check_storable, plain_pickle
-from .stored_nodes import NotServed, decoded, part_of
 
 __all__ = ["MemoryTree", "apply", "check_batch", "check_there"]
 
@@ -98,6 +98,7 @@ def check_batch(writes: Iterable[Write], options: Options, connection: Any) -> b
 def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
     """Write to live nodes."""
     connection = connection_of(root)
+    jar = None if connection is None else RecordJar(connection._storage.load, connection.db(), connection._storage)
     arrays, replaces = options.arrays, options.if_exists == "replace"
     written, skipped, last_path = 0, 0, None
     for planned in writes:
@@ -123,25 +124,26 @@ def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
         for name, value in attributes.items():
             if isinstance(value, DataObject) and node is not root:
                 node = as_data_node(node, name, "blob", value.samplerate_hz)
-        read: dict[bytes, Any] = {}
         for name, value in attributes.items():
             if name in payloads:
                 own = getattr(planned.attributes[name], "samplerate_hz", None)  # that of a handle
                 store_payload(node, name, value, arrays, own or rate)
-            elif not _stored_already(node, name, value, read):
+            elif not _stored_already(node, name, value, jar):
                 node.set_attribute(name, value)
         written, last_path = written + 1, planned.path
+        if jar is not None:
+            jar.cacheGC()
     return Done(written, skipped, last_path)
 
 
-def _stored_already(node: BaseNode, name: str, value: Any, read: dict[bytes, Any]) -> bool:
+def _stored_already(node: BaseNode, name: str, value: Any, jar: RecordJar | None) -> bool:
     """Whether an attribute has this value, to the byte: a run that changes nothing must not make the database grow.
 
     Args:
         node: The node.
         name: The name of the attribute.
         value: What it is to be.
-        read: Records of the node's attributes that were read already.
+        jar: Reads what the database has.
     """
     stored = node.get_attribute(name, _ABSENT)
     if type(stored) is not type(value):
@@ -151,24 +153,17 @@ def _stored_already(node: BaseNode, name: str, value: Any, read: dict[bytes, Any
     pickled = plain_pickle(value)
     if pickled is None or pickled != plain_pickle(stored):
         return False
-    return type(value) in _ATOMS or pickled == plain_pickle(_in_database(node.attribute_storage, name, read))
+    return type(value) in _ATOMS or pickled == plain_pickle(_in_database(node.attribute_storage, name, jar))
 
 
-def _in_database(tree: Any, name: str, read: dict[bytes, Any]) -> Any:
+def _in_database(tree: Any, name: str, jar: RecordJar | None) -> Any:
     """An attribute as the database has it; in memory it may have been changed in place, which nobody was told of.
 
     Nothing if that can't be known without more ado, or the tree will be stored anyway.
     """
-    if tree._p_jar is None or tree._p_changed:
+    if jar is None or tree._p_jar is None or tree._p_changed:
         return _ABSENT
-    oid = tree._p_oid
     try:
-        while True:
-            if oid not in read:
-                read[oid] = decoded(part_of, tree._p_jar._storage.load(oid)[0])
-            if type(read[oid]) is dict:
-                return read[oid].get(name, _ABSENT)
-            bounds, parts = read[oid]
-            oid = parts[bisect_right(bounds, name)][0]
-    except NotServed:
+        return jar.get(tree._p_oid).get(name, _ABSENT)
+    except DamagedDatabaseError:
         return _ABSENT

@@ -23,7 +23,7 @@ from ..stores.protocol import StoredPayload
 from ..zodb.arrays import Arrays, payload_names, sample_rate
 
 __all__ = [
-    *("PayloadCopy", "checked_values", "restored", "stand_ins", "takes_blobs", "with_copies", "with_payloads"),
+    *("PayloadCopy", "as_payload", "checked_values", "stand_ins", "with_copies", "with_payloads"),
     "without_stand_ins",
 ]
 
@@ -172,9 +172,20 @@ def without_stand_ins(value: Any) -> Any:
     return _replaced(value, lambda item: None)
 
 
-def takes_blobs(connection: Any) -> bool:
-    """Whether payloads can be stored in blobs; `None` is the connection of a tree in memory."""
-    return connection is None or IBlobStorage.providedBy(connection.db().storage)
+def as_payload(name: str, path: tuple[str, ...], attribute: str, value: Any, connection: Any) -> Any:
+    """A value with payloads where it has copies of them, or handles to them; the same object where it has none.
+
+    Raises:
+        ArgumentError: The database of the connection takes no blobs; a tree in memory, without one, does.
+    """
+    made = _replaced(value, _restored)
+    if made is not value and connection is not None and not IBlobStorage.providedBy(connection.db().storage):
+        raise ArgumentError(
+            f"{name}: attribute {attribute!r} of {as_text(path)} is a payload, or a handle to one, which needs a "
+            f"database with a directory for blobs, and there is none; open it with one, or store what its read() "
+            f"returns"
+        )
+    return made
 
 
 def with_payloads(
@@ -211,12 +222,7 @@ def with_payloads(
         if node is not None and _is_there(node.get_attribute(name), value, read):
             del made[name]
             continue
-        made[name] = restored(read)
-        if made[name] is not read and not takes_blobs(connection):
-            raise ArgumentError(
-                f"write: attribute {name!r} of {as_text(path)} is a handle to a payload, which needs a database with a "
-                f"directory for blobs, and there is none; open it with one, or store what the handle's read() returns"
-            )
+        made[name] = as_payload("write", path, name, read, connection)
     return made
 
 
@@ -267,14 +273,9 @@ def _is_there(stored: Any, value: Any, read: Any) -> bool:
         return False
 
 
-def restored(value: Any) -> Any:
-    """A value with payloads where it has copies of them, or handles to them; the same object where it has none."""
-    return _replaced(value, _restored)
-
-
 def _restored(item: Any) -> Any:
     data = _with_data(item)
-    return data.restored() if isinstance(data, PayloadCopy) else restored(data)
+    return data.restored() if isinstance(data, PayloadCopy) else _replaced(data, _restored)
 
 
 def _replaced(value: Any, make: Callable[[Any], Any]) -> Any:

@@ -468,7 +468,7 @@ def at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 def run(path, size):
-    ledger = Ledger("write", path).open()
+    ledger = Ledger("write", path).__enter__()
     for name in "ab":
         ledger.failed(Failure((name,), "ValueError", "bad"))
     commit = lambda: ledger.commit(written=1, skipped=0, failed=2, seconds=0, last_path=None)
@@ -481,7 +481,7 @@ def run(path, size):
     whole = outstanding_failures("failed", path)
     if told:
         commit()
-    ledger.close()
+    ledger.__exit__(None, None, None)
     lines = []
     for line in open(path, "rb"):
         try:
@@ -581,8 +581,8 @@ def test_a_path_that_can_be_no_ledger_is_refused(
         ledger = Ledger("write", "run.jsonl")
         shutil.rmtree("run.jsonl", ignore_errors=True)
         os.rename(path, "run.jsonl") if path != "." else os.mkdir("run.jsonl")
-        with pytest.raises(ArgumentError, match=f"write: .*run.jsonl {text}"):
-            ledger.open()
+        with pytest.raises(ArgumentError, match=f"write: .*run.jsonl {text}"), ledger:
+            pass
         assert not os.path.exists("new")
         assert Path("file").read_bytes() == b""
 
@@ -614,8 +614,8 @@ def test_a_foreign_file_is_refused_and_stays_as_it_is(tmp_path: Path, content: b
     assert len(str(caught.value)) < 400 + len(str(path))
     with pytest.raises(ArgumentError, match=f"failed: {text}"):
         outstanding_failures("failed", path)
-    with pytest.raises(ArgumentError, match=f"write: {text}"):  # it came after the ledger was made
-        ledger.open()
+    with pytest.raises(ArgumentError, match=f"write: {text}"), ledger:  # it came after the ledger was made
+        pass
     assert path.read_bytes() == content
 
 
@@ -665,8 +665,8 @@ def test_a_folder_that_vanishes_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     ledger = Ledger("write", tmp_path / "folder" / "run.jsonl")
     (tmp_path / "folder").rmdir()
-    with pytest.raises(FileNotFoundError) as caught:
-        ledger.open()
+    with pytest.raises(FileNotFoundError) as caught, ledger:
+        pass
     assert caught.value.__notes__ == [f"write: while opening the ledger {ledger.path}"]
 
 
