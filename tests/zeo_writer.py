@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from lotdb import BaseNode
 from toolz import pipe
 from trees import opened
 from ZEO.ClientStorage import ClientStorage
@@ -11,26 +12,35 @@ from ZEO.ClientStorage import ClientStorage
 import lotproc as lp
 
 
-def main(port: str, name: str, every: str, policy: str) -> None:
-    with opened(ClientStorage(("127.0.0.1", int(port)), wait_timeout=100)) as root:
-        to = lp.mirror("out") if policy == "mirror" else lp.inline("_proc", name)
-        if policy == "mine":  # each writer has clips of its own, below the same parents
-            to = lp.mirror()
-
-        def named(record: lp.NodeRecord) -> lp.ProcessResult:
-            path = (record.path[0], f"{name}_{record.key}") if policy == "mine" else record.path
-            return lp.ProcessResult(path, output=record.attributes["n"], attributes={name: record.attributes["n"]})
-
+def main(port: str, name: str) -> None:
+    """For each line of stdin, a branch and how to write below it: write, and say how much."""
+    # `server_sync`: a transaction that begins sees what others have committed by then.
+    storage = ClientStorage(("127.0.0.1", int(port)), wait_timeout=100, server_sync=True)
+    with opened(storage) as root:
         print("ready", flush=True)
-        sys.stdin.readline()
-        report = pipe(
-            root,
-            lp.scan("n", skip="_*", where="^clip"),
-            lp.chunked(7),
-            lp.parallel_map(lp.each(named), mode="sync"),
-            lp.write(to, root, commit_every=int(every), version=name),
-        )
-        print(report.written, report.commits, flush=True)
+        for line in sys.stdin:
+            branch, policy, every = line.split()
+            root._p_jar.transaction_manager.begin()
+            report = written(root.node_storage[branch], name, policy, int(every))
+            print(report.written, report.commits, flush=True)
+
+
+def written(root: BaseNode, name: str, policy: str, every: int) -> lp.WriteReport:
+    to = {"mirror": lp.mirror("out"), "inline": lp.inline("_proc", name), "mine": lp.mirror()}[policy]
+
+    def named(record: lp.NodeRecord) -> lp.ProcessResult:
+        path = record.path if policy == "inline" else record.path[1:]  # mirrored below the branch
+        if policy == "mine":  # each writer has clips of its own, below the same parents
+            path = (path[0], f"{name}_{record.key}")
+        return lp.ProcessResult(path, output=record.attributes["n"], attributes={name: record.attributes["n"]})
+
+    return pipe(
+        root,
+        lp.scan("n", skip="_*", where="^clip"),
+        lp.chunked(7),
+        lp.parallel_map(lp.each(named), mode="sync"),
+        lp.write(to, root, commit_every=every, version=name),
+    )
 
 
 if __name__ == "__main__":

@@ -280,7 +280,7 @@ def everything(plane: str, tree: Any, wide: Any, target: Path, do: Callable[[Bas
         return seen
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     tree=existing_trees,
     wide=widths,
@@ -308,11 +308,13 @@ def test_both_planes_write_the_same_tree(
     assert everything("records", tree, wide, target, do) == everything("live", tree, wide, target, do)
 
 
-COUNTS = [1, 29, 30, 31, 61, 300]
+COUNTS = [1, 29, 30, 31, 61, 120]
 
 
-@pytest.mark.parametrize("order", ["sorted", "reversed", "mixed"])
-@pytest.mark.parametrize("there", [0, 29, 31, 300])
+@pytest.mark.parametrize(
+    ("order", "there"),
+    [("sorted", 0), ("sorted", 29), ("sorted", 120), ("reversed", 31), ("reversed", 120), ("mixed", 0), ("mixed", 120)],
+)
 def test_wide_nodes(there: int, order: str) -> None:
     deep = order == "mixed"
 
@@ -337,9 +339,9 @@ def test_wide_nodes(there: int, order: str) -> None:
     left_out=st.integers(2, 9),
 )
 @example(kinds=[BaseNode], inner=9, left_out=9)
-@settings(max_examples=8)
+@settings(max_examples=6)
 def test_results_below_nodes_that_are_read_ahead(kinds: list[type], inner: int, left_out: int) -> None:
-    numbers = range(300)
+    numbers = range(130)
     tree = [(("wide", f"n{number:03}"), kinds[number % len(kinds)], {"number": number}) for number in numbers]
     tree += [(("wide", f"n{number:03}", "below"), BaseNode, {}) for number in numbers if number % inner == 0]
     found = [ProcessResult(("wide", f"n{number:03}"), number) for number in numbers if number % left_out]
@@ -352,7 +354,10 @@ def test_results_below_nodes_that_are_read_ahead(kinds: list[type], inner: int, 
             read_ahead(stored, *args)
             ahead.append(len(stored._ahead))
 
-        with mock.patch.object(_stored_nodes.StoredNodes, "_read_ahead", watched):
+        with (
+            mock.patch.object(_stored_nodes, "MANY", 20),
+            mock.patch.object(_stored_nodes.StoredNodes, "_read_ahead", watched),
+        ):
             return write(inline("_proc", "summary"), root, [[result] for result in found], commit_every=200)
 
     assert everything("records", tree, {}, (), do) == everything("live", tree, {}, (), do)
@@ -374,11 +379,11 @@ def test_a_tree_of_several_levels_grows_at_all_ends() -> None:
     with database() as db:
         root = db.open_connection()
         wanted = set()
-        for start, count in ((0, 9_000), (20_000, 9_000), (9_000, 3_000)):
+        for start, count in ((0, 8_000), (20_000, 1_000), (9_000, 500)):
             found = [(f"k{i:05}",) for i in range(start, start + count)]
             wanted.update(found)
             with served() as count_of, no_live_nodes():
-                report = write(mirror(), root, map(ProcessResult, found), commit_every=2500)
+                report = write(mirror(), root, map(ProcessResult, found), commit_every=1000)
             assert report.written == len(found)
             assert count_of.transactions == report.commits
         assert type(root.node_storage.__getstate__()[0][0]) is OOBTree
@@ -790,17 +795,17 @@ def test_a_warning_about_large_records_is_given_as_ever() -> None:
 # --- Conflicts ------------------------------------------------------------------------------------------------------
 
 
-def wide_tree(root: BaseNode) -> None:
-    plant(root, [(("few", f"k{i}"), BaseNode, {"x": 1}) for i in range(3)], {("wide",): 300, ("edge",): 30})
+def wide_tree(root: BaseNode, width: int = 300) -> None:
+    plant(root, [(("few", f"k{i}"), BaseNode, {"x": 1}) for i in range(3)], {("wide",): width, ("edge",): 30})
 
 
 def delete_many(root: BaseNode) -> None:
-    for key in root.get_node("wide").all_node_keys()[:200]:
+    for key in root.get_node("wide").all_node_keys()[:70]:
         root.get_node("wide").delete_node(key)
 
 
 def add_many(path: Path) -> Callable[[BaseNode], None]:
-    return lambda root: plant(root, [((*path, f"o{i}"), BaseNode, {}) for i in range(100)], {})
+    return lambda root: plant(root, [((*path, f"o{i}"), BaseNode, {}) for i in range(50)], {})
 
 
 OTHERS: dict[str, Callable[[BaseNode], Any]] = {
@@ -812,7 +817,7 @@ OTHERS: dict[str, Callable[[BaseNode], Any]] = {
     "other leaf": lambda root: root.gns(["few", "k2", "_proc"]),
     "attribute of the leaf": lambda root: root.gns(["few", "k1"]).set_attribute("x", 2),
     "neighbour in the wide node": lambda root: root.gns(["wide", "n002"]),
-    "far away in the wide node": lambda root: root.gns(["wide", "n898"]),
+    "far away in the wide node": lambda root: root.gns(["wide", "n296"]),
     "many in the wide node": add_many(("wide",)),
     "many gone from the wide node": delete_many,
     "one more at the edge": lambda root: root.gns(["edge", "o1"]),
@@ -826,7 +831,7 @@ MINE: dict[str, list[Path]] = {
     "below a leaf": [("few", "k1", "_proc")],
     "beside": [("few", "k5")],
     "into the wide node": [("wide", "n001")],
-    "much into the wide node": [("wide", f"n{3 * i + 1:03}") for i in range(200)],
+    "much into the wide node": [("wide", f"n{3 * i + 1:03}") for i in range(70)],
     "at the edge": [("edge", "n001")],
     "elsewhere": [("elsewhere", "a")],
     "everywhere": [("few", "k1", "_proc"), ("few", "k5"), ("wide", "n001"), ("edge", "n001")],
@@ -838,13 +843,14 @@ MINE: dict[str, list[Path]] = {
 def test_changes_in_between_have_the_same_outcome(mine: str, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one try they conflict, or not; where it is tried again, the results are applied to what is there then."""
     monkeypatch.setattr(_conflicts, "MOST_TRIES", tries)
+    monkeypatch.setattr(_conflicts, "FIRST_PAUSE", 0)
     conflicts = {"records": 0, "live": 0}
     for other in OTHERS:
         outcomes = []
         for plane in PLANES:
             with database() as db:
                 root = db.open_connection()
-                wide_tree(root)
+                wide_tree(root, 100)
                 db.commit()
                 theirs = db.open_connection(connection_id="theirs")
 
@@ -860,10 +866,11 @@ def test_changes_in_between_have_the_same_outcome(mine: str, tries: int, monkeyp
                     )
                 if plane == "records" and tries == 1:
                     assert count.transactions == 1
-                late = shape(db.open_connection(connection_id="late"))
-                assert shape(root) == late
+                fresh_look = db.open_connection(connection_id="late")
+                late, tree = shape(fresh_look), contents(fresh_look)
+                assert contents(root) == tree
                 db.commit("theirs")
-                assert shape(theirs) == late
+                assert contents(theirs) == tree
                 outcomes.append((outcome if isinstance(outcome, WriteReport) else outcome[0], late))
                 if not isinstance(outcome, WriteReport):
                     conflicts[plane] += 1
@@ -875,7 +882,8 @@ def test_changes_in_between_have_the_same_outcome(mine: str, tries: int, monkeyp
                 write(mirror("again"), root, [ProcessResult(("a",), 1)], commit_every=1)
                 root.gn("and by hand")
                 db.commit()
-                assert_sound(file_of(db))
+                if plane == "records":
+                    assert_sound(file_of(db))
         assert outcomes[0] == outcomes[1], other
     assert conflicts["records"] == conflicts["live"]
     merged = mine in ("elsewhere", "beside")  # BTrees merge new keys of one bucket

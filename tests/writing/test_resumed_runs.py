@@ -270,7 +270,7 @@ doubled_each = lp.each(doubled)
 # Reports and ledgers
 
 
-@pytest.mark.parametrize("commit_every", [None, 1, 3, 100])
+@pytest.mark.parametrize("commit_every", [None, 3, 100])
 @pytest.mark.parametrize("persistent", [True, False])
 def test_failures_are_counted_and_kept_and_stop_nothing(
     commit_every: int | None, persistent: bool, tmp_path: pathlib.Path
@@ -279,23 +279,23 @@ def test_failures_are_counted_and_kept_and_stop_nothing(
         root = db.open_connection() if persistent else BaseNode("root")
         if not persistent:
             commit_every = None
-        failures = [lp.Failure((names(n),), "ValueError" if n % 3 else "OSError", f"no {n}") for n in range(1500)]
-        stream = [[lp.ProcessResult((names(n),), n), failures[n]] for n in range(1500)]
+        failures = [lp.Failure((names(n),), "ValueError" if n % 3 else "OSError", f"no {n}") for n in range(1200)]
+        stream = [[lp.ProcessResult((names(n),), n), failures[n]] for n in range(1200)]
         ledger = tmp_path / "ledger.jsonl"
         report = lp.write(lp.mirror(), root, stream, commit_every=commit_every, ledger=ledger)
-    assert (report.written, report.failed, len(report.failures)) == (1500, 1500, 1000)
+    assert (report.written, report.failed, len(report.failures)) == (1200, 1200, 1000)
     assert report.failures == tuple(failures[:1000])
-    assert report.errors == {"OSError": 500, "ValueError": 1000}
+    assert report.errors == {"OSError": 400, "ValueError": 800}
     found = lines(ledger)
     commits = [line for line in found if line["event"] == "commit"]
-    assert [line["path"] for line in found if line["event"] == "failure"] == [[names(n)] for n in range(1500)]
-    assert report.commits == (0 if commit_every is None else -(-1500 // commit_every))
+    assert [line["path"] for line in found if line["event"] == "failure"] == [[names(n)] for n in range(1200)]
+    assert report.commits == (0 if commit_every is None else -(-1200 // commit_every))
     assert len(commits) == (report.commits if persistent else 1)  # what is applied in memory stays
-    assert len(found) == 1500 + len(commits)
+    assert len(found) == 1200 + len(commits)
     if commits:
-        assert sum(line["written"] for line in commits) == 1500
-        assert sum(line["failed"] for line in commits) == 1500
-        assert commits[-1]["last_path"] == [names(1499)]
+        assert sum(line["written"] for line in commits) == 1200
+        assert sum(line["failed"] for line in commits) == 1200
+        assert commits[-1]["last_path"] == [names(1199)]
         assert sum(line["seconds"] for line in commits) <= report.seconds + len(commits) * 0.0005  # each is rounded
 
 
@@ -509,7 +509,7 @@ folder, ledger, every, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(s
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 database = LOTDB(path=folder, name="results.fs", new=True)
 root = database.open_connection()
-for n in range(5_000):
+for n in range(2_500):
     root.gn(f"clip_{n:04}")
 database.commit()
 
@@ -533,23 +533,22 @@ if sys.argv[5] == "same process":
 
 
 @pytest.mark.parametrize("how", ["same process", "another process"])
-@pytest.mark.parametrize("every", [100, 200, 20_000])
-@pytest.mark.parametrize("room", [150_000, 277_777, 1_000_000])
+@pytest.mark.parametrize(("every", "room"), [(100, 150_000), (100, 1_000_000), (200, 277_777), (20_000, 277_777)])
 def test_a_full_disk_ends_the_run_with_what_was_committed_intact(
     every: int, room: int, how: str, tmp_path: pathlib.Path
 ) -> None:
     """A limit on the size of files stands for the end of the disk: the file takes what fits, then there is an error."""
-    limit = 2_500_000 + room if every < 1_000 else room
+    limit = 1_250_000 + room if every < 1_000 else room
     command = [sys.executable, "-c", FULL, str(tmp_path), str(tmp_path / "ledger.jsonl"), str(every), str(limit), how]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     written, commits, *again = map(int, told.stdout.split())
     assert (written > 0) == (every < 1_000)
     assert written == every * commits
-    clips = [f"clip_{n:04}" for n in range(5_000)]
+    clips = [f"clip_{n:04}" for n in range(2_500)]
     if how == "same process":
-        assert again == [written, 5_000 - written]
-        written = 5_000
+        assert again == [written, 2_500 - written]
+        written = 2_500
     db = LOTDB(path=str(tmp_path), name="results.fs")
     try:
         root = db.open_connection()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ import lotproc as lp
 
 HERE = pathlib.Path(__file__).parents[1]
 CLIPS = 60
+NAMES = ("one", "two")
 #: What ZEO raises when its server is gone; Python 3.13.0 makes it a TypeError where a transport is written to that was
 #: just closed.
 GONE = (ClientDisconnected, TypeError)
@@ -49,10 +50,10 @@ def connected(port: int, patience: float = 100) -> Any:
     return opened(ClientStorage(("127.0.0.1", port), wait_timeout=patience))
 
 
-def plant(port: int) -> None:
+def plant(port: int, *branch: str) -> None:
     with connected(port) as root:
         for n in range(CLIPS):
-            root.gns([f"speaker_{n % 3}", f"clip_{n:03}"]).set_attribute("n", n)
+            root.gns([*branch, f"speaker_{n % 3}", f"clip_{n:03}"]).set_attribute("n", n)
         root._p_jar.transaction_manager.commit()
 
 
@@ -60,41 +61,53 @@ def clip(n: int) -> tuple[str, str]:
     return f"speaker_{n % 3}", f"clip_{n:03}"
 
 
+@pytest.fixture(scope="module")
+def two_writers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, list[subprocess.Popen[str]]]]:
+    """The port of a server, and two programs that are connected to it."""
+    folder = tmp_path_factory.mktemp("two_writers")
+    with server(folder) as (port, _), ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, str(HERE / "zeo_writer.py"), str(port), name],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for name in NAMES
+        ]
+        assert [next(iter(writer.stdout or ())) for writer in writers] == ["ready\n"] * 2
+        yield port, writers
+        for writer in writers:
+            writer.communicate()
+        assert [writer.returncode for writer in writers] == [0, 0]
+    assert_sound(str(folder / "shared.fs"))
+
+
 @pytest.mark.parametrize("every", [1, 10, 20_000])
 @pytest.mark.parametrize("policy", ["mirror", "inline", "mine"])
-def test_writers_into_one_tree_all_finish_and_lose_nothing(policy: str, every: int, tmp_path: pathlib.Path) -> None:
+def test_writers_into_one_tree_all_finish_and_lose_nothing(two_writers: Any, policy: str, every: int) -> None:
     """Onto the same nodes; below the same leaves; and new children of the same parents."""
-    names = ("one", "two")
-    with server(tmp_path) as (port, _):
-        plant(port)
-        writers = [
-            subprocess.Popen(
-                [sys.executable, str(HERE / "zeo_writer.py"), str(port), name, str(every), policy],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for name in names
-        ]
-        for writer in writers:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == "ready\n"
-        told = [writer.communicate("go\n")[0] for writer in writers]
-        assert [writer.returncode for writer in writers] == [0, 0]
-        assert [text.split()[0] for text in told] == [str(CLIPS)] * 2
-        with connected(port) as root:
-            tree = contents(root)
+    port, writers = two_writers
+    branch = f"{policy}_{every}"
+    plant(port, branch)
+    for writer in writers:
+        writer.stdin.write(f"{branch} {policy} {every}\n")
+        writer.stdin.flush()
+    assert [writer.stdout.readline().split()[0] for writer in writers] == [str(CLIPS)] * 2
+    with connected(port) as root:
+        tree = contents(root.get_node(branch))
     for n in range(CLIPS):
         if policy == "mirror":
             both = tree[("out", *clip(n))]
             assert (both["result"], both["one"], both["two"]) == (n, n, n)
-            assert both["_version"] in names
-        for name in names:
+            assert both["_version"] in NAMES
+        for name in NAMES:
             if policy == "inline":
                 assert tree[(*clip(n), "_proc", name)] == {"result": n, name: n, "_version": name}
             elif policy == "mine":
                 assert tree[(clip(n)[0], f"{name}_{clip(n)[1]}")] == {"result": n, name: n, "_version": name}
-    assert_sound(str(tmp_path / "shared.fs"))
 
 
 @pytest.mark.parametrize("every", [5, 20_000])

@@ -50,7 +50,9 @@ from lotproc import (
     write,
 )
 from lotproc.writing import conflicts as _conflicts
-from lotproc.writing.conflicts import SAVEPOINT_EVERY
+
+#: In tests of it; else it is more.
+SAVEPOINT_EVERY = 500
 
 keys = st.sampled_from(["a", "b", "_proc"])
 paths = st.lists(keys, max_size=3).map(tuple)
@@ -730,8 +732,11 @@ def many(count: int, size: int = 250) -> Iterator[list[ProcessResult]]:
 
 
 @pytest.mark.parametrize("kind", ["numbers", "blobs"])
-def test_a_long_write_that_fails_is_undone_and_one_that_succeeds_is_there(kind: str) -> None:
-    count = SAVEPOINT_EVERY + 700
+def test_a_long_write_that_fails_is_undone_and_one_that_succeeds_is_there(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_conflicts, "SAVEPOINT_EVERY", SAVEPOINT_EVERY)
+    count = SAVEPOINT_EVERY + 150
 
     def batches(end: BaseException | None) -> Source:
         found = many(count)
@@ -760,7 +765,8 @@ def test_a_long_write_that_fails_is_undone_and_one_that_succeeds_is_there(kind: 
         assert sum(path[-1:] == ("_proc",) for path in after) == report.written
 
 
-def test_what_waits_to_be_stored_stays_bounded_in_a_long_write() -> None:
+def test_what_waits_to_be_stored_stays_bounded_in_a_long_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_conflicts, "SAVEPOINT_EVERY", SAVEPOINT_EVERY)
     count, size = 3 * SAVEPOINT_EVERY, 100
     with database(cache_size=200) as db:
         root = db.open_connection()
@@ -953,16 +959,16 @@ def test_writing_into_the_tree_that_is_walked_visits_each_leaf_once(
 
 @pytest.mark.parametrize("policy", [inline("_proc"), mirror("zz_mirror"), mirror("_a")])
 @pytest.mark.parametrize("mode", ["sync", "thread"])
-def test_writing_below_a_root_of_3000_children_visits_each_once(policy: Any, mode: str) -> None:
+def test_writing_below_a_root_of_1000_children_visits_each_once(policy: Any, mode: str) -> None:
     with database(cache_size=200) as db:
         root = db.open_connection()
-        wanted = [(f"clip_{i:04}",) for i in range(3_000)]
+        wanted = [(f"clip_{i:04}",) for i in range(1_000)]
         plant(root, {path: {"x": 1} for path in wanted})
         db.commit()
         records = chunked(64, snapshot("x", leaves(root)))
         results = parallel_map(each(lambda r: ProcessResult(r.path, r.path)), records, mode=mode, max_workers=2)
         report = write(policy, root, results, commit_every=100)
-        assert report.written == 3_000
+        assert report.written == 1_000
         after = committed(db)
         assert sorted(values["result"] for values in after.values() if "result" in values) == wanted
         assert [after[policy(ProcessResult(path))] for path in wanted] == [{"result": path} for path in wanted]
