@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -84,12 +85,10 @@ class Bulk:
         if not makes:
             if self._options.if_exists == "error":
                 raise self._options.already_there(planned.path)
-            if self._options.if_exists == "skip" and self._options.version is None:
+            if self._options.skips(partial(_version_of, node)):
                 return False
             if node.is_there:
                 raise NotServed
-            if self._options.skips(node.attributes.get(VERSION)):
-                return False
         attributes = planned.attributes
         if not _STR.issuperset(map(type, attributes)):
             attributes = {str(name): value for name, value in attributes.items()}
@@ -183,6 +182,12 @@ class Bulk:
                     tree[key] = jar.ghost(child.oid)
         changed += jar.records()
         return new, changed, jar.current
+
+
+def _version_of(node: Node) -> Any:
+    if node.is_there:
+        raise NotServed
+    return node.attributes.get(VERSION)
 
 
 def _fits(stored: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from .._interrupts import uninterrupted
@@ -77,7 +78,7 @@ def planned_items(store: Store, options: Options, progress: Progress) -> Callabl
                 there = None if found is None else _attributes(found, planned, options)
             if there is not None and options.if_exists == "error":
                 raise options.already_there(planned.path)
-            if there is not None and options.skips(there.get(VERSION)):
+            if there is not None and options.skips(partial(there.get, VERSION)):
                 skipped += 1
                 continue
             attributes = with_copies(planned.path, planned.attributes, store.codec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -105,7 +106,7 @@ def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
         node = find(root, planned.path)
         if node is None:
             node = root.get_node_path(planned.path)
-        elif options.if_exists == "skip" and options.skips(node.get_attribute(VERSION, None)):
+        elif options.skips(partial(node.get_attribute, VERSION, None)):
             skipped += 1
             continue
         elif options.if_exists == "error":

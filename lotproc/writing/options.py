@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .._stage import check_choice
@@ -48,9 +48,9 @@ class Options(NamedTuple):
             )
         check_choice(self.name, "arrays", self.arrays, ("inline", "blob", "zarr"))
 
-    def skips(self, version: object) -> bool:
-        """Whether what is there stays as it is; it has this version."""
-        return self.if_exists == "skip" and self.version in (None, version)
+    def skips(self, version: Callable[[], object]) -> bool:
+        """Whether what is there stays as it is; its version is asked for only where that counts."""
+        return self.if_exists == "skip" and (self.version is None or self.version == version())
 
     def already_there(self, path: tuple[str, ...]) -> ExistsError:
         """The error for a path where something is, with `if_exists="error"`."""
