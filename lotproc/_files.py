@@ -1,11 +1,11 @@
-"""Files that are opened only if they are what they should be, and files that are replaced as a whole."""
+"""Files opened only if they are what they should be; files replaced as a whole; names and contents synced."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +13,10 @@ from typing import IO
 
 from .errors import ForeignFileError
 
-__all__ = ["check_regular", "has_no_locks", "kind_of_file", "linked_inside", "open_regular", "replacing"]
+__all__ = [
+    *("check_regular", "has_no_locks", "kind_of_file", "linked_inside", "make_directories", "new_file"),
+    *("open_regular", "replacing", "sync_directory"),
+]
 
 #: A link in the last place of a path is not followed, a pipe is not waited for, a terminal does not take us over.
 _WARY = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
@@ -123,24 +126,94 @@ def has_no_locks(error: OSError) -> bool:
 
 
 @contextmanager
-def replacing(target: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def replacing(target: str | os.PathLike[str], *, durable: bool = True) -> Iterator[IO[bytes]]:
     """A new file, open for writing, that takes the target's place when the block ends well.
 
-    It is written beside the target and synced before it is renamed. A link is followed, and an existing target's
-    permissions are kept, as `open(target, "wb")` would. Readers see the old file or the new one, and a failure leaves
-    the old one.
+    It is written beside the target, and synced, where it is to be durable, before it is renamed. A link is followed,
+    and an existing target's permissions are kept, as `open(target, "wb")` would. Readers see the old file or the new
+    one, and a failure leaves the old one.
     """
     target = os.path.realpath(target)
     temporary = os.path.join(os.path.dirname(target), f".lotproc-{secrets.token_hex(8)}.tmp")
+    with new_file(temporary, target, durable=durable) as file:
+        yield file
     try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
-            shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@contextmanager
+def new_file(path: str, target: str, *, durable: bool) -> Iterator[IO[bytes]]:
+    """A new file, open for writing, that is to take the place of another one; nothing is left where the block fails.
+
+    Args:
+        path: Where it is made; nothing may be there.
+        target: The other one, if it is there; the new one gets its permissions.
+        durable: Whether the new one is on the disk when the block has ended.
+
+    Raises:
+        IsADirectoryError, ForeignFileError: What is at `target` is no file that can be replaced.
+    """
+    raw = io.FileIO(path, "x")
+    try:
+        with io.BufferedWriter(raw) as file:  # `open` would ask whether it is a terminal, and that takes its time
+            yield file
+            _keep_mode(file.fileno(), target)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def _keep_mode(descriptor: int, target: str) -> None:
+    try:
+        mode = os.lstat(target).st_mode
+    except OSError:
+        return
+    if stat.S_ISLNK(mode):  # the new file takes its place, and what it leads to stays
+        return
+    if stat.S_ISDIR(mode):  # which must not come to light when a change is half done
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+    if not stat.S_ISREG(mode):
+        raise ForeignFileError(f"{target} is {kind_of_file(mode)}, which is not written over; move it away")
+    if mode != os.fstat(descriptor).st_mode and hasattr(os, "fchmod"):
+        os.fchmod(descriptor, mode & 0o7777)
+
+
+def make_directories(directory: str, *, durable: bool) -> None:
+    """Make a directory and those above it, each of them written to the disk where they are to be durable."""
+    missing = []
+    at = directory
+    while not os.path.isdir(at) and os.path.dirname(at) != at:
+        missing.append(at)
+        at = os.path.dirname(at)
+    for new in reversed(missing):
+        with suppress(FileExistsError):
+            os.mkdir(new)
+        if durable:
+            sync_directory(os.path.dirname(new))
+    if not os.path.isdir(directory):  # a file has that name
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), directory)
+
+
+def sync_directory(directory: str) -> None:
+    """Wait until the names in a directory are on the disk, where the system can say so."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except PermissionError:
+        if os.name == "nt":  # where a directory can't be opened
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems
+            raise
+    finally:
+        os.close(descriptor)

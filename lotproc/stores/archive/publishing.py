@@ -16,8 +16,8 @@ import socket
 from contextlib import suppress
 
 from ..._files import check_regular, has_no_locks, open_regular
+from ..._locks import keep_out, let_in
 from ...errors import ForeignFileError, ReadOnlyStoreError, StoreLockedError
-from ..directory.locks import keep_out, let_in
 from .names import hidden, is_temporary, read_pending
 
 __all__ = ["Lock", "complete", "decide", "temporary_beside"]

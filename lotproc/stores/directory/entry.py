@@ -9,10 +9,10 @@ from functools import total_ordering
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from ... import _locks as locks
 from ..._public import public
 from ...errors import CodecError, as_text
 from ..protocol import no_such_key
-from . import locks as locks
 from .metadata import Metadata, metadata_text
 
 if TYPE_CHECKING:

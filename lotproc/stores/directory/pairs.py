@@ -25,18 +25,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Literal, NamedTuple
 
-from ..._files import has_no_locks, open_regular
+from ... import _locks as locks
+from ..._files import has_no_locks, make_directories, open_regular, sync_directory
 from ...errors import ForeignFileError, ReadOnlyStoreError, StoreLockedError, add_note, as_text
-from . import locks as locks
-from .files import (
-    exchange_or_replace,
-    make_directories,
-    new_token,
-    put_in_place,
-    sync_directory,
-    temporary,
-    write_new,
-)
+from .files import new_token, temporary, write_new
 from .keys import Place
 
 __all__ = ["REMOVE", "REPLACE", "Pairs"]
@@ -209,7 +201,7 @@ class Pairs:
 
     def drop(self, place: Place, token: str) -> None:
         """Remove what was prepared and is not in its place."""
-        for kind in ("value", "meta", "value-2", "meta-2"):
+        for kind in ("value", "meta"):
             with suppress(OSError):
                 os.unlink(temporary(place.directory, token, kind))
 
@@ -217,7 +209,7 @@ class Pairs:
         """Put a prepared value in its place; the metadata stays."""
         try:
             self.complete(place)
-            put_in_place(temporary(place.directory, token, "value"), place.data, self.durable)
+            os.replace(temporary(place.directory, token, "value"), place.data)
         except BaseException as error:
             self.drop(place, token)
             self._note(place, error)
@@ -239,7 +231,7 @@ class Pairs:
                 token = new_token()
                 self.prepare_meta(place, token, meta)
                 try:
-                    put_in_place(temporary(place.directory, token, "meta"), place.meta, self.durable)
+                    os.replace(temporary(place.directory, token, "meta"), place.meta)
                 except BaseException:
                     self.drop(place, token)
                     raise
@@ -257,7 +249,7 @@ class Pairs:
             journal = self._own(place, self.timeout)
             if meta == REMOVE and not os.path.lexists(place.meta):  # one step will do
                 if value == REPLACE:
-                    put_in_place(temporary(place.directory, token, "value"), place.data, self.durable)
+                    os.replace(temporary(place.directory, token, "value"), place.data)
                 else:
                     self._remove_value(place, token)
             else:
@@ -337,7 +329,7 @@ class Pairs:
             except FileNotFoundError:
                 if not create:
                     raise
-                make_directories(place.directory, self.durable)
+                make_directories(place.directory, durable=self.durable)
                 continue
             try:
                 if not locks.keep_out(journal, timeout):
@@ -391,8 +383,6 @@ class Pairs:
         So there is nothing between them that takes time.
         """
         new_value, new_meta = (temporary(place.directory, token, kind) for kind in ("value", "meta"))
-        if not self.durable and value == REPLACE and self._exchange(place, token, meta):
-            return
         if meta == REPLACE:
             with suppress(FileNotFoundError):
                 os.replace(new_meta, place.meta)
@@ -402,36 +392,12 @@ class Pairs:
         if value == REPLACE:
             with suppress(FileNotFoundError):
                 os.replace(new_value, place.data)
-                os.unlink(new_value)  # it stays where it was in its place before, under a second name
+                os.unlink(new_value)  # a second name of what is in its place, which older versions made
         elif os.access(new_value, os.F_OK):
             self._remove_value(place, token)
         with suppress(FileNotFoundError):
             os.unlink(new_meta)
         self._sync(place, None)
-
-    def _exchange(self, place: Place, token: str, meta: str) -> bool:
-        """Put new files, which were not synced, in their places by second names; whether that could be done.
-
-        See `put_in_place` for why. The hidden names that tell that a change has not come to its end stay until it has.
-        """
-        kinds = ["value"] if meta == REMOVE else ["value", "meta"]
-        new = [temporary(place.directory, token, kind) for kind in kinds]
-        second = [temporary(place.directory, token, f"{kind}-2") for kind in kinds]
-        try:
-            for one, two in zip(new, second, strict=True):
-                os.link(one, two)
-        except OSError:  # a file system without such names, or a change that was begun before
-            return False
-        if meta == REPLACE:
-            exchange_or_replace(second[1], place.meta)
-        else:
-            with suppress(FileNotFoundError):
-                os.unlink(place.meta)
-        exchange_or_replace(second[0], place.data)
-        for hidden in (*reversed(new), *second):
-            with suppress(FileNotFoundError):
-                os.unlink(hidden)
-        return True
 
     def _remove_value(self, place: Place, token: str) -> None:
         with suppress(FileNotFoundError):

@@ -9,7 +9,7 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMappi
 from contextlib import closing, contextmanager, suppress
 from typing import IO, Any, TypeAlias
 
-from ..._files import open_regular
+from ..._files import make_directories, open_regular
 from ..._public import public
 from ...errors import (
     ArgumentError,
@@ -27,7 +27,6 @@ from ...errors import (
 from ..codecs import NAMED, CodecLike, as_codec, check_codec, wrong_codec
 from ..protocol import Path, Store, StoredPayload, StoredRecord, Writer, no_such_key
 from .entry import DirectoryEntry, EntryStat
-from .files import make_directories
 from .keys import Place, check_directory, place_at, place_of
 from .metadata import Metadata, metadata_text
 from .pairs import REMOVE, REPLACE, Pairs
@@ -123,7 +122,7 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
                 raise ArgumentError(f"{self!r}: path must be a directory, but {self._directory} is a file")
             if not create:
                 raise ArgumentError(f"{self!r}: there is no directory {self._directory}; create=True makes it")
-            make_directories(self._directory, durable)
+            make_directories(self._directory, durable=durable)
         self._check_codec()
 
     def _set(

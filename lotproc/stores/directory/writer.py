@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..._files import sync_directory
 from ...errors import as_text
 from ..protocol import Item, Path, StoredRecord
-from .files import sync_directory
 from .keys import Place
 from .metadata import metadata_text
 from .pairs import REMOVE, REPLACE

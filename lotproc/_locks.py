@@ -1,8 +1,8 @@
-"""Locks on files that end with the process that holds them: the ones of `filelock`, taken without its ceremony.
+"""Locks on files, which end with the process that holds them, and who holds one.
 
 On Unix a lock is `flock` on the file, as that of `filelock.FileLock` is, so each keeps the other out. Making, taking
-and giving back a FileLock takes 85 microseconds, which is more than all that is done under it; this takes 5. Elsewhere
-filelock does it.
+and giving back a FileLock takes 85 microseconds, which is more than all that is done under it; this takes 5. Besides, a
+FileLock empties the file, which may hold what is to be done.
 """
 
 from __future__ import annotations
@@ -16,29 +16,27 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import Any
 
-from ..._files import open_regular
-from ...errors import ForeignFileError, StoreLockedError
+from ._files import open_regular
+from .errors import ForeignFileError, StoreLockedError
 
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(descriptor: int) -> None:
-        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # beyond what is read and written
+    def _lock(descriptor: int, byte: int) -> None:
+        os.lseek(descriptor, byte, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         finally:
             os.lseek(descriptor, 0, os.SEEK_SET)
 
     def _unlock(descriptor: int) -> None:
-        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        """Closing it does that."""
 
 else:
     import fcntl
 
-    def _lock(descriptor: int) -> None:
+    def _lock(descriptor: int, byte: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _unlock(descriptor: int) -> None:
@@ -47,22 +45,24 @@ else:
 
 __all__ = ["acquire", "holder", "is_held", "keep_out", "let_in", "release"]
 
+#: What Windows locks, where nobody may read it then: beyond all that is read and written, or where filelock does.
+_BEYOND, _AS_FILELOCK = 1 << 20, 0
 #: Descriptors that a forked child has to close: a lock lasts as long as one of its descriptors is open.
 _ours: set[int] = set()
-#: The locks of entries, by file and thread: the descriptor or the FileLock, and how often the thread has taken it.
-_held: dict[tuple[str, int], list[Any]] = {}
+#: The locks taken by path, by file and thread: the descriptor, and how often the thread has taken it.
+_held: dict[tuple[str, int], list[int]] = {}
 #: Those of them whose files say who has them.
 _noted: set[int] = set()
 _HELD = re.compile(rb"held by process (\d+) on (\S+) since (\d+)")
 _WIDTH = 200
 
 
-def keep_out(descriptor: int, timeout: float | None) -> bool:
-    """Lock an open file; False when somebody else has it for all the time."""
+def keep_out(descriptor: int, timeout: float | None, byte: int = _BEYOND) -> bool:
+    """Lock an open file; False when somebody else has it for all of `timeout` seconds."""
     until, pause = None, 0.0002
     while True:
         try:
-            _lock(descriptor)
+            _lock(descriptor, byte)
         except (BlockingIOError, PermissionError):
             now = time.monotonic()
             if until is None:
@@ -87,49 +87,49 @@ def let_in(descriptor: int) -> None:
 
 
 def acquire(path: str, timeout: float | None, what: Callable[[], str]) -> bool:
-    """Take the lock of an entry, which `what` names; whether this thread did not have it already.
+    """Lock the file at a path, which is made, for this thread; whether the thread did not have the lock already.
+
+    Args:
+        path: The file.
+        timeout: Seconds to wait; None: for ever.
+        what: Says what it is that is locked, for the error.
 
     Raises:
-        StoreLockedError: Somebody else has it for all of `timeout` seconds.
+        StoreLockedError: Somebody else has the lock for all that time.
     """
     key = (path, threading.get_ident())
     held = _held.get(key)
     if held is not None:
         held[1] += 1
         return False
-    lock = _taken(path, timeout)
-    if lock is None:
+    descriptor = _taken(path, timeout)
+    if descriptor is None:
         raise StoreLockedError(
             f"{what()} is locked by {holder(path)}; waited {timeout:g} s. Wait for it, end it, or give the store a "
             "longer lock_timeout"
         )
-    _held[key] = [lock, 1]
+    _held[key] = [descriptor, 1]
     return True
 
 
-def release(path: str) -> bool:
-    """Give the lock of an entry back; False in a process that was forked from the one that took it."""
+def release(path: str) -> None:
+    """Give the lock of a file back, as often as it was taken; in a fork of the process that took it, do nothing."""
     key = (path, threading.get_ident())
     held = _held.get(key)
     if held is None:
-        return False
+        return
     held[1] -= 1
     if not held[1]:
         del _held[key]
-        lock = held[0]
-        if isinstance(lock, int):
-            if lock in _noted:
-                _noted.discard(lock)
-                with suppress(OSError):  # a full disk must not keep the lock
-                    os.pwrite(lock, b"free", 0)
-            let_in(lock)
-        else:
-            lock.release()
-    return True
+        if held[0] in _noted:
+            _noted.discard(held[0])
+            with suppress(OSError):  # a full disk must not keep the lock
+                os.pwrite(held[0], b"free", 0)
+        let_in(held[0])
 
 
 def is_held(path: str) -> bool:
-    """Whether this thread has the lock of an entry."""
+    """Whether this thread has the lock of a file."""
     return (path, threading.get_ident()) in _held
 
 
@@ -164,38 +164,29 @@ def _flock_holder(status: os.stat_result) -> int | None:
     return None
 
 
-def _taken(path: str, timeout: float | None) -> Any:
-    if sys.platform == "win32":
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(path, timeout=-1 if timeout is None else timeout, is_singleton=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            return None
-        return lock
+def _taken(path: str, timeout: float | None) -> int | None:
     while True:
         try:
             descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             continue
+        is_taken = False
         try:
-            if not keep_out(descriptor, timeout):
-                let_in(descriptor)
+            if not keep_out(descriptor, timeout, _AS_FILELOCK):
                 return None
             names = os.fstat(descriptor).st_nlink
-            if names:
+            if names:  # else somebody removed the file before it was locked
                 # Not into a file of somebody's own by that name, or one that has another name elsewhere.
-                if names == 1 and os.pread(descriptor, 5, 0) in (b"", b"held ", b"free "):
+                if names == 1 and hasattr(os, "pread") and os.pread(descriptor, 5, 0) in (b"", b"held ", b"free "):
                     with suppress(OSError):
                         os.pwrite(descriptor, _mark(), 0)
                         _noted.add(descriptor)
+                is_taken = True
                 return descriptor
-        except BaseException:
-            let_in(descriptor)
-            raise
-        let_in(descriptor)  # somebody removed the file before it was locked
+        finally:
+            if not is_taken:
+                let_in(descriptor)
 
 
 _who: tuple[int, str] = (0, "")
