@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import resource
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import lmdb
 import numpy as np
 from roxxel import Roxxel  # type: ignore[import-untyped]
 
@@ -28,10 +32,13 @@ RIGHT, REFUSED, NO_MEMORY, WRONG, FOREIGN = "right", "refused", "no memory", "wr
 OUTCOMES = (RIGHT, REFUSED, NO_MEMORY, WRONG, FOREIGN)
 MISSING = object()
 
+#: The same files as an LMDB store's, read by the package lmdb alone: what it does with them is what LMDB does.
+PLAIN_LMDB = "plain LMDB"
 #: For each store, what is written; "roxxel" has no checksums.
 VARIANTS = {
     "directory": ("pickle", "json", "npy"),
     "LMDB": ("pickle", "json", "npy", "many"),
+    PLAIN_LMDB: ("pickle", "json", "npy", "many"),
     "archive": ("file", "keys", "shards", "roxxel"),
 }
 
@@ -188,6 +195,20 @@ def _read_lmdb(folder: Path, variant: str, choose: Random) -> Iterator[tuple[Any
             yield key, value
 
 
+def _read_plain_lmdb(folder: Path, variant: str, choose: Random) -> Iterator[tuple[Any, Any]]:
+    decode = {"json": json.loads, "npy": lambda data: np.load(BytesIO(data))}.get(variant, pickle.loads)
+    with lmdb.open(str(folder), readonly=choose.random() < 0.5) as env, env.begin() as transaction:
+        keys = list(transaction.cursor().iternext(values=False))
+        for key in keys:
+            yield key, _got(partial(_decoded, decode, transaction, key))
+        for key, data in transaction.cursor():
+            yield key, _got(partial(decode, data))
+
+
+def _decoded(decode: Callable[[bytes], Any], transaction: Any, key: bytes) -> Any:
+    return decode(transaction.get(key))
+
+
 def _build_archive(folder: Path, variant: str) -> None:
     folder.mkdir()
     choose = Random(variant)
@@ -235,11 +256,13 @@ def _known(archive: Archive, number: int) -> Any:
 BUILDERS: dict[str, Callable[[Path, str], None]] = {
     "directory": _build_directory,
     "LMDB": _build_lmdb,
+    PLAIN_LMDB: _build_lmdb,
     "archive": _build_archive,
 }
 READERS: dict[str, Callable[[Path, str, Random], Iterator[tuple[Any, Any]]]] = {
     "directory": _read_directory,
     "LMDB": _read_lmdb,
+    PLAIN_LMDB: _read_plain_lmdb,
     "archive": _read_archive,
 }
 

@@ -18,9 +18,7 @@ from ..._extras import needed
 from ..._files import check_regular
 from ...errors import ArgumentError, StoreClosedError, StoreFullError, StoreLockedError
 from .errors import meaning
-from .pages import check_file
-from .place import Place, identity
-from .sharing import registry, telling_of_a_fork
+from .files import StoreFiles, check_file, identity
 
 __all__ = ["Environment", "acquire"]
 
@@ -52,14 +50,14 @@ class Environment:
 
     Args:
         name: The store that opens it, for errors.
-        place: Its files.
+        files: Its files.
         options: For `lmdb.open`.
         kept: Bytes that the map should have at first, if there is address space for them.
     """
 
-    def __init__(self, name: str, place: Place, options: dict[str, Any], kept: int = 0) -> None:
+    def __init__(self, name: str, files: StoreFiles, options: dict[str, Any], kept: int = 0) -> None:
         self.lmdb = needed("lmdb", "lmdb", "LmdbStore")
-        self.place, self.options = place, dict(options)
+        self.files, self.options = files, dict(options)
         self.users = 0
         self.is_forked = self.is_closing = False
         self._lock = threading.RLock()
@@ -74,18 +72,18 @@ class Environment:
         self._is_restricted = False
         self.parked: set[Parked] = set()
         self._env: Any = self._opened(name, kept)
-        self.identity = identity(place.data)
+        self.identity = identity(files.data)
 
     def _opened(self, name: str, kept: int) -> Any:
         asked = self.options["map_size"]
         options = {**self.options, "map_size": max(asked, kept)}
-        if "LMDB_DEFAULT_LIB_VERSION" in os.environ and not os.path.exists(self.place.data):
+        if "LMDB_DEFAULT_LIB_VERSION" in os.environ and not os.path.exists(self.files.data):
             options = {**options, "lib_version": 0}  # the format is the store's to choose
         if options.get("lock", True):
-            check_regular(self.place.lock, is_written=True)  # LMDB follows links, and writes over what is there
+            check_regular(self.files.lock, is_written=True)  # LMDB follows links, and writes over what is there
         try:
-            with telling_of_a_fork(self.lmdb, self.place):
-                return self.lmdb.open(self.place.path, subdir=self.place.subdir, **options)
+            with _unknown_to_parents(self.lmdb, self.files):
+                return self.lmdb.open(self.files.path, subdir=self.files.subdir, **options)
         except self.lmdb.Error as error:
             if kept > asked and getattr(error, "code", None) == errno.ENOMEM:
                 return self._opened(name, 0)
@@ -116,7 +114,7 @@ class Environment:
                 while self._is_wanted_alone:
                     self._changed.wait()
                 if self._env is None:
-                    raise StoreClosedError(f"the LMDB store {self.place.path} is closed; open it again")
+                    raise StoreClosedError(f"the LMDB store {self.files.path} is closed; open it again")
                 mine.inside = 1
 
     def leave(self) -> None:
@@ -196,7 +194,7 @@ class Environment:
             self.refuse_fork()
         if self._is_inside():
             raise StoreLockedError(
-                f"the LMDB store {self.place.path} can't be {what} while one of its values is being decoded in the "
+                f"the LMDB store {self.files.path} can't be {what} while one of its values is being decoded in the "
                 f"same thread; do it afterwards"
             )
 
@@ -258,7 +256,7 @@ class Environment:
     def _sizes(self) -> tuple[int, int]:
         """Bytes of the map, and of the file's pages that are or were in use; by whichever process."""
         if self._env is None:
-            raise StoreClosedError(f"the LMDB store {self.place.path} is closed; open it again")
+            raise StoreClosedError(f"the LMDB store {self.files.path} is closed; open it again")
         info, psize = self._env.info(), self._env.stat()["psize"]
         return int(info["map_size"]), (int(info["last_pgno"]) + 1) * int(psize)
 
@@ -301,7 +299,7 @@ class Environment:
                 self._exchange(new, size)
             elif error is not None:
                 raise StoreFullError(
-                    f"the LMDB store {self.place.path} is full: its map has {size:,} bytes, and max_map_size is "
+                    f"the LMDB store {self.files.path} is full: its map has {size:,} bytes, and max_map_size is "
                     f"{max_size:,}; delete records and flush (deletions are stored first; a page has room again when "
                     f"all its records are deleted, so delete neighbours), or open it with a larger max_map_size"
                 ) from error
@@ -335,7 +333,7 @@ class Environment:
 
     def fail(self, error: Any, name: str = "", size: int = 0) -> NoReturn:
         """Raise what an error of LMDB means here."""
-        raise meaning(self.lmdb, error, self.place, name, size, is_readonly=self.is_readonly) from error
+        raise meaning(self.lmdb, error, self.files, name, size, is_readonly=self.is_readonly) from error
 
     # --- The end -------------------------------------------------------------------------------------------------
 
@@ -362,7 +360,7 @@ class Environment:
 
     def refuse_fork(self) -> NoReturn:
         raise StoreClosedError(
-            f"the LMDB store {self.place.path} was opened before this process was forked, and LMDB can't be used "
+            f"the LMDB store {self.files.path} was opened before this process was forked, and LMDB can't be used "
             f"across a fork; open it in the child, or send the store to it (pickling a store reopens it)"
         )
 
@@ -375,29 +373,83 @@ class Environment:
         self._writing = threading.RLock()
 
 
+class Registry:
+    """The environments that are open; for any thread that has its lock."""
+
+    def __init__(self) -> None:
+        #: By the identity of their data files.
+        self.open: dict[tuple[object, ...], Environment] = {}
+        #: Those of parent processes: kept, so that nothing ever closes them here.
+        self.inherited: list[Environment] = []
+        self._renew_locks()
+
+    def _renew_locks(self) -> None:
+        self.lock = threading.RLock()
+        #: Notified when an environment is closed.
+        self.closed = threading.Condition(self.lock)
+
+    def remove(self, environment: Environment) -> None:
+        """Note that an environment is closed."""
+        with self.lock:
+            if self.open.get(environment.identity) is environment:
+                del self.open[environment.identity]
+            self.closed.notify_all()
+
+    def after_fork(self) -> None:
+        """Called in a child process: what is open is its parent's."""
+        self._renew_locks()
+        for environment in self.open.values():
+            environment.forked()
+            self.inherited.append(environment)
+        self.open.clear()
+
+
+registry = Registry()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=registry.after_fork)
+
+
+@contextmanager
+def _unknown_to_parents(lmdb: Any, files: StoreFiles) -> Iterator[None]:
+    """Let a forked process open a file that its parent has open.
+
+    The package `lmdb` remembers which files are open in its process, and forgets to forget them after a fork. Closing
+    what was inherited would take the parent's place in the table of readers away, so that is no way.
+    """
+    wanted = identity(files.data)
+    identities = getattr(lmdb, "_envid", None)
+    if identities is None or all(environment.identity != wanted for environment in registry.inherited):
+        yield
+        return
+    before, pid = identities.env_keys, os.getpid()
+    identities.env_keys = lambda path, subdir: tuple((pid, *key) for key in before(path, subdir))
+    try:
+        yield
+    finally:
+        identities.env_keys = before
+
+
 #: Options that make a difference for what the data of a commit means; two writing stores must agree on them.
 _AGREED = ("sync", "metasync", "lock")
 
 
-def acquire(
-    name: str, place: Place, options: dict[str, Any], *, check: bool | None, max_size: int | None
-) -> Environment:
+def acquire(name: str, files: StoreFiles, options: dict[str, Any], *, max_size: int | None) -> Environment:
     """The environment of a file, opened if this process has not; `release` is to be called once for each call.
 
     Args:
         name: The store, for errors.
-        place: Its files.
+        files: Its files.
         options: For `lmdb.open`, all that matter.
-        check: Whether the pages of a file that is not open yet are checked; None: if they are not too many.
         max_size: Bytes that the map may grow to.
     """
-    check_regular(place.data, is_written=not options["readonly"])
+    check_regular(files.data, is_written=not options["readonly"])
     with registry.lock:
         while True:
-            environment = registry.open.get(identity(place.data))
+            environment = registry.open.get(identity(files.data))
             if environment is None:
-                kept = check_file(name, place.data, pages=check, readonly=options["readonly"])
-                environment = Environment(name, place, options, min(kept, max_size or MAX_KEPT, MAX_KEPT))
+                kept = check_file(name, files.data, readonly=options["readonly"])
+                environment = Environment(name, files, options, min(kept, max_size or MAX_KEPT, MAX_KEPT))
                 registry.open[environment.identity] = environment
             elif environment.is_closing:
                 registry.closed.wait()

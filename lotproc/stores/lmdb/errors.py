@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ...errors import DamagedStoreError, ForeignFileError, StoreLockedError
-from .place import Place
+from .files import StoreFiles
 
 __all__ = ["meaning", "os_error"]
 
@@ -20,24 +20,24 @@ _BESIDE = 1 << 20
 
 
 def meaning(
-    lmdb: Any, error: Any, place: Place, name: str = "", size: int = 0, *, is_readonly: bool = False
+    lmdb: Any, error: Any, files: StoreFiles, name: str = "", size: int = 0, *, is_readonly: bool = False
 ) -> Exception:
     """The error that is raised instead of one of LMDB's.
 
     Args:
         lmdb: The package.
         error: What it raised.
-        place: The store's files.
+        files: The store's files.
         name: The store, if it is not open yet.
         size: Bytes that were to be written.
         is_readonly: Whether it is, or was to be, open for reading only.
     """
-    where = name or f"the LMDB store {place.path}"
+    where = name or f"the LMDB store {files.path}"
     damages = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError)
     if isinstance(error, damages):
-        return DamagedStoreError(f"{where}: LMDB finds {place.data} damaged: {error}")
+        return DamagedStoreError(f"{where}: LMDB finds {files.data} damaged: {error}")
     if isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError)):
-        return ForeignFileError(f"{where}: {place.data} is no LMDB file of this kind: {error}")
+        return ForeignFileError(f"{where}: {files.data} is no LMDB file of this kind: {error}")
     if isinstance(error, lmdb.ReadersFullError):
         return StoreLockedError(
             f"{where}: as many readers are at work as LMDB's lock file has room for (max_readers); "
@@ -45,16 +45,16 @@ def meaning(
         )
     if "already open in this process" in str(error):
         return StoreLockedError(
-            f"{where}: other code has {place.path} open in this process, and LMDB allows it once; close that, "
+            f"{where}: other code has {files.path} open in this process, and LMDB allows it once; close that, "
             f"or use one LmdbStore for both"
         )
     code = getattr(error, "code", None)
     if not isinstance(code, int) or code not in errno.errorcode:
-        return DamagedStoreError(f"{where}: LMDB fails with {place.data}: {error}")
-    return os_error(code, where, place.data, size, _way_in(code, place, is_readonly))
+        return DamagedStoreError(f"{where}: LMDB fails with {files.data}: {error}")
+    return os_error(code, where, files.data, size, _way_in(code, files, is_readonly))
 
 
-def _way_in(code: int, place: Place, is_readonly: bool) -> str:
+def _way_in(code: int, files: StoreFiles, is_readonly: bool) -> str:
     """With which options a file can be opened where it lies, if LMDB can't as it was told."""
     if code in _NO_LOCKS:
         return (
@@ -66,11 +66,11 @@ def _way_in(code: int, place: Place, is_readonly: bool) -> str:
     if code not in (errno.EACCES, errno.EPERM):
         return ""
     if not is_readonly:
-        return f"this process may not write to {place.folder} or to its files; open it with readonly=True"
-    if not os.access(place.data, os.R_OK):
-        return f"this process may not read {place.data}"
+        return f"this process may not write to {files.folder} or to its files; open it with readonly=True"
+    if not os.access(files.data, os.R_OK):
+        return f"this process may not read {files.data}"
     return (
-        f"readers put themselves down in {place.lock}, which this process may not write to; have it allowed, or, if "
+        f"readers put themselves down in {files.lock}, which this process may not write to; have it allowed, or, if "
         "nobody writes to the store meanwhile, open it with readonly=True, lock=False"
     )
 

@@ -18,6 +18,7 @@ from ..._values import is_flat
 from ...errors import (
     ArgumentError,
     ArgumentTypeError,
+    DamagedStoreError,
     NoSuchKeyError,
     ReadOnlyStoreError,
     StoreClosedError,
@@ -28,10 +29,9 @@ from ..codecs import NAMES_A_CLASS, CodecLike, as_codec, check_codec
 from ..protocol import Writer, no_such_key
 from .buffer import WriteBuffer, store_pairs
 from .environment import acquire
+from .files import StoreFiles, check_file
 from .keys import MAX_KEY, Form, Key, KeyForm
 from .options import DEFAULT_BUFFER, checked, options_of_lmdb
-from .pages import check_file
-from .place import Place
 from .reading import EVERYTHING, MISSING, LmdbReading
 from .records import MAX_VALUE
 from .scan import chunks
@@ -84,11 +84,11 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
     where it is unpickled, for reading.
 
     **Files from strangers.** With the codec "pickle", reading a value can run any code that its writer wanted: open
-    files of people you trust, or use "json", "npy" or "bytes", which run none. The file's structure is checked before
-    LMDB sees it, that of a file over 128 MiB with `check=True` only; no value has a checksum in this format. What is no
-    regular file, or is a link, is refused in the place of the two files, and so is one with several names (hard links)
-    that would be written to. Reading changes nothing but the table of
-    readers, `lock.mdb` or `NAME-lock`.
+    files of people you trust, or use "json", "npy" or "bytes", which run none. No value has a checksum in this format,
+    and LMDB trusts its files: before it gets one, the file's size and its first pages are checked, which tells a file
+    that was cut off; damage further in can be an error, a wrong value, or the end of the process, as with LMDB itself.
+    What is no regular file, or is a link, is refused in the place of the two files, and so is one with several names
+    (hard links) that would be written to. Reading changes nothing but the table of readers, `lock.mdb` or `NAME-lock`.
 
     **Read-only media.** Open it with `readonly=True`: where nothing can be written, it is read without a table of
     readers. Where this process may not write to that table, or the file system has no locks, `lock=False` does without
@@ -112,9 +112,8 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         map_size: Bytes that the map has at first. It has more where the file is larger, or was written with a larger
             map: then as many as that had, up to 1 TiB and to `max_map_size`, if the system has room for it.
         max_map_size: Bytes that the map may grow to.
-        check: Whether all pages of the file are checked when it is opened: some 1.4 s for each GB of records of 100
-            bytes, 0.2 s of 3 KB, 0.03 s of 1 MB; `None`: up to 128 MiB. The file's size and its first pages are
-            checked always.
+        check: Whether all records are read once when the store is opened, as `verify` does. The file's size and its
+            first pages are checked always.
         lmdb_options: For `lmdb.open`: `readonly`, `subdir`, `sync`, `metasync`, `lock`, `create`, `mode`, `readahead`,
             `meminit`, `max_readers`, `max_dbs`, `max_spare_txns`. With `sync=False` or `metasync=False` a crash of
             the machine can take back what was flushed, and with the first damage the file. With `lock=False` no other
@@ -166,6 +165,8 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         self._open()
         try:
             self._check_codec()
+            if check:
+                self.verify()
         except BaseException:
             self.close()
             raise
@@ -191,7 +192,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         self._lmdb_options = options_of_lmdb(options)
         self._is_readonly: bool = self._lmdb_options["readonly"]
         self._max_map_size: int | None = options["max_map_size"]
-        self._place = Place(os.path.abspath(text), self._lmdb_options.pop("subdir", True))
+        self._files = StoreFiles(os.path.abspath(text), self._lmdb_options.pop("subdir", True))
         self._opening = threading.Lock()
         self._buffer: WriteBuffer | None = None
         self._is_closed = False
@@ -204,9 +205,8 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
             if self._buffer is None:
                 environment = acquire(
                     repr(self),
-                    self._place,
+                    self._files,
                     self._lmdb_options,
-                    check=self._given["check"],
                     max_size=self._max_map_size,
                 )
                 buffer = WriteBuffer(environment, self.batch_size, self._given["max_buffer_bytes"], self._max_map_size)
@@ -274,7 +274,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         if buffer is not None and not buffer.environment.is_forked:
             buffer.flush()
         kept = {**self._given, "readonly": True, "map_size": None, "max_map_size": None, "check": False}
-        return _reopened, (type(self), self._place.path, kept)
+        return _reopened, (type(self), self._files.path, kept)
 
     def __repr__(self) -> str:
         return f"LmdbStore({self.path!r})"
@@ -289,7 +289,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         return hash(self._identity())
 
     def _identity(self) -> tuple[object, ...]:
-        return type(self), os.path.realpath(self._place.data), self.codec.name
+        return type(self), os.path.realpath(self._files.data), self.codec.name
 
     # --- Writing -------------------------------------------------------------------------------------------------
 
@@ -369,7 +369,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         if environment.is_forked:
             environment.refuse_fork()
         pairs = self._pairs("put_many", items)
-        spool = Spool(self._place.folder, SPOOL)
+        spool = Spool(self._files.folder, SPOOL)
         try:
             for keys, values in self._encoded_items(pairs):
                 spool.add(keys, values)
@@ -440,15 +440,30 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         self._writable().flush()
 
     def verify(self) -> None:
-        """Check the structure of the whole file, without LMDB; it takes as long as `check` at opening.
+        """Read all that is stored, and check its order and its number; `check=True` does so at opening.
 
-        Values have no checksums: one that was changed is noticed here only if that touches the structure.
+        Nothing has a checksum: of what was changed LMDB notices a part, and crashes on another part. Values are not
+        decoded.
 
         Raises:
             DamagedStoreError: It is damaged.
         """
-        with self._environment.write_lock():
-            check_file(repr(self), self._place.data, pages=True)
+        environment = self._environment
+        check_file(repr(self), self._files.data)
+        transaction = environment.begin(buffers=False)
+        try:
+            count, last = 0, b""
+            for key, _ in transaction.cursor():
+                if key <= last:
+                    raise DamagedStoreError(f"{self!r} is damaged: its keys are out of order after {last!r}")
+                count, last = count + 1, key
+            told = transaction.stat()["entries"]
+            if count != told:
+                raise DamagedStoreError(f"{self!r} is damaged: it has {count:,} records, and is said to have {told:,}")
+        except environment.lmdb.Error as error:
+            environment.fail(error)
+        finally:
+            environment.end(transaction)
 
     # --- As a source and a sink ----------------------------------------------------------------------------------
 
