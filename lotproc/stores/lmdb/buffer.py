@@ -7,16 +7,17 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from ...errors import StoreClosedError, StoreFullError, StoreLockedError
 from .environment import Environment
-from .spool import Sorted
+from .sharing import release
+from .spool import Sorted, store_pairs
 
-__all__ = ["WriteBuffer", "store_pairs"]
+__all__ = ["WriteBuffer"]
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class WriteBuffer:
             finally:
                 self.is_finished = True
         # Without the lock: readers may need it before they are through.
-        self.environment.release()
+        release(self.environment)
         return problem
 
     def abandon(self, name: str) -> None:
@@ -198,13 +199,6 @@ class WriteBuffer:
 
 
 _NOTHING = object()
-
-
-def store_pairs(transaction: Any, chunks: Iterable[Sorted]) -> None:
-    """Put chunks of pairs; those after the file's last key without looking for their place."""
-    with transaction.cursor() as cursor:
-        for first, pairs in chunks:
-            cursor.putmulti(pairs, append=not cursor.last() or cursor.key() < first)
 
 
 def _pass_on(transaction: Any, key: bytes) -> None:

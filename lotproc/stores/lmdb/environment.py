@@ -1,7 +1,7 @@
-"""An LMDB environment that all stores of a process share: LMDB forbids to have one file open twice.
+"""An open LMDB environment: its transactions, and its map, which grows.
 
-What LMDB asks of its users is kept here: the map is never exchanged under an open transaction, an environment is never
-used after a fork or without a map, and no file is handed to it that would crash it.
+What LMDB asks of its users is kept here: the map is never exchanged under an open transaction, and an environment is
+never used after a fork or without a map.
 """
 
 from __future__ import annotations
@@ -11,22 +11,19 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn, Protocol
 
 from ..._extras import needed
 from ..._files import check_regular
-from ...errors import ArgumentError, StoreClosedError, StoreFullError, StoreLockedError
+from ...errors import StoreClosedError, StoreFullError, StoreLockedError
 from .errors import meaning
-from .files import StoreFiles, check_file, identity
+from .files import StoreFiles, identity
 
-__all__ = ["Environment", "acquire"]
+__all__ = ["Environment"]
 
 #: What the map grows by at least and at most, unless more is wanted.
 MIN_GROWTH, MAX_GROWTH = 64 << 20, 1 << 40
-#: Bytes up to which the map is at first what it was when the file was written. Maps need no memory, but address space,
-#: of which a process has some 128 TiB; and what damage makes of a size should not matter.
-MAX_KEPT = 1 << 40
 
 
 class Parked(Protocol):
@@ -53,11 +50,22 @@ class Environment:
         files: Its files.
         options: For `lmdb.open`.
         kept: Bytes that the map should have at first, if there is address space for them.
+        opening: Entered while LMDB opens the files.
+        on_close: Called when it is closed.
     """
 
-    def __init__(self, name: str, files: StoreFiles, options: dict[str, Any], kept: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        files: StoreFiles,
+        options: dict[str, Any],
+        kept: int,
+        opening: Callable[[], AbstractContextManager[None]],
+        on_close: Callable[[Environment], None],
+    ) -> None:
         self.lmdb = needed("lmdb", "lmdb", "LmdbStore")
         self.files, self.options = files, dict(options)
+        self._opening, self._on_close = opening, on_close
         self.users = 0
         self.is_forked = self.is_closing = False
         self._lock = threading.RLock()
@@ -82,7 +90,7 @@ class Environment:
         if options.get("lock", True):
             check_regular(self.files.lock, is_written=True)  # LMDB follows links, and writes over what is there
         try:
-            with _unknown_to_parents(self.lmdb, self.files):
+            with self._opening():
                 return self.lmdb.open(self.files.path, subdir=self.files.subdir, **options)
         except self.lmdb.Error as error:
             if kept > asked and getattr(error, "code", None) == errno.ENOMEM:
@@ -337,15 +345,9 @@ class Environment:
 
     # --- The end -------------------------------------------------------------------------------------------------
 
-    def release(self) -> None:
-        """One user less; the last one closes the environment. In a forked process nothing is touched."""
-        if self.is_forked:
-            return
-        with registry.lock:
-            self.users -= 1
-            if self.users:
-                return
-            self.is_closing = self._is_restricted = True
+    def close(self) -> None:
+        """Close it for good, as soon as nobody is inside a transaction."""
+        self.is_closing = self._is_restricted = True
         if not self._is_inside():  # else a value that is being decoded closes its store: `leave` will do it
             self._shut()
 
@@ -356,7 +358,7 @@ class Environment:
                 if env is not None:
                     env.close()
         finally:
-            registry.remove(self)
+            self._on_close(self)
 
     def refuse_fork(self) -> NoReturn:
         raise StoreClosedError(
@@ -371,107 +373,3 @@ class Environment:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._writing = threading.RLock()
-
-
-class Registry:
-    """The environments that are open; for any thread that has its lock."""
-
-    def __init__(self) -> None:
-        #: By the identity of their data files.
-        self.open: dict[tuple[object, ...], Environment] = {}
-        #: Those of parent processes: kept, so that nothing ever closes them here.
-        self.inherited: list[Environment] = []
-        self._renew_locks()
-
-    def _renew_locks(self) -> None:
-        self.lock = threading.RLock()
-        #: Notified when an environment is closed.
-        self.closed = threading.Condition(self.lock)
-
-    def remove(self, environment: Environment) -> None:
-        """Note that an environment is closed."""
-        with self.lock:
-            if self.open.get(environment.identity) is environment:
-                del self.open[environment.identity]
-            self.closed.notify_all()
-
-    def after_fork(self) -> None:
-        """Called in a child process: what is open is its parent's."""
-        self._renew_locks()
-        for environment in self.open.values():
-            environment.forked()
-            self.inherited.append(environment)
-        self.open.clear()
-
-
-registry = Registry()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=registry.after_fork)
-
-
-@contextmanager
-def _unknown_to_parents(lmdb: Any, files: StoreFiles) -> Iterator[None]:
-    """Let a forked process open a file that its parent has open.
-
-    The package `lmdb` remembers which files are open in its process, and forgets to forget them after a fork. Closing
-    what was inherited would take the parent's place in the table of readers away, so that is no way.
-    """
-    wanted = identity(files.data)
-    identities = getattr(lmdb, "_envid", None)
-    if identities is None or all(environment.identity != wanted for environment in registry.inherited):
-        yield
-        return
-    before, pid = identities.env_keys, os.getpid()
-    identities.env_keys = lambda path, subdir: tuple((pid, *key) for key in before(path, subdir))
-    try:
-        yield
-    finally:
-        identities.env_keys = before
-
-
-#: Options that make a difference for what the data of a commit means; two writing stores must agree on them.
-_AGREED = ("sync", "metasync", "lock")
-
-
-def acquire(name: str, files: StoreFiles, options: dict[str, Any], *, max_size: int | None) -> Environment:
-    """The environment of a file, opened if this process has not; `release` is to be called once for each call.
-
-    Args:
-        name: The store, for errors.
-        files: Its files.
-        options: For `lmdb.open`, all that matter.
-        max_size: Bytes that the map may grow to.
-    """
-    check_regular(files.data, is_written=not options["readonly"])
-    with registry.lock:
-        while True:
-            environment = registry.open.get(identity(files.data))
-            if environment is None:
-                kept = check_file(name, files.data, readonly=options["readonly"])
-                environment = Environment(name, files, options, min(kept, max_size or MAX_KEPT, MAX_KEPT))
-                registry.open[environment.identity] = environment
-            elif environment.is_closing:
-                registry.closed.wait()
-                continue
-            else:
-                _join(name, environment, options)
-            environment.users += 1
-            return environment
-
-
-def _join(name: str, environment: Environment, options: dict[str, Any]) -> None:
-    """See that one more store can use an environment that is open."""
-    if options["readonly"]:
-        return
-    if environment.is_readonly:
-        environment.make_writable(name, options)
-        return
-    for option in _AGREED:
-        has, wants = environment.options.get(option, True), options.get(option, True)
-        if has != wants:
-            raise ArgumentError(
-                f"{name}: this process has the store open with {option}={has}, and LMDB opens a file once in a "
-                f"process; expected the same, got {option}={wants}; close the other one, or open both alike"
-            )
-    environment.ensure_size(options["map_size"])

@@ -1,22 +1,21 @@
-"""What an LMDB store reads: values by key, scans in the order of the keys, and itself as a source."""
+"""Reading an LMDB store: values by key, views of its keys, values and items in order, and the store as a source."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
 from ...errors import ArgumentError, ArgumentTypeError, StoreClosedError, got
 from ..codecs import unpickled
-from ..protocol import StoredPayload, StoredRecord, no_such_key
+from ..protocol import Store, StoredPayload, StoredRecord, no_such_key
 from .buffer import WriteBuffer
+from .encoding import Encoding, is_iterable
 from .environment import Environment
-from .keys import Key, Range
-from .records import LmdbRecords, is_iterable
+from .keys import Key, KeyForm, Range
 from .scan import chunks, merged
-from .views import LmdbItemsView, LmdbKeysView, LmdbValuesView
 
 __all__ = ["EVERYTHING", "MISSING", "LmdbReading"]
 
@@ -26,10 +25,15 @@ EVERYTHING: list[Range] = [(b"", None)]
 MISSING: Any = object()
 
 
-class LmdbReading(LmdbRecords, Mapping[Any, Any]):
+class LmdbReading(Store, Mapping[Any, Any]):
     """An LMDB store, as far as it reads; for any thread."""
 
     autoflush_on_read: bool
+    _encoding: Encoding
+    _form: KeyForm
+    #: Whether keys that are text are plain UTF-8, and whether values are pickles: both have quicker ways.
+    _is_plain: bool
+    _pickles: bool
     _is_closed: bool
     _buffer: WriteBuffer | None
 
@@ -51,7 +55,7 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
             if data is None:
                 return MISSING
             if data is not MISSING:
-                return self._decoded(key, data)
+                return self._encoding.decoded(key, data)
             if self.autoflush_on_read:
                 buffer.flush_to_read()
         environment = buffer.environment
@@ -61,7 +65,7 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
             if data is None:
                 return MISSING
             if self._pickles and len(data) >= LARGE:
-                return self._decoded(key, data)
+                return self._encoding.decoded(key, data)
             data = bytes(data)
         finally:
             environment.end(transaction)
@@ -70,7 +74,7 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
                 return unpickled(data)
             except Exception:  # which comes again
                 pass
-        return self._decoded(key, data)
+        return self._encoding.decoded(key, data)
 
     def get(self, key: Key, default: Any = None) -> Any:
         """The value of a key, or `default`.
@@ -80,11 +84,11 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
             ArgumentTypeError: It is of a type that no key has.
             DamagedStoreError: The value can't be decoded.
         """
-        found = self._lookup(self._key(key))
+        found = self._lookup(self._encoding.key(key))
         return default if found is MISSING else found
 
     def __getitem__(self, key: Key) -> Any:
-        found = self._lookup(self._key(key))
+        found = self._lookup(self._encoding.key(key))
         if found is MISSING:
             raise no_such_key(self, key)
         return found
@@ -117,27 +121,22 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
                 f"{self!r}: get_many takes keys, as a list of them; got {got(keys)}; get is for one key"
             )
         given = list(keys)
-        wanted = list(map(self._key, given))
+        wanted = list(map(self._encoding.key, given))
         buffer = self._buffer or self._open()
-        held: dict[bytes, bytes | None] = {}
+        data: dict[bytes, bytes | None] = {}
         if buffer.pending:
-            found_there = ((key, buffer.pending.get(key, MISSING)) for key in wanted)
-            held = {key: data for key, data in found_there if data is not MISSING}
-            if self.autoflush_on_read and len(held) < len(set(wanted)):
+            waiting = ((key, buffer.pending.get(key, MISSING)) for key in wanted)
+            data = {key: value for key, value in waiting if value is not MISSING}
+            if self.autoflush_on_read and len(data) < len(set(wanted)):
                 buffer.flush_to_read()
-        rest = [key for key in dict.fromkeys(wanted) if key not in held]
-        found: dict[Any, Any] = {}
-        for key, data in zip(rest, self._read(rest), strict=True):
-            if data is not None:
-                found[key] = self._decoded(key, data)
-        if held:
-            found.update((key, self._decoded(key, data)) for key, data in held.items() if data is not None)
+        stored = [key for key in dict.fromkeys(wanted) if key not in data]
+        data.update(zip(stored, self._read(stored), strict=True))
+        found = {key: self._encoding.decoded(key, data[key]) for key in dict.fromkeys(wanted) if data[key] is not None}
         missing = [
             self._form.to_text(bytes(key)) if decode_not_found and not isinstance(key, (str, tuple)) else key
-            for key, data in zip(given, wanted, strict=True)
-            if data not in found
+            for key, encoded in zip(given, wanted, strict=True)
+            if encoded not in found
         ]
-        found = {key: found[key] for key in wanted if key in found} if held else found
         return ({self._form.to_text(key): value for key, value in found.items()} if decode_keys else found), missing
 
     def exists(self, key: Key, *, flush: bool | None = None) -> bool:
@@ -148,7 +147,7 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
             flush: Whether what is buffered is stored first, unless it has the answer; `None`: as
                 `autoflush_on_read`.
         """
-        data = self._key(key)
+        data = self._encoding.key(key)
         buffer = self._buffer or self._open()
         if buffer.pending:
             held = buffer.pending.get(data, MISSING)
@@ -247,7 +246,7 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
             except (MemoryError, OSError):
                 raise
             except Exception:  # one after the other: up to the one that can't be
-                values = map(self._decoded, keys, stored)
+                values = map(self._encoding.decoded, keys, stored)
             yield from zip(self._keys_of(keys), values, strict=False) if what == "items" else values
 
     def _keys_of(self, keys: Iterable[bytes]) -> Iterable[Any]:
@@ -293,7 +292,7 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
             for key, data in chunk:
                 path = self._form.to_path(key)
                 payload = StoredPayload(self, key.decode() if is_plain else key)
-                yield StoredRecord(path, None, partial(self._decoded, key, data), payload)
+                yield StoredRecord(path, None, partial(self._encoding.decoded, key, data), payload)
 
     def find(self, path: tuple[str, ...]) -> StoredRecord | None:
         key = self._form.to_bytes(path)
@@ -304,3 +303,61 @@ class LmdbReading(LmdbRecords, Mapping[Any, Any]):
 
     def load(self, key: Any) -> Any:
         return self[key]
+
+
+class _View:
+    """Some keys of a store, in one order, with what `keys`, `values` and `items` have in common."""
+
+    _what: Literal["keys", "values", "items"]
+
+    def __init__(self, store: LmdbReading, ranges: list[Range], reverse: bool) -> None:
+        self._mapping, self._ranges, self._reverse = store, ranges, reverse
+
+    def __len__(self) -> int:
+        if self._ranges == EVERYTHING:
+            return len(self._mapping)
+        return sum(map(len, self._mapping._chunks(self._ranges, self._reverse, values=False)))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._mapping._iterate(self._ranges, self._reverse, self._what)
+
+    def __reversed__(self) -> Iterator[Any]:
+        return self._mapping._iterate(self._ranges, not self._reverse, self._what)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._mapping!r}>"
+
+    def _has(self, key: Any) -> bool:
+        data = self._mapping._form.to_bytes(key)
+        is_in = any(first <= data and (stop is None or data < stop) for first, stop in self._ranges)
+        return is_in and data in self._mapping
+
+
+class LmdbKeysView(_View, KeysView[Any]):
+    """Keys of an LMDB store."""
+
+    _what = "keys"
+
+    def __contains__(self, key: object) -> bool:
+        return self._has(key)
+
+
+class LmdbValuesView(_View, ValuesView[Any]):
+    """Values of an LMDB store, in the order of their keys."""
+
+    _what = "values"
+
+    def __contains__(self, value: object) -> bool:
+        return any(value is found or value == found for found in self)
+
+
+class LmdbItemsView(_View, ItemsView[Any, Any]):
+    """Pairs of a key and its value of an LMDB store."""
+
+    _what = "items"
+
+    def __contains__(self, item: object) -> bool:
+        if not isinstance(item, tuple) or len(item) != 2 or not self._has(item[0]):
+            return False
+        found = self._mapping.get(item[0], MISSING)
+        return found is not MISSING and (found is item[1] or found == item[1])

@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from operator import lt
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from .errors import os_error
 
-__all__ = ["Pair", "Sorted", "Spool", "in_order"]
+__all__ = ["Sorted", "Spool", "store_pairs"]
 
 #: A key and its value, both as LMDB takes them.
 Pair: TypeAlias = "tuple[bytes, bytes]"
@@ -89,3 +89,10 @@ def in_order(keys: list[bytes], values: list[bytes]) -> Sorted:
         keys = sorted(last)
         values = [last[key] for key in keys]
     return keys[0], zip(keys, values, strict=True)
+
+
+def store_pairs(transaction: Any, chunks: Iterable[Sorted]) -> None:
+    """Put chunks of pairs; those after the file's last key without looking for their place."""
+    with transaction.cursor() as cursor:
+        for first, pairs in chunks:
+            cursor.putmulti(pairs, append=not cursor.last() or cursor.key() < first)

@@ -27,15 +27,15 @@ from ...errors import (
 )
 from ..codecs import NAMES_A_CLASS, CodecLike, as_codec, check_codec
 from ..protocol import Writer, no_such_key
-from .buffer import WriteBuffer, store_pairs
-from .environment import acquire
+from .buffer import WriteBuffer
+from .encoding import MAX_VALUE, Encoding
 from .files import StoreFiles, check_file
 from .keys import MAX_KEY, Form, Key, KeyForm
 from .options import DEFAULT_BUFFER, checked, options_of_lmdb
 from .reading import EVERYTHING, MISSING, LmdbReading
-from .records import MAX_VALUE
 from .scan import chunks
-from .spool import Spool
+from .sharing import acquire
+from .spool import Spool, store_pairs
 from .writer import LmdbWriter
 
 __all__ = ["LmdbStore"]
@@ -189,6 +189,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
             repr(self), options["key_encoding"], options["key_errors"], options["str_normalize"]
         ).checked()
         self._is_plain = self._form.is_plain
+        self._encoding = Encoding(repr(self), self._form, self.codec)
         self._lmdb_options = options_of_lmdb(options)
         self._is_readonly: bool = self._lmdb_options["readonly"]
         self._max_map_size: int | None = options["max_map_size"]
@@ -312,13 +313,13 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         try:
             # As below, for most calls: without a call for the key and one for the value.
             encoded = key.encode() if self._is_plain and type(key) is str else self._form.to_new(key)
-            data = pickle.dumps(value, 5) if self._pickles else self._encoded(value, key)
+            data = pickle.dumps(value, 5) if self._pickles else self._encoding.encoded(value, key)
             if self._pickles and NAMES_A_CLASS in data and not is_flat(value):
-                data = self._encoded(value, key)  # which looks for iterators
+                data = self._encoding.encoded(value, key)  # which looks for iterators
         except Exception:
-            encoded, data = self._form.to_new(key), self._encoded(value, key)
+            encoded, data = self._form.to_new(key), self._encoding.encoded(value, key)
         if not 0 < len(encoded) <= MAX_KEY or len(data) > MAX_VALUE:
-            encoded, data = self._key(key), self._encoded(value, key)
+            encoded, data = self._encoding.key(key), self._encoding.encoded(value, key)
         size = len(encoded) + len(data)
         with buffer.lock:
             pending = buffer.pending
@@ -337,7 +338,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
 
         In a store that is full, what is to be deleted when the buffer is stored is stored without the rest of it.
         """
-        self._writable().put(self._key(key), None)
+        self._writable().put(self._encoding.key(key), None)
 
     def __delitem__(self, key: Key) -> None:
         buffer = self._writable()
@@ -368,10 +369,10 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         environment = buffer.environment
         if environment.is_forked:
             environment.refuse_fork()
-        pairs = self._pairs("put_many", items)
+        pairs = self._encoding.pairs("put_many", items)
         spool = Spool(self._files.folder, SPOOL)
         try:
-            for keys, values in self._encoded_items(pairs):
+            for keys, values in self._encoding.items(pairs):
                 spool.add(keys, values)
             with buffer.lock:
                 self._writable().flush()
@@ -390,14 +391,14 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         """Store what is in a mapping, in pairs, or in keywords, in one transaction; see `put_many`."""
         if hasattr(other, "keys") and not isinstance(other, Mapping):
             other = ((key, other[key]) for key in other.keys())  # noqa: SIM118
-        items = self._pairs("update", other)
+        items = self._encoding.pairs("update", other)
         self.put_many(pair for some in (items, values.items()) for pair in some)
 
     def pop(self, key: Key, default: Any = MISSING) -> Any:
         """Delete a key, and give the value that it had; raises as `put` and `get` do."""
         buffer = self._writable()
         with buffer.lock:
-            found = self._lookup(self._key(key))
+            found = self._lookup(self._encoding.key(key))
             if found is MISSING:
                 if default is MISSING:
                     raise no_such_key(self, key)
@@ -418,7 +419,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         """The value of a key, which is `default` from now on if there is none."""
         buffer = self._writable()
         with buffer.lock:
-            found = self._lookup(self._key(key))
+            found = self._lookup(self._encoding.key(key))
             if found is MISSING:
                 self.put(key, default)
                 return default
@@ -479,7 +480,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
     def writing(self) -> Iterator[Writer]:
         buffer = self._writable()
         self.flush()
-        yield LmdbWriter(self, buffer)
+        yield LmdbWriter(self._encoding, buffer, self.find)
 
 
 def _reopened(kind: type[LmdbStore], path: str, options: dict[str, Any]) -> LmdbStore:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ...errors import as_text
 from ..protocol import Item, Path, StoredRecord
 from .buffer import WriteBuffer
-
-if TYPE_CHECKING:
-    from .store import LmdbStore
+from .encoding import Encoding
 
 __all__ = ["LmdbWriter"]
 
@@ -23,24 +20,22 @@ class LmdbWriter:
     at least. When more come, those that are held are stored before the commit, in one transaction.
     """
 
-    def __init__(self, store: LmdbStore, buffer: WriteBuffer) -> None:
-        self._store, self._buffer = store, buffer
+    def __init__(self, encoding: Encoding, buffer: WriteBuffer, find: Callable[[Path], StoredRecord | None]) -> None:
+        self._encoding, self._buffer, self._find = encoding, buffer, find
         self._held: dict[bytes, bytes] = {}
         self._size = 0
 
     def find(self, path: Path) -> StoredRecord | None:
         """What there is under a path, with what this writer has taken."""
-        key = self._store._form.to_bytes(path)
+        key = self._encoding.form.to_bytes(path)
         if key in self._held:
-            return StoredRecord(path, None, partial(self._store._decoded, key, self._held[key]), None)
-        return self._store.find(path)
+            return StoredRecord(path, None, partial(self._encoding.decoded, key, self._held[key]), None)
+        return self._find(path)
 
     def put(self, items: Sequence[Item]) -> None:
         """Take a batch; when one item can't be stored, none of the batch is."""
-        store = self._store
-        batch = {}
-        for path, value, _ in items:
-            batch[store._form.to_bytes(path)] = store._encoded(value, as_text(path))
+        encoding = self._encoding
+        batch = {encoding.form.to_bytes(path): encoding.encoded(value, as_text(path)) for path, value, _ in items}
         size = sum(map(len, batch)) + sum(map(len, batch.values()))
         if self._held and self._size + size > self._buffer.max_bytes:
             self._save()
@@ -56,7 +51,7 @@ class LmdbWriter:
 
     def _save(self) -> None:
         with self._buffer.lock:
-            self._store.flush()
+            self._buffer.flush()
             if self._held:
                 self._buffer.store(self._held)
         self._held, self._size = {}, 0
