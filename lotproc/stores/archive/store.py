@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from ...errors import (
     DamagedStoreError,
     ReadOnlyStoreError,
     StoreClosedError,
+    StoreLockedError,
     got,
 )
 from ..codecs import CodecLike
@@ -29,7 +31,6 @@ from .names import Pattern, as_source, is_pattern
 from .publishing import Lock
 from .reading import ArchiveRecords, check_flag, same
 from .shards import Shard
-from .turns import Turns
 from .writer import ArchiveWriter, Encoding
 from .writing import Session
 
@@ -164,7 +165,7 @@ class Archive(ArchiveRecords):
                 raise ArgumentError(f"Archive: lock_timeout must be at least 0, got {lock_timeout}")
         self.mode, self._limit = mode, None if max_shard_bytes is None else int(max_shard_bytes)
         self._durable, self._lock_timeout = bool(durable), lock_timeout
-        self._turns = Turns(lock_timeout)
+        self._begin_turns()
         #: How many records are finished, where a writer knows.
         self._before: int | None = None
         super().__init__(source, codec, check=bool(check), may_be_new=mode == "a")
@@ -186,8 +187,8 @@ class Archive(ArchiveRecords):
         self._check_open()
         if self.mode == "r":
             self._opened()
-        elif not self._turns.is_own():  # else it is open
-            with self._turns.of(self, "open()"):
+        else:
+            with self._turn("open()"):
                 self._begun()
         return self
 
@@ -201,7 +202,7 @@ class Archive(ArchiveRecords):
         """
         if self._is_closed:
             return
-        with self._turns.of(self, "close()"):
+        with self._turn("close()"):
             try:
                 if self._session is not None and self._session.pid == os.getpid():
                     self._session.commit()
@@ -210,9 +211,7 @@ class Archive(ArchiveRecords):
 
     def __enter__(self) -> Archive:
         self._check_open()
-        if self.mode != "r" and self._turns.is_own():
-            return self
-        with self._turns.of(self, "open()"):
+        with self._turn("open()"):
             try:
                 self._opened() if self.mode == "r" else self._begun()
             except BaseException:
@@ -225,8 +224,8 @@ class Archive(ArchiveRecords):
     ) -> None:
         if error is None:
             self.close()
-        elif not self._turns.is_own():  # else a running `write` gets the error
-            with self._turns.of(self, "close()"):
+        else:
+            with self._turn("close()"):
                 self._discard()
 
     def __del__(self) -> None:
@@ -249,6 +248,51 @@ class Archive(ArchiveRecords):
         if lock is not None:
             lock.release()
         self._drop()
+
+    # --- One call at a time ---
+
+    def _begin_turns(self) -> None:
+        """Nobody has a turn; so it is in a fork too, which does not have the thread that had it."""
+        self._turns, self._pid = threading.Lock(), os.getpid()
+        self._thread: int | None = None
+        self._call = ""
+
+    @contextmanager
+    def _turn(self, call: str) -> Iterator[None]:
+        turn = self._take_turn(call)
+        try:
+            yield
+        finally:
+            self._thread = None
+            turn.release()
+
+    def _take_turn(self, call: str) -> threading.Lock:
+        """Wait until no other thread is in the middle of a call that writes or finishes; gives what is to be released.
+
+        Args:
+            call: What is called; one that goes through an iterable of the user's ends in "(...)".
+
+        Raises:
+            ArgumentError: This thread is in the middle of one.
+            StoreLockedError: Another thread is, for too long.
+        """
+        if self._pid != os.getpid():
+            self._begin_turns()
+        if self._thread == threading.get_ident():
+            raise ArgumentError(
+                f"{self!r} is in the middle of {self._call}; what it goes through can't call {call} meanwhile: "
+                "yield the records instead, or call it afterwards"
+            )
+        turn, timeout = self._turns, self._lock_timeout
+        if not turn.acquire(False):
+            while not turn.acquire(timeout=-1 if timeout is None else max(timeout, 0.01)):
+                if self._call.endswith("(...)"):  # another one ends by itself
+                    raise StoreLockedError(
+                        f"{self!r} is in the middle of {self._call} in another thread, which did not end within "
+                        f"{timeout:g} s, so {call} was not done; wait for longer with Archive(..., lock_timeout=...)"
+                    )
+        self._thread, self._call = threading.get_ident(), call
+        return turn
 
     # --- Reading ---
 
@@ -365,7 +409,7 @@ class Archive(ArchiveRecords):
                 f"{self!r}: write() takes an iterable of values, got {got(values)}; append() takes one"
             )
         values = self._iterator("write", "values", values)
-        with self._turns.of(self, "write(...)"):
+        with self._turn("write(...)"):
             session = self._begun()
             before = session.taken
             encode = self._encoding.numbered(lambda: session.taken - before)
@@ -389,7 +433,7 @@ class Archive(ArchiveRecords):
             ArgumentError, ReadOnlyStoreError, OSError, StoreLockedError: As for `write`.
         """
         records = self._iterator("write_records", "records, each (path, value, attributes)", records)
-        with self._turns.of(self, "write_records(...)"):
+        with self._turn("write_records(...)"):
             return self._begun().take(self._encoding.records(records))
 
     def _iterator(self, method: str, what: str, values: Any) -> Iterator[Any]:
@@ -407,8 +451,7 @@ class Archive(ArchiveRecords):
         Raises:
             As `write_records` does.
         """
-        turns = self._turns
-        turns.take(self, "append()")
+        turn = self._take_turn("append()")
         try:
             session = self._begun()
             session.take_few([self._encoding.record(path, value, attributes)])
@@ -416,7 +459,8 @@ class Archive(ArchiveRecords):
                 self._before = len(self)
             return self._before + session.taken - 1
         finally:
-            turns.give()
+            self._thread = None
+            turn.release()
 
     def flush(self) -> None:
         """Finish what was written so far: it shows, and is on the disk where the archive is durable.
@@ -426,7 +470,7 @@ class Archive(ArchiveRecords):
             ArgumentError: It is called from what a running `write` goes through; nothing of that is stored.
             OSError: The disk is full, or it fails. What was written is still there to be finished.
         """
-        with self._turns.of(self, "flush()"):
+        with self._turn("flush()"):
             self._finish()
 
     def _finish(self) -> None:
@@ -466,7 +510,7 @@ class Archive(ArchiveRecords):
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
-        with self._turns.of(self, "lotproc.write(...) or copy(...)"):
+        with self._turn("lotproc.write(...) or copy(...)"):
             yield from self._taking()
 
     def _taking(self) -> Iterator[Writer]:
