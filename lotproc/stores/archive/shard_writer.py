@@ -17,6 +17,7 @@ from .format import GROUP_BITS, Notes, built_end, group_count, most_bytes
 from .keys import KeySpool, noted_keys, open_keys, write_all
 from .publishing import temporary_beside
 from .shards import Shard
+from .target import Target
 
 __all__ = ["ShardWriter", "fitting", "read_back"]
 
@@ -25,14 +26,14 @@ class ShardWriter:
     """A new file that goes on from an old shard, or begins.
 
     Args:
-        base: What the archive's files have in common.
+        target: Where the archive is written.
         path: What the file is to be called.
         old: The shard that it starts with.
     """
 
-    def __init__(self, base: str, path: str, old: Shard | None) -> None:
-        self.base, self.path, self.old = base, path, old
-        self.temporary = temporary_beside(base)
+    def __init__(self, target: Target, path: str, old: Shard | None) -> None:
+        self.target, self.path, self.old = target, path, old
+        self.temporary = temporary_beside(target.base)
         self.records = self.payload = self.index_crc = self.payload_crc = 0
         self.groups = array("I")
         self.ends: list[np.ndarray[Any, Any]] = []
@@ -94,11 +95,9 @@ class ShardWriter:
         self.records += len(sizes)
         self.payload += len(data)
 
-    def how_many_fit(self, sizes: np.ndarray[Any, Any], limit: int | None, codec: str) -> int:
+    def how_many_fit(self, sizes: np.ndarray[Any, Any]) -> int:
         """How many of the next records the shard has room for."""
-        if limit is None:
-            return len(sizes)
-        return fitting(self.records, self.payload, sizes, limit, codec)
+        return fitting(self.target, self.records, self.payload, sizes)
 
     def state(self) -> tuple[Any, ...]:
         """What `restore` takes."""
@@ -125,18 +124,19 @@ class ShardWriter:
             os.unlink(self.keys.path)
             self.keys = None
 
-    def finish(self, codec: str, set_id: str | None, origin: str | None, *, follows: bool, durable: bool) -> None:
+    def finish(self, *, follows: bool) -> None:
         """Write what comes after the records, and close the file."""
+        target = self.target
         groups = self.groups[:]
         groups.extend([0] * (group_count(self.payload) - len(groups)))
         commit = (self.records, self.payload, self.index_crc, self.payload_crc)
         keys = self.old.notes.keys if self.old is not None and self.old.notes is not None else None
         if self.keys is not None:
-            keys = self.keys.finish(commit, durable=durable)
+            keys = self.keys.finish(commit, durable=target.durable)
         elif self.old is not None and self.old.notes is None:
             keys = noted_keys(self.old)
         crcs = self.index_crc, self.payload_crc
-        notes = Notes(self.records, self.payload, codec, set_id, *crcs, keys, follows, origin)
+        notes = Notes(self.records, self.payload, target.codec, target.set_id, *crcs, keys, follows, target.origin)
         at = self.payload
         if self.old is not None and len(self.old):
             with open(self.old.file, "rb", opener=open_regular) as source:
@@ -146,7 +146,7 @@ class ShardWriter:
             write_all(self.file, ends.data.cast("B"), at)
             at += ends.nbytes
         write_all(self.file, built_end(notes, np.array(groups, "<u4").tobytes()), at)
-        if durable:
+        if target.durable:
             os.fsync(self.file.fileno())
         self.file.close()
         self.ends, self.notes = [], notes
@@ -162,11 +162,13 @@ class ShardWriter:
             os.unlink(self.temporary)
 
 
-def fitting(records: int, payload: int, sizes: np.ndarray[Any, Any], limit: int, codec: str) -> int:
+def fitting(target: Target, records: int, payload: int, sizes: np.ndarray[Any, Any]) -> int:
     """How many of the next records a shard has room for that has so many; one always fits into an empty one."""
+    if target.limit is None:
+        return len(sizes)
     ends = np.cumsum(sizes) + payload
     counts = np.arange(records + 1, records + len(sizes) + 1)
-    count = int(np.searchsorted(most_bytes(ends, counts, codec), limit, "right"))
+    count = int(np.searchsorted(most_bytes(ends, counts, target.codec), target.limit, "right"))
     return max(count, 1) if records == 0 else count
 
 

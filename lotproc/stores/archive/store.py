@@ -25,12 +25,12 @@ from ...errors import (
 )
 from ..codecs import CodecLike
 from ..protocol import Writer, no_such_key
-from .beginning import Place
 from .keys import as_path
 from .names import Pattern, as_source, is_pattern
 from .publishing import Lock
 from .reading import ArchiveRecords, check_flag, same
 from .shards import Shard
+from .target import begin, writing_base
 from .writer import ArchiveWriter, Encoding
 from .writing import Session
 
@@ -491,20 +491,25 @@ class Archive(ArchiveRecords):
             return session
         if self.mode == "r":
             raise ReadOnlyStoreError(f'{self!r} was opened for reading; Archive(..., "a") appends, "w" writes it anew')
-        place = Place(repr(self), self._source, self._limit)
         if self._lock is None:
-            self._lock = Lock(repr(self), place.base(), self._lock_timeout)
+            self._lock = Lock(repr(self), writing_base(self._source, self._limit), self._lock_timeout)
         self._drop()  # another writer may have been there since it was read
         try:
-            session, self._before = place.begin(
-                self.codec, is_new=self._is_unseen, check=self._check, durable=self._durable
+            target, old = begin(
+                repr(self),
+                self._source,
+                self._limit,
+                self.codec,
+                is_new=self._is_unseen,
+                check=self._check,
+                durable=self._durable,
             )
         except BaseException:
             lock, self._lock = self._lock, None
             lock.release()
             raise
-        self._session = session
-        return session
+        self._before, self._session = target.before, Session(target, old)
+        return self._session
 
     # --- A source and a sink ---
 

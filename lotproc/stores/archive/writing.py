@@ -6,7 +6,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,23 +16,12 @@ from .names import shard_path
 from .publishing import complete, decide
 from .shard_writer import ShardWriter, fitting, read_back
 from .shards import Shard
+from .target import Target
 
-__all__ = ["Session", "Target"]
+__all__ = ["Session"]
 
 #: Bytes of records that are written in one go.
 CHUNK = 1 << 19
-
-
-class Target(NamedTuple):
-    """Where a session writes to.
-
-    Args:
-        base: What the archive's files have in common.
-        path: The one file, or None for a set of shards.
-    """
-
-    base: str
-    path: str | None
 
 
 class Session:
@@ -41,30 +30,10 @@ class Session:
     Args:
         target: Where it goes.
         old: The last of the shards that stay, where there are any.
-        number: The number of the first new shard, for a set.
-        replaced: The files that are there and have to go.
-        limit: Bytes of a shard at most.
-        codec: The codec's name.
-        set_id: What the shards of this set have in common.
-        origin: What an archive of one file is known by.
-        durable: Whether to wait for the disk.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        old: Shard | None,
-        number: int,
-        replaced: Iterable[str],
-        limit: int | None,
-        codec: str,
-        set_id: str | None,
-        origin: str | None,
-        *,
-        durable: bool,
-    ) -> None:
-        self.target, self.old, self.number, self.limit, self.codec = target, old, number, limit, codec
-        self.replaced, self.set_id, self.origin, self.durable = list(replaced), set_id, origin, durable
+    def __init__(self, target: Target, old: Shard | None) -> None:
+        self.target, self.old = target, old
         self.pid = os.getpid()
         #: Whether what was taken counts, and can't be dropped any more.
         self.is_decided = False
@@ -140,28 +109,30 @@ class Session:
             OSError: The disk is full, or it fails. Mostly the archive is as it was, and what was taken is still taken.
                 Where only the renaming of several files is left to do, it counts, and the next writer does it.
         """
+        target = self.target
         if not self.taken and self.old is not None and not self.writers:
             return
         with self._told(), self._all_or_none():
             self._write_held()
             if not self.writers:
                 self._new_shard()
-            self.writers[-1].finish(self.codec, self.set_id, self.origin, follows=False, durable=self.durable)
+            self.writers[-1].finish(follows=False)
             moves, spools = [], []
             for writer in self.writers:
                 if writer.keys is not None and writer.keys.old is not None:
-                    writer.keys.add_to(keys_path(writer.path), durable=self.durable)
+                    writer.keys.add_to(keys_path(writer.path), durable=target.durable)
                     spools.append(writer.keys.path)
                 elif writer.keys is not None:
                     moves.append((writer.keys.path, keys_path(writer.path)))
                 moves.append((writer.temporary, writer.path))
             new = {path for _, path in moves}
-            decide(self.target.base, moves, [path for path in self.replaced if path not in new], durable=self.durable)
+            gone = [path for path in target.replaced if path not in new]
+            decide(target.base, moves, gone, durable=target.durable)
         self.is_decided = True
         self.writers = []
         for path in spools:
             os.unlink(path)
-        complete(self.target.base, durable=self.durable)
+        complete(target.base, durable=target.durable)
 
     def close(self) -> None:
         """Drop what is not finished."""
@@ -261,29 +232,25 @@ class Session:
 
     def _room(self, sizes: np.ndarray[Any, Any]) -> tuple[ShardWriter, int]:
         """The shard that the next records go to, and how many of them."""
-        writer = self.writers[-1] if self.writers else self._next_writer(sizes)
-        count = writer.how_many_fit(sizes, self.limit, self.codec)
+        writer = self.writers[-1] if self.writers else self._first_shard(sizes)
+        count = writer.how_many_fit(sizes)
         if count == 0:
-            writer.finish(self.codec, self.set_id, self.origin, follows=True, durable=self.durable)
+            writer.finish(follows=True)
             writer = self._new_shard()
-            count = writer.how_many_fit(sizes, self.limit, self.codec)
+            count = writer.how_many_fit(sizes)
         return writer, count
 
-    def _next_writer(self, sizes: np.ndarray[Any, Any]) -> ShardWriter:
+    def _first_shard(self, sizes: np.ndarray[Any, Any]) -> ShardWriter:
         old = self.old
-        if old is None:
+        if old is None or (len(sizes) and not fitting(self.target, len(old), len(old.view), sizes)):
             return self._new_shard()
-        fits = self.limit is None or fitting(len(old), len(old.view), sizes, self.limit, self.codec) > 0
-        if not fits and len(sizes):
-            return self._new_shard()
-        writer = ShardWriter(self.target.base, old.path, old)
-        self.writers.append(writer)
-        return writer
+        self.writers.append(ShardWriter(self.target, old.path, old))
+        return self.writers[-1]
 
     def _new_shard(self) -> ShardWriter:
         path = self.target.path
         if path is None:
-            path = shard_path(self.target.base, self.number + sum(writer.old is None for writer in self.writers))
-        writer = ShardWriter(self.target.base, path, None)
-        self.writers.append(writer)
-        return writer
+            number = self.target.number + sum(writer.old is None for writer in self.writers)
+            path = shard_path(self.target.base, number)
+        self.writers.append(ShardWriter(self.target, path, None))
+        return self.writers[-1]
