@@ -185,11 +185,8 @@ class Archive(ArchiveRecords):
             ReadOnlyStoreError: The file system has no locks.
         """
         self._check_open()
-        if self.mode == "r":
-            self._opened()
-        else:
-            with self._turn("open()"):
-                self._begun()
+        with self._turn("open()"):
+            self._opened() if self.mode == "r" else self._begun()
         return self
 
     def close(self) -> None:
@@ -210,14 +207,7 @@ class Archive(ArchiveRecords):
                 self._discard()
 
     def __enter__(self) -> Archive:
-        self._check_open()
-        with self._turn("open()"):
-            try:
-                self._opened() if self.mode == "r" else self._begun()
-            except BaseException:
-                self._discard()
-                raise
-        return self
+        return self.open()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -241,13 +231,19 @@ class Archive(ArchiveRecords):
     def _discard(self) -> None:
         """Let go of everything, and of what is not finished."""
         self._is_closed = True
+        self._end_session()
+        self._unlock()
+        self._drop()
+
+    def _end_session(self) -> None:
         session, self._session = self._session, None
-        lock, self._lock = self._lock, None
         if session is not None:
             session.close()
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
-        self._drop()
 
     # --- One call at a time ---
 
@@ -474,11 +470,9 @@ class Archive(ArchiveRecords):
             self._finish()
 
     def _finish(self) -> None:
-        session = self._begun()
-        session.commit()
+        self._begun().commit()
         self._is_unseen = False
-        session.close()
-        self._session = None
+        self._end_session()
         self._drop()
 
     def _begun(self) -> Session:
@@ -505,8 +499,7 @@ class Archive(ArchiveRecords):
                 durable=self._durable,
             )
         except BaseException:
-            lock, self._lock = self._lock, None
-            lock.release()
+            self._unlock()
             raise
         self._before, self._session = target.before, Session(target, old)
         return self._session
@@ -516,28 +509,22 @@ class Archive(ArchiveRecords):
     @contextmanager
     def writing(self) -> Iterator[Writer]:
         with self._turn("lotproc.write(...) or copy(...)"):
-            yield from self._taking()
-
-    def _taking(self) -> Iterator[Writer]:
-        was_closed = self._session is None
-        before = self._begun()
-        undo = before.undoing()
-        try:
-            yield ArchiveWriter(self, self._begun, self._encoding, self._finish)
-        except BaseException:
-            if self._session is before and not before.is_decided:  # with what was appended before, which stays
-                undo()
-            elif self._session is not None:
-                self._session.close()
-                self._session = None
-            raise
-        finally:
-            if was_closed and self._session is not None and not self._session.taken:
-                self._session.close()
-                self._session = None
-            if was_closed and self._session is None and self._lock is not None:
-                lock, self._lock = self._lock, None
-                lock.release()
+            was_closed = self._session is None
+            session = self._begun()
+            undo = session.undoing()
+            try:
+                yield ArchiveWriter(self.find, self._begun, self._encoding, self._finish)
+            except BaseException:
+                if self._session is session and not session.is_decided:  # with what was appended before, which stays
+                    undo()
+                else:
+                    self._end_session()
+                raise
+            finally:
+                if was_closed and self._session is not None and not self._session.taken:
+                    self._end_session()
+                if was_closed and self._session is None:
+                    self._unlock()
 
     # --- What it is ---
 

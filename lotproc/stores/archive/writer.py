@@ -10,7 +10,6 @@ from ...errors import ArgumentTypeError, CodecError, NotPicklableError, add_note
 from ..codecs import Codec
 from ..protocol import Item, StoredRecord
 from .keys import as_line, as_path
-from .reading import ArchiveRecords
 from .writing import Session
 
 __all__ = ["ArchiveWriter", "Encoding"]
@@ -25,7 +24,7 @@ class Encoding:
     """
 
     def __init__(self, name: str, codec: Codec) -> None:
-        self._name, self._codec = name, codec
+        self._name, self.codec = name, codec
 
     def record(self, path: Any, value: Any, attributes: Any) -> tuple[bytes | memoryview, bytes | None]:
         """A record's bytes, and its line in the file of keys if it has one."""
@@ -54,7 +53,7 @@ class Encoding:
 
     def _value(self, value: Any, what: str | Callable[[], str]) -> bytes | memoryview:
         try:
-            data = self._codec.encode(value)
+            data = self.codec.encode(value)
         except (CodecError, NotPicklableError) as error:
             raise type(error)(f"{self._name}: {what if isinstance(what, str) else what()}: {error}") from error
         except Exception as error:
@@ -67,7 +66,7 @@ class ArchiveWriter:
     """Takes items for an archive; they show from `commit` on.
 
     Args:
-        archive: The archive.
+        stored: What the archive has under a path.
         begun: Returns what is being written.
         encoding: Makes bytes of the items.
         finish: Lets what was written show.
@@ -75,12 +74,12 @@ class ArchiveWriter:
 
     def __init__(
         self,
-        archive: ArchiveRecords,
+        stored: Callable[[tuple[str, ...]], StoredRecord | None],
         begun: Callable[[], Session],
         encoding: Encoding,
         finish: Callable[[], None],
     ) -> None:
-        self._archive, self._begun, self._encoding, self._finish = archive, begun, encoding, finish
+        self._stored, self._begun, self._encoding, self._finish = stored, begun, encoding, finish
         #: Where each path is among what was taken, with its attributes; only if somebody asks.
         self._taken: dict[bytes, tuple[int, bytes]] | None = None
 
@@ -93,10 +92,10 @@ class ArchiveWriter:
                 self._note(number, line)
         taken = self._taken.get(text)
         if taken is None:
-            return self._archive.find(path)
+            return self._stored(path)
         number, attributes = taken
         metadata = json.loads(attributes) if attributes else None
-        return StoredRecord(tuple(path), metadata, lambda: self._archive.codec.decode(session.find(number)), None)
+        return StoredRecord(tuple(path), metadata, lambda: self._encoding.codec.decode(session.find(number)), None)
 
     def put(self, items: Sequence[Item]) -> None:
         """Take a batch, or none of it if one of them can't be stored."""
