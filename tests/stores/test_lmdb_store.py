@@ -815,7 +815,7 @@ def test_reading_only(path: Path) -> None:
         ({"str_normalize": "NFX"}, ArgumentError, "NFKD"),
         ({"writemap": True}, ArgumentError, "full disk"),
         ({"mapsize": 3}, ArgumentTypeError, "no option 'mapsize'"),
-        ({"readonly": 1}, ArgumentTypeError, "readonly must be a bool"),
+        ({"readonly": 1}, ArgumentTypeError, "readonly must be True or False"),
         ({"check": 1}, ArgumentTypeError, "check"),
     ],
 )

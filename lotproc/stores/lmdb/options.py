@@ -1,4 +1,4 @@
-"""The options of an LMDB store: what they are if they are not given, and which can't be."""
+"""The options of an LMDB store: what each may be, and which are for LMDB."""
 
 from __future__ import annotations
 
@@ -6,76 +6,50 @@ from typing import Any
 
 from ...errors import ArgumentError, ArgumentTypeError, got
 
-__all__ = ["DEFAULT_BUFFER", "checked", "options_of_lmdb"]
+__all__ = ["DEFAULT_BUFFER", "options_of_lmdb"]
 
 DEFAULT_MAP_SIZE = 64 << 20
 DEFAULT_BUFFER = 16 << 20
 
-#: The options of `lmdb.open` that may be given, with what they must be.
-_OPTIONS: dict[str, type] = {
-    "subdir": bool,
-    "readonly": bool,
-    "metasync": bool,
-    "sync": bool,
-    "mode": int,
-    "create": bool,
-    "readahead": bool,
-    "meminit": bool,
-    "max_readers": int,
-    "max_dbs": int,
-    "max_spare_txns": int,
-    "lock": bool,
+#: The options of the store's own that are no text, and those of `lmdb.open` that may be given.
+_OWN: dict[str, type] = {
+    **dict.fromkeys(("batch_size", "max_buffer_bytes", "map_size", "max_map_size"), int),
+    **dict.fromkeys(("autoflush_on_read", "check"), bool),
 }
+_OF_LMDB: dict[str, type] = {
+    **dict.fromkeys(("subdir", "readonly", "metasync", "sync", "create", "readahead", "meminit", "lock"), bool),
+    **dict.fromkeys(("mode", "max_readers", "max_dbs", "max_spare_txns"), int),
+}
+_WORDS = {int: "a whole number", bool: "True or False"}
+_MAY_BE_NONE = ("map_size", "max_map_size", "check")
 _REFUSED = {
     "writemap": "a full disk would end the process",
     "map_async": "it is for writemap, with which a full disk would end the process",
     "lib_version": "stores have the file format of LMDB 0.9",
 }
-#: Options that are the store's own, not LMDB's.
-_OWN = frozenset(
-    [
-        "batch_size", "codec", "autoflush_on_read", "key_encoding", "key_errors", "str_normalize", "max_buffer_bytes",
-        "map_size", "max_map_size", "check",
-    ]
-)  # fmt: skip
-
-
-def checked(options: dict[str, Any]) -> None:
-    """Refuse numbers and switches of the store's own that can't be."""
-    for option in ("batch_size", "max_buffer_bytes", "map_size", "max_map_size"):
-        value = options[option]
-        if value is None and option.endswith("map_size"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ArgumentTypeError(f"LmdbStore: {option} must be a whole number, got {got(value)}")
-        if value < 1:
-            raise ArgumentError(f"LmdbStore: {option} must be at least 1, got {value}")
-    for option in ("autoflush_on_read", "check"):
-        if not isinstance(options[option], bool) and not (option == "check" and options[option] is None):
-            raise ArgumentTypeError(f"LmdbStore: {option} must be True or False, got {got(options[option])}")
-    limit = options["max_map_size"]
-    if limit is not None and (options["map_size"] or 0) > limit:
-        raise ArgumentError(
-            f"LmdbStore: map_size must be no more than max_map_size, {limit:,} bytes; got {options['map_size']:,}"
-        )
+#: What the codec and the form of keys see to.
+_OF_KEYS_AND_VALUES = ("codec", "key_encoding", "key_errors", "str_normalize")
 
 
 def options_of_lmdb(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that are for `lmdb.open`, and its map_size."""
-    size, limit = options["map_size"] or DEFAULT_MAP_SIZE, options["max_map_size"]
-    given = _known({key: options[key] for key in options if key not in _OWN})
-    return {**given, "map_size": size if limit is None else min(size, limit)}
-
-
-def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that are for `lmdb.open`; all are checked."""
     for option, value in options.items():
+        kind = _OWN.get(option) or _OF_LMDB.get(option)
         if option in _REFUSED:
             raise ArgumentError(f"LmdbStore: the option {option} can't be used: {_REFUSED[option]}; leave it out")
-        if option not in _OPTIONS:
+        if option in _OF_KEYS_AND_VALUES or (value is None and option in _MAY_BE_NONE):
+            continue
+        if kind is None:
             raise ArgumentTypeError(
-                f"LmdbStore: there is no option {option!r}; those for LMDB are {', '.join(_OPTIONS)}"
+                f"LmdbStore: there is no option {option!r}; those for LMDB are {', '.join(_OF_LMDB)}"
             )
-        kind = _OPTIONS[option]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ArgumentTypeError(f"LmdbStore: {option} must be a {kind.__name__}, got {got(value)}")
-    return {"readonly": False, **options}
+            raise ArgumentTypeError(f"LmdbStore: {option} must be {_WORDS[kind]}, got {got(value)}")
+        if option in _OWN and kind is int and value < 1:
+            raise ArgumentError(f"LmdbStore: {option} must be at least 1, got {value}")
+    size, limit = options["map_size"], options["max_map_size"]
+    if size is not None and limit is not None and size > limit:
+        raise ArgumentError(f"LmdbStore: map_size must be no more than max_map_size, {limit:,} bytes; got {size:,}")
+    size = size or DEFAULT_MAP_SIZE
+    given = {option: value for option, value in options.items() if option in _OF_LMDB}
+    return {"readonly": False, **given, "map_size": size if limit is None else min(size, limit)}

@@ -47,17 +47,18 @@ class LmdbReading(Store, Mapping[Any, Any]):
 
     # --- Reading -------------------------------------------------------------------------------------------------
 
+    def _held(self, buffer: WriteBuffer, key: bytes, flush: bool) -> Any:
+        """What the buffer holds under a key, `None` for a deletion; `MISSING`: the file may have it."""
+        held = buffer.pending.get(key, MISSING)
+        if held is MISSING and flush:
+            buffer.flush_to_read()
+        return held
+
     def _lookup(self, key: bytes) -> Any:
         """The value of a key, or `MISSING`."""
         buffer = self._buffer or self._open()
-        if buffer.pending:
-            data: Any = buffer.pending.get(key, MISSING)
-            if data is None:
-                return MISSING
-            if data is not MISSING:
-                return self._encoding.decoded(key, data)
-            if self.autoflush_on_read:
-                buffer.flush_to_read()
+        if buffer.pending and (held := self._held(buffer, key, self.autoflush_on_read)) is not MISSING:
+            return MISSING if held is None else self._encoding.decoded(key, held)
         environment = buffer.environment
         transaction = environment.begin()
         try:
@@ -149,12 +150,9 @@ class LmdbReading(Store, Mapping[Any, Any]):
         """
         data = self._encoding.key(key)
         buffer = self._buffer or self._open()
-        if buffer.pending:
-            held = buffer.pending.get(data, MISSING)
-            if held is not MISSING:
-                return held is not None
-            if self.autoflush_on_read if flush is None else flush:
-                buffer.flush_to_read()
+        flush = self.autoflush_on_read if flush is None else flush
+        if buffer.pending and (held := self._held(buffer, data, flush)) is not MISSING:
+            return held is not None
         environment = buffer.environment
         transaction = environment.begin()
         try:

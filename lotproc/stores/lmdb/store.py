@@ -27,16 +27,15 @@ from ...errors import (
 )
 from ..codecs import NAMES_A_CLASS, CodecLike, as_codec, check_codec
 from ..protocol import Writer, no_such_key
-from .buffer import WriteBuffer
+from .buffer import LmdbWriter, WriteBuffer
 from .encoding import MAX_VALUE, Encoding
 from .files import StoreFiles, check_file
 from .keys import MAX_KEY, Form, Key, KeyForm
-from .options import DEFAULT_BUFFER, checked, options_of_lmdb
+from .options import DEFAULT_BUFFER, options_of_lmdb
 from .reading import EVERYTHING, MISSING, LmdbReading
 from .scan import chunks
 from .sharing import acquire
 from .spool import Spool, store_pairs
-from .writer import LmdbWriter
 
 __all__ = ["LmdbStore"]
 
@@ -182,15 +181,11 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         self.path = text
         self._given = options
         self.codec = as_codec("LmdbStore", options["codec"])
-        self._pickles = self.codec.name == "pickle"
-        checked(options)
-        self.batch_size, self.autoflush_on_read = options["batch_size"], options["autoflush_on_read"]
-        self._form = KeyForm(
-            repr(self), options["key_encoding"], options["key_errors"], options["str_normalize"]
-        ).checked()
-        self._is_plain = self._form.is_plain
-        self._encoding = Encoding(repr(self), self._form, self.codec)
         self._lmdb_options = options_of_lmdb(options)
+        self.batch_size, self.autoflush_on_read = options["batch_size"], options["autoflush_on_read"]
+        form = KeyForm(repr(self), options["key_encoding"], options["key_errors"], options["str_normalize"]).checked()
+        self._form, self._encoding = form, Encoding(repr(self), form, self.codec)
+        self._is_plain, self._pickles = self._encoding.is_plain, self._encoding.pickles
         self._is_readonly: bool = self._lmdb_options["readonly"]
         self._max_map_size: int | None = options["max_map_size"]
         self._files = StoreFiles(os.path.abspath(text), self._lmdb_options.pop("subdir", True))
@@ -204,12 +199,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
             if self._is_closed:
                 raise StoreClosedError(f"{self!r} is closed; open it again")
             if self._buffer is None:
-                environment = acquire(
-                    repr(self),
-                    self._files,
-                    self._lmdb_options,
-                    max_size=self._max_map_size,
-                )
+                environment = acquire(repr(self), self._files, self._lmdb_options, max_size=self._max_map_size)
                 buffer = WriteBuffer(environment, self.batch_size, self._given["max_buffer_bytes"], self._max_map_size)
                 self._finalizer = weakref.finalize(self, buffer.abandon, repr(self))
                 self._buffer = buffer
