@@ -31,13 +31,13 @@ from .format import KeysNote
 from .names import base_of, read_pending
 from .shards import Shard
 
-__all__ = ["KeyFile", "KeySpool", "Keyed", "as_line", "as_path", "keys_path", "noted_keys", "open_keys"]
+__all__ = ["KeyFile", "KeyLine", "KeySpool", "as_line", "as_path", "keys_path", "noted_keys", "open_keys"]
 
 #: Bytes of lines that are read in one go.
 BLOCK = 1 << 20
 
 
-class Keyed(NamedTuple):
+class KeyLine(NamedTuple):
     """A record that has a path or attributes.
 
     Args:
@@ -300,7 +300,7 @@ class KeyFile:
             )
         self.records, self._starts, self.hashes, self.numbers, self._size = records, starts, hashes, numbers, note.size
 
-    def lines(self) -> Iterator[Keyed]:
+    def lines(self) -> Iterator[KeyLine]:
         """The records that have a line, in order."""
         number = 0
         for start, line in self._lines(self._size):
@@ -310,7 +310,7 @@ class KeyFile:
                 yield self._keyed(self.records[number], line)
                 number += 1
 
-    def line(self, record: int) -> Keyed | None:
+    def line(self, record: int) -> KeyLine | None:
         """The line of a record; None where it has none."""
         number = bisect_left(self.records, record)
         if number == len(self.records) or self.records[number] != record:
@@ -320,9 +320,9 @@ class KeyFile:
         data = self._read(start, stop - start)
         return self._keyed(record, data[: data.find(b"\n") + 1])
 
-    def _keyed(self, record: int, line: bytes) -> Keyed:
+    def _keyed(self, record: int, line: bytes) -> KeyLine:
         path, _, attributes = line[:-1].partition(b"\t")
-        return Keyed(record, path, attributes, self.path)
+        return KeyLine(record, path, attributes, self.path)
 
     def _lines(self, stop: int) -> Iterator[tuple[int, bytes]]:
         """The whole lines up to a place, each with where it starts."""

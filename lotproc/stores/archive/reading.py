@@ -15,10 +15,10 @@ from ...errors import ArgumentTypeError, DamagedStoreError, DetachError, NoSuchK
 from ..codecs import CodecLike, as_codec
 from ..protocol import Store, StoredPayload, StoredRecord
 from .format import GROUP_BITS
-from .keys import Keyed, as_path
-from .lookup import Keys
+from .keys import KeyLine, as_path
 from .names import Source
 from .opening import OpenFiles, check_codecs, open_settled
+from .path_index import PathIndex
 from .shards import Shard, among
 
 __all__ = ["ArchiveRecords", "RecordPlace", "check_flag", "same"]
@@ -81,7 +81,7 @@ class ArchiveRecords(Store, Sequence[Any]):
         self._raw: Any = None
         self._shards: list[Shard] | None = None
         self._bounds: list[int] = []
-        self._keys: Keys | None = None
+        self._index: PathIndex | None = None
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -288,38 +288,30 @@ class ArchiveRecords(Store, Sequence[Any]):
                 f"{self!r}: record {number:,} in {shard.path} can't be read with the codec {self.codec.name!r}: {error}"
             ) from error
 
-    def _known_keys(self) -> Keys:
-        shards = self._opened()
-        keys = self._keys
-        if keys is None:
-            self._keys = keys = Keys(shards, self._files.keys)
-        return keys
+    def _path_index(self) -> PathIndex:
+        shards, index = self._opened(), self._index
+        if index is None:
+            self._index = index = PathIndex(shards, self._files.keys)
+        return index
 
-    def _line(self, index: int) -> Keyed | None:
+    def _line(self, index: int) -> KeyLine | None:
         """The path and the attributes of a record, if it has any."""
-        return self._known_keys().line(*self._place_of(index))
-
-    def _place_of(self, index: int) -> tuple[int, int]:
-        """The number of a record's shard, and its number there."""
         try:
             number = index.__index__()
         except (AttributeError, TypeError):
             raise ArgumentTypeError(f"{self!r}: a record is asked for by its number, got {got(index)}") from None
         shard, record = self._place(number)
-        return self._opened().index(shard), record
+        return self._path_index().line(self._opened().index(shard), record)
 
     def find(self, path: Any) -> StoredRecord | None:
-        number = self._known_keys().find(as_path(path))
+        number = self._path_index().find(as_path(path))
         if number is None:
             return None
-        line = self._line(number)
-        return self._entry(number, tuple(path), None if line is None else line.as_attributes())
+        line, (shard, record) = self._line(number), self._place(number)
+        attributes = None if line is None else line.as_attributes()
+        return self._stored_record(shard, shard.origin(), record, number, tuple(path), attributes)
 
-    def _entry(self, number: int, path: tuple[str, ...], attributes: dict[str, Any] | None) -> StoredRecord:
-        shard, record = self._place(number)
-        return self._entry_of(shard, shard.origin(), record, number, path, attributes)
-
-    def _entry_of(
+    def _stored_record(
         self, shard: Shard, origin: str | None, record: int, number: int, path: tuple[str, ...], attributes: Any
     ) -> StoredRecord:
         ends = shard.ends
@@ -330,7 +322,7 @@ class ArchiveRecords(Store, Sequence[Any]):
         """What is wrong with any record, with its shard, and its path where that is known."""
         keys = None
         try:
-            keys = self._known_keys()
+            keys = self._path_index()
         except DamagedStoreError as error:
             yield str(error)
         for part, (shard, first) in enumerate(self._parts()):
@@ -342,7 +334,7 @@ class ArchiveRecords(Store, Sequence[Any]):
                 yield text + (f": {', '.join(paths)}" if paths else "")
 
     def _keyed(self) -> Iterator[tuple[int, tuple[str, ...], dict[str, Any] | None]]:
-        for keyed in self._known_keys().newest():
+        for keyed in self._path_index().newest():
             if self._is_closed:
                 self._check_open()
             yield keyed
@@ -353,7 +345,7 @@ class ArchiveRecords(Store, Sequence[Any]):
             while number >= stop:
                 shard, first = next(parts)
                 stop, origin = first + len(shard), shard.origin()
-            yield self._entry_of(shard, origin, number - first, number, path, attributes)
+            yield self._stored_record(shard, origin, number - first, number, path, attributes)
 
     def load(self, key: RecordPlace) -> Any:
         number, start, stop, origin = key

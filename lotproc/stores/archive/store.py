@@ -359,7 +359,7 @@ class Archive(ArchiveRecords):
             NoSuchKeyError: There is none.
             ArgumentTypeError: It is no path.
         """
-        number = self._known_keys().find(as_path(path))
+        number = self._path_index().find(as_path(path))
         if number is None:
             raise no_such_key(self, tuple(path))
         return number

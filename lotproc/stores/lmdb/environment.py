@@ -26,7 +26,7 @@ __all__ = ["Environment"]
 MIN_GROWTH, MAX_GROWTH = 64 << 20, 1 << 40
 
 
-class Parked(Protocol):
+class IdleTransaction(Protocol):
     """A read transaction that is open while nobody uses it."""
 
     def drop(self) -> None:
@@ -78,7 +78,7 @@ class Environment:
         self._is_wanted_alone = False
         #: Whether `enter` has to look closer: somebody wants to be alone, it is closed or forked.
         self._is_restricted = False
-        self.parked: set[Parked] = set()
+        self.idle: set[IdleTransaction] = set()
         self._env: Any = self._opened(name, kept)
         self.identity = identity(files.data)
 
@@ -229,11 +229,11 @@ class Environment:
         finally:
             self.leave()
 
-    def unpark(self, parked: Parked) -> None:
+    def end_idle(self, idle: IdleTransaction) -> None:
         """End a transaction that is open while nobody uses it."""
         with self._lock:
-            self.parked.discard(parked)
-            parked.drop()
+            self.idle.discard(idle)
+            idle.drop()
 
     # --- The map -------------------------------------------------------------------------------------------------
 
@@ -245,8 +245,8 @@ class Environment:
             try:
                 while any(count.inside for count in list(self._counts)):
                     self._changed.wait()
-                for parked in self.parked:
-                    parked.drop()
+                for idle in self.idle:
+                    idle.drop()
                 yield
             finally:
                 self._is_wanted_alone = False

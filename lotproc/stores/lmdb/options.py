@@ -45,7 +45,7 @@ def options_of_lmdb(options: dict[str, Any]) -> dict[str, Any]:
             )
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ArgumentTypeError(f"LmdbStore: {option} must be {_WORDS[kind]}, got {got(value)}")
-        if option in _OWN and kind is int and value < 1:
+        if option in _OWN and kind is int and options[option] < 1:
             raise ArgumentError(f"LmdbStore: {option} must be at least 1, got {value}")
     size, limit = options["map_size"], options["max_map_size"]
     if size is not None and limit is not None and size > limit:

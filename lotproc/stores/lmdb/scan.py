@@ -40,7 +40,7 @@ class _Scan:
         self._cursor: Any = None
         self._pairs: Iterator[Any] | None = None
         self._has_large = False
-        environment.parked.add(self)
+        environment.idle.add(self)
 
     def drop(self) -> None:
         """Called by the environment, when nobody is inside a transaction."""
@@ -52,7 +52,7 @@ class _Scan:
         environment = self._environment
         if environment.is_forked:
             return  # the transaction is the parent's; what is left of it here does nothing
-        environment.unpark(self)
+        environment.end_idle(self)
 
     def read(self, count: int) -> list[Any]:
         """The next pairs, or keys, about as many as wanted; none at the end."""

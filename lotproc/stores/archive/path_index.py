@@ -1,4 +1,4 @@
-"""The keys of all shards of an archive: which record a path means, and which records an older path lost."""
+"""The index of an archive by path: which record a path means, and which records lost theirs to a newer one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .keys import Keyed, KeyFile
+from .keys import KeyFile, KeyLine
 from .shards import Shard
 
-__all__ = ["Keys"]
+__all__ = ["PathIndex"]
 
 
-class Keys:
+class PathIndex:
     """The keys of an archive; a record without one has its number for a path. It holds 32 bytes for each key.
 
     Args:
@@ -40,7 +40,7 @@ class Keys:
         self._hashes, self._numbers = table[order], np.array(numbers, np.int64)[order]
         self._superseded: set[int] | None = None
 
-    def line(self, part: int, record: int) -> Keyed | None:
+    def line(self, part: int, record: int) -> KeyLine | None:
         """The line of a record, by its shard's number and its own there."""
         file = self._files[part]
         return None if file is None else file.line(record)
@@ -104,7 +104,7 @@ class Keys:
                         superseded.add(min(own, first + record))
         return superseded
 
-    def _line_of(self, number: int) -> Keyed | None:
+    def _line_of(self, number: int) -> KeyLine | None:
         part = int(np.searchsorted(self._firsts, number, "right")) - 1
         while self._firsts[part + 1] <= number:  # shards without records
             part += 1
