@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from time import perf_counter
 
 __all__ = ["Clock", "ticking", "waiting"]
 
 
+@dataclass(eq=False)
 class Clock:
-    """Counts seconds."""
+    """Seconds that were counted."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Count those that pass inside."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += perf_counter() - start
+    seconds: float = 0.0
 
 
 _waiting: ContextVar[Clock | None] = ContextVar("_waiting", default=None)
@@ -43,9 +35,9 @@ def ticking() -> Iterator[Clock]:
 @contextmanager
 def waiting() -> Iterator[None]:
     """What is done inside is waiting for workers, or the work itself where it is done in line."""
-    clock = _waiting.get()
-    if clock is None:
+    clock, start = _waiting.get(), perf_counter()
+    try:
         yield
-    else:
-        with clock():
-            yield
+    finally:
+        if clock is not None:
+            clock.seconds += perf_counter() - start

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 from ._public import public
-from ._raised import MAX_TEXT, error_types, said, users_frames
+from ._tracebacks import MAX_TEXT, error_types, formatted, said
 from ._values import same
 from .errors import ArgumentError, ResultError, add_note, as_text, got
 
@@ -141,6 +140,13 @@ class ProcessResult:
         fields["inputs"] = inputs
 
 
+def with_inputs(result: ProcessResult, inputs: str | None) -> ProcessResult:
+    """A result as it is, that knows the inputs of its record."""
+    made = object.__new__(type(result))
+    made.__dict__.update(result.__dict__, inputs=inputs)
+    return made
+
+
 @public
 @dataclass(frozen=True)
 class Failure:
@@ -193,8 +199,7 @@ OnError: TypeAlias = "Literal['raise', 'skip', 'collect'] | Callable[[Failure], 
 
 def failure_at(path: tuple[str, ...] | None, error: BaseException, *, attempts: int = 1, item: str = "") -> Failure:
     """The `Failure` that tells of an error."""
-    text = "".join(traceback.format_exception(type(error), error, users_frames(error.__traceback__)))
-    return Failure(path, type(error).__qualname__, said(error), text[-MAX_TEXT:], attempts, item)
+    return Failure(path, type(error).__qualname__, said(error), formatted(error)[-MAX_TEXT:], attempts, item)
 
 
 def in_its_place(on_error: OnError, failure: Failure) -> Any:

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
-from contextlib import AbstractContextManager
-from time import perf_counter
-from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
-from lotdb import BaseNode
-
-from ._clock import waiting
-from ._missing import Notes, tell_all
-from ._nodes import node_path
-from ._raised import error_types
 from ._stage import check_choice, check_count, check_on_error, stage
-from .errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    LiveNodeError,
-    WorkerDiedError,
-    add_note,
-    as_text,
-    got,
-)
-from .models import Failure, NodeRecord, OnError, ProcessResult, in_its_place
-from .workers.backends import Initializer, Place, begin, check_picklable, cpu_count, handed_in, processes, threads
-from .workers.batches import is_divisible, span, where
-from .workers.flight import Flight
-from .workers.tasks import Rescued, Task, drained, hand_on_inputs, unnoted
+from ._tracebacks import error_types
+from .errors import ArgumentError, ArgumentTypeError, add_note, got
+from .models import Failure, NodeRecord, OnError, in_its_place
+from .workers.backends import cpu_count, handed_in, processes, threads
+from .workers.batches import detached, is_divisible, where
+from .workers.flight import in_flight, in_line
+from .workers.packing import Initializer, check_picklable
+from .workers.tasks import Outcome, Task, drained
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
+    class _Options(TypedDict, total=False):
+        """Those of `parallel_map`, once for all its overloads."""
+
+        mode: Mode
+        max_workers: int | None
+        executor: Executor | None
+        buffersize: int | None
+        ordered: bool
+        on_error: OnError
+        retries: int
+        retry_on: RetryOn
+        timeout: float | None
+        initializer: Initializer
+        max_tasks_per_child: int | None
+
 
 __all__ = ["each", "parallel_map"]
 
@@ -38,61 +44,14 @@ T = TypeVar("T")
 Mode: TypeAlias = Literal["sync", "thread", "process"]
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
-#: How long a result is waited for before more is pulled from the source, as a part of the time that a pull takes.
-PATIENCE = 0.05
-
-#: Types that are no nodes and hold none.
-_PLAIN = {type(None), bool, int, float, str, bytes}
-
 
 @overload
-def parallel_map(
-    fn: Callable[[B], R],
-    batches: Iterable[B],
-    *,
-    mode: Mode = "process",
-    max_workers: int | None = None,
-    executor: Executor | None = None,
-    buffersize: int | None = None,
-    ordered: bool = True,
-    on_error: OnError = "raise",
-    retries: int = 0,
-    retry_on: RetryOn = Exception,
-    timeout: float | None = None,
-    initializer: Initializer = None,
-    max_tasks_per_child: int | None = None,
-) -> Iterator[R]: ...
+def parallel_map(fn: Callable[[B], R], batches: Iterable[B], **options: Unpack[_Options]) -> Iterator[R]: ...
 @overload
-def parallel_map(
-    fn: Callable[[B], R],
-    *,
-    mode: Mode = "process",
-    max_workers: int | None = None,
-    executor: Executor | None = None,
-    buffersize: int | None = None,
-    ordered: bool = True,
-    on_error: OnError = "raise",
-    retries: int = 0,
-    retry_on: RetryOn = Exception,
-    timeout: float | None = None,
-    initializer: Initializer = None,
-    max_tasks_per_child: int | None = None,
-) -> Callable[[Iterable[B]], Iterator[R]]: ...
+def parallel_map(fn: Callable[[B], R], **options: Unpack[_Options]) -> Callable[[Iterable[B]], Iterator[R]]: ...
 @overload
 def parallel_map(  # a lambda, whose argument has no type of its own
-    fn: Callable[[Any], R],
-    *,
-    mode: Mode = "process",
-    max_workers: int | None = None,
-    executor: Executor | None = None,
-    buffersize: int | None = None,
-    ordered: bool = True,
-    on_error: OnError = "raise",
-    retries: int = 0,
-    retry_on: RetryOn = Exception,
-    timeout: float | None = None,
-    initializer: Initializer = None,
-    max_tasks_per_child: int | None = None,
+    fn: Callable[[Any], R], **options: Unpack[_Options]
 ) -> Callable[[Iterable[Any]], Iterator[R]]: ...
 @stage("batches")
 def parallel_map(
@@ -194,34 +153,32 @@ def parallel_map(
     if not callable(fn):
         raise ArgumentTypeError(f"parallel_map: fn must be a function of a batch, got {got(fn)}")
     check_choice("parallel_map", "mode", mode, ("sync", "thread", "process"))
-    for name, value in (
-        ("max_workers", max_workers),
-        ("buffersize", buffersize),
-        ("max_tasks_per_child", max_tasks_per_child),
-    ):
+    counts = {"max_workers": max_workers, "buffersize": buffersize, "max_tasks_per_child": max_tasks_per_child}
+    for name, value in counts.items():
         if value is not None:
             check_count("parallel_map", name, value)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise ArgumentTypeError(f"parallel_map: executor must have a submit method, got {got(executor)}")
     check_on_error("parallel_map", on_error)
     check_count("parallel_map", "retries", retries, minimum=0)
-    _check_workers(mode, executor, timeout, initializer, max_tasks_per_child)
-    task = Task(fn, on_error != "raise", retries, _error_classes(retry_on), executor is None and mode == "sync")
-    if isinstance(executor, ProcessPoolExecutor) or (executor is None and mode == "process"):
+    where_to = mode if executor is None else "executor"
+    _check_workers(where_to, timeout, initializer, max_tasks_per_child)
+    task = Task(fn, on_error != "raise", retries, _error_classes(retry_on), in_line=where_to == "sync")
+    if where_to == "process" or isinstance(executor, ProcessPoolExecutor):
         check_picklable(task, initializer)  # before any work; pickled again at the start, when all it needs is defined
 
     def run(batches: Iterable[B]) -> Iterator[Any]:
-        handling = _Handling(task, on_error)
-        if executor is None and mode == "sync":
-            return _in_line(handling, _detached_only(batches), initializer)
+        checked, given = detached(batches), partial(_given, on_error)
+        if where_to == "sync":
+            return in_line(task, checked, initializer, given)
         workers = max_workers or cpu_count()
         if executor is not None:
-            opened = handed_in(executor, task)
+            backend = handed_in(executor, task)
         elif mode == "thread":
-            opened = threads(workers, task, initializer)
+            backend = threads(workers, task, initializer)
         else:
-            opened = processes(workers, task, initializer, timeout, max_tasks_per_child)
-        return _submitted(handling, opened, _detached_only(batches), buffersize or 2 * workers, ordered)
+            backend = processes(workers, task, initializer, timeout, max_tasks_per_child)
+        return in_flight(task, backend, checked, buffersize or 2 * workers, ordered, given)
 
     return run
 
@@ -262,24 +219,21 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
             if type(record) is Failure:
                 results.append(cast(R, record))
                 continue
+            inputs = {record.path: record.inputs} if isinstance(record, NodeRecord) and record.inputs else {}
             try:
                 result = fn(record)
-                if isinstance(result, Iterator) or type(result) in (list, tuple):
-                    result = drained(result)  # here, where it is known which record's it is
+                if inputs or isinstance(result, Iterator) or type(result) in (list, tuple):
+                    result = drained(result, inputs)  # here, where it is known which record's it is
             except error_types() as error:
                 add_note(error, f"lotproc: at {where(record)}, record {position} of its batch")
                 raise
-            if isinstance(record, NodeRecord) and record.inputs:
-                hand_on_inputs([record], result)
             results.append(result)
         return results
 
     return run
 
 
-def _check_workers(
-    mode: str, executor: Executor | None, timeout: object, initializer: object, max_tasks_per_child: object
-) -> None:
+def _check_workers(where_to: str, timeout: object, initializer: object, max_tasks_per_child: object) -> None:
     """Refuse what the workers can't do."""
     if timeout is not None:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
@@ -290,17 +244,17 @@ def _check_workers(
         raise ArgumentTypeError(
             f"parallel_map: initializer must be a function without arguments, got {got(initializer)}"
         )
-    place = "an executor" if executor is not None else f"mode={mode!r}"
-    if executor is not None and initializer is not None:
+    if where_to == "executor" and initializer is not None:
         raise ArgumentError(
             "parallel_map: initializer does not go with an executor, which has its own workers; give it to the executor"
         )
+    given = "an executor" if where_to == "executor" else f"mode={where_to!r}"
     for name, value, why in (
         ("timeout", timeout, "only a process can be stopped from outside"),
         ("max_tasks_per_child", max_tasks_per_child, "only worker processes are replaced"),
     ):
-        if value is not None and (executor is not None or mode != "process"):
-            raise ArgumentError(f'parallel_map: {name}={value} needs mode="process", not {place}: {why}')
+        if value is not None and where_to != "process":
+            raise ArgumentError(f'parallel_map: {name}={value} needs mode="process", not {given}: {why}')
 
 
 def _error_classes(retry_on: object) -> tuple[type[BaseException], ...]:
@@ -313,124 +267,20 @@ def _error_classes(retry_on: object) -> tuple[type[BaseException], ...]:
     return classes
 
 
-class _Handling:
-    """What a call does with what a task makes of batches.
-
-    Args:
-        task: The task.
-        on_error: As `parallel_map` takes it.
-    """
-
-    def __init__(self, task: Task, on_error: OnError) -> None:
-        self.task = task
-        self._on_error = on_error
-
-    def given(self, batch: object, outcome: Any) -> Iterator[Any]:
-        """What a batch gives: one item, or none where it is no batch of records and was left out."""
-        if type(outcome) is not Rescued:
-            yield outcome
-            return
-        before = [item for item in batch if type(item) is Failure] if isinstance(batch, (list, tuple)) else []
-        results = [handled for item in outcome if (handled := self._handled(item, before)) is not None]
-        if is_divisible(batch):
-            yield results
-        else:
-            yield from results
-
-    def _handled(self, item: Any, before: list[Failure]) -> Any:
-        """What is given for a result; what failed `before`, in another stage, stays as it is."""
-        return in_its_place(self._on_error, item) if type(item) is Failure and item not in before else item
-
-
-def _in_line(handling: _Handling, batches: Iterator[Any], initializer: Initializer) -> Iterator[Any]:
-    begin(initializer)
-    notes = Notes()
-    for index, batch in enumerate(batches):
-        try:
-            with waiting():
-                outcome = unnoted(handling.task(batch), notes)
-        except error_types() as error:
-            add_note(error, f"lotproc: in batch {index}{span(batch)}")
-            raise
-        yield from handling.given(batch, outcome)
-        del outcome
-    tell_all(notes)
-
-
-def _submitted(
-    handling: _Handling,
-    opened: AbstractContextManager[Place],
-    batches: Iterator[Any],
-    buffersize: int,
-    ordered: bool,
-) -> Iterator[Any]:
-    """Keep up to `buffersize` batches in flight, and yield their results: one that is ready before more is pulled."""
-    numbered = enumerate(batches)
-    failure: Exception | None = None
-    with opened as place:
-        flight = Flight(handling.task, place, ordered)
-        try:
-            while True:
-                while failure is None and len(flight) < buffersize and not flight.fails:
-                    start = perf_counter()
-                    try:
-                        index, batch = next(numbered)
-                    except StopIteration:
-                        break
-                    except Exception as error:  # what was submitted before it is still to be had
-                        failure = error
-                    else:
-                        flight.add(index, batch)
-                        del batch
-                        if flight.is_ready(PATIENCE * (perf_counter() - start)):
-                            break
-                if not flight:
-                    break
-                slot = flight.next()
-                try:
-                    outcome = slot.outcome()
-                except BrokenExecutor as error:  # all that were in flight fail, whichever it was
-                    if not isinstance(error, WorkerDiedError):
-                        add_note(error, f"lotproc: or in one of the {len(flight)} other batches in flight")
-                    raise
-                yield from handling.given(slot.batch, outcome)
-                del slot, outcome
-            if failure is not None:
-                raise failure
-        finally:
-            flight.cancel()
-    tell_all(flight.notes)
-
-
-def _detached_only(batches: Iterable[B]) -> Iterator[B]:
-    for index, batch in enumerate(batches):
-        if isinstance(batch, Iterator):  # which could be gone through only once, and not be sent
-            batch = list(batch)  # type: ignore[assignment]
-        if (node := _live_node(batch)) is not None:
-            raise LiveNodeError(
-                f"parallel_map: batch {index} holds a live node, {as_text(node_path(node))}; a ZODB connection belongs "
-                f"to one thread, so turn nodes into records with snapshot(...) first"
-            )
-        yield batch
-
-
-def _live_node(value: object, levels: int = 3) -> BaseNode | None:
-    """A live node in a batch: one of its items, or one level down in an item or in what a record or a result holds."""
-    if isinstance(value, BaseNode):
-        return value
-    if levels == 0:
-        return None
-    if isinstance(value, NodeRecord):
-        parts: Iterable[object] = (value.payload, *value.attributes.values())
-    elif isinstance(value, ProcessResult):
-        parts = (value.output, *value.attributes.values())
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        parts = value
-    elif isinstance(value, dict):
-        parts = value.values()
+def _given(on_error: OnError, batch: object, outcome: Outcome) -> Iterator[Any]:
+    """What a batch gives: one item, or none where it is no batch of records and was left out."""
+    if not outcome.in_parts:
+        yield outcome.result
+        return
+    # What failed before, in another stage, stays as it is.
+    before = [item for item in batch if type(item) is Failure] if isinstance(batch, (list, tuple)) else []
+    results = []
+    for item in outcome.result:
+        if type(item) is Failure and item not in before:
+            item = in_its_place(on_error, item)
+        if item is not None:
+            results.append(item)
+    if is_divisible(batch):
+        yield results
     else:
-        return None
-    for part in parts:
-        if type(part) not in _PLAIN and (node := _live_node(part, levels - 1)) is not None:
-            return node
-    return None
+        yield from results

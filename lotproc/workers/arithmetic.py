@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import decimal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,15 +44,6 @@ class Arithmetic(NamedTuple):
         here = cls.here()
         return None if here == _AS_IMPORTED else here
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let them hold inside; what is changed there, decimal's flags too, ends with it."""
-        prec, rounding, least, greatest, capitals, clamp, trapped = self.decimal
-        context = decimal.Context(prec, rounding, least, greatest, capitals, clamp, flags=[], traps=list(trapped))
-        callback = {} if self.callback is None else {"call": self.callback}
-        with np.errstate(**dict(self.numpy), **callback), decimal.localcontext(context):
-            yield
-
 
 #: The settings of a program that has changed none.
 _AS_IMPORTED = Arithmetic(
@@ -67,8 +57,15 @@ _AS_IMPORTED = Arithmetic(
 
 
 def within(arithmetic: Arithmetic | None, call: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call gives where some arithmetic holds, or for `None` that which nobody changed."""
-    with (arithmetic or _AS_IMPORTED).held():
+    """What a call gives where some arithmetic holds, or for `None` that which nobody changed.
+
+    What the call changes of it, decimal's flags too, ends with the call.
+    """
+    numpy, callback, settings = arithmetic or _AS_IMPORTED
+    prec, rounding, least, greatest, capitals, clamp, traps = settings
+    context = decimal.Context(prec, rounding, least, greatest, capitals, clamp, flags=[], traps=list(traps))
+    calling = {} if callback is None else {"call": callback}
+    with np.errstate(**dict(numpy), **calling), decimal.localcontext(context):
         return call(*arguments)
 
 

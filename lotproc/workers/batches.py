@@ -1,73 +1,33 @@
-"""What a batch is made of: for messages that name it, and for running a part of it again."""
+"""What a batch is made of: what may be in one, the records that can be run alone, its halves, its name in messages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from .._nodes import path_of
-from ..errors import ArgumentTypeError, as_text, got
-from ..models import Partition
-from ..zodb.places import opened_partition
-from ..zodb.scanner import Scanner, Wanted
+from lotdb import BaseNode
 
-__all__ = ["Units", "is_divisible", "span", "units_of", "where"]
+from .._nodes import node_path, path_of
+from ..errors import ArgumentTypeError, LiveNodeError, as_text, got
+from ..models import NodeRecord, Partition, ProcessResult
 
-_Path = tuple[str, ...]
+__all__ = ["Unit", "detached", "halves", "is_divisible", "named", "span", "units_of", "where"]
+
+#: Types that are no nodes and hold none.
+_PLAIN = {type(None), bool, int, float, str, bytes}
 
 
-class Units:
-    """The least parts of a batch that can be processed by themselves: its records.
+class Unit(NamedTuple):
+    """The least part of a batch that can be processed by itself.
 
-    This one is for a batch that has no parts.
+    Args:
+        batch: It, as a batch.
+        item: What it is named by: its record, or the whole batch where that can't be divided.
     """
 
-    def __init__(self, batch: Any) -> None:
-        self._batch = batch
-
-    def __len__(self) -> int:
-        return 1
-
-    def batch(self, start: int, stop: int) -> Any:
-        """A batch of some of the units."""
-        return self._batch
-
-    def named(self, index: int) -> tuple[_Path | None, str]:
-        """The path of a unit; or `None`, and what it is."""
-        return named(self._batch)
-
-
-class _Records(Units):
-    """Those of a list or a tuple."""
-
-    def __len__(self) -> int:
-        return len(self._batch)
-
-    def batch(self, start: int, stop: int) -> Any:
-        return self._batch[start:stop]
-
-    def named(self, index: int) -> tuple[_Path | None, str]:
-        return named(self._batch[index])
-
-
-class _Nodes(Units):
-    """Those of a partition: parts of it that have one node each, which a scan may give or not."""
-
-    def __init__(self, partition: Partition) -> None:
-        super().__init__(partition)
-        self._top, self._below = _nodes_of(partition)
-
-    def __len__(self) -> int:
-        return len(self._below)
-
-    def batch(self, start: int, stop: int) -> Any:
-        part: Partition = self._batch
-        if start:
-            part = replace(part, start=self._below[start])
-        return part if stop == len(self) else replace(part, stop=self._below[stop])
-
-    def named(self, index: int) -> tuple[_Path | None, str]:
-        return (*self._top, *self._below[index]), ""
+    batch: Any
+    item: Any
 
 
 def is_divisible(batch: object) -> bool:
@@ -75,28 +35,41 @@ def is_divisible(batch: object) -> bool:
     return (type(batch) in (list, tuple) and bool(batch)) or isinstance(batch, Partition)
 
 
-def units_of(batch: Any) -> Units:
-    """The parts of a batch that can be processed by themselves."""
+def units_of(batch: Any) -> list[Unit]:
+    """The parts of a batch that can be processed by themselves: its records, or the nodes of a partition."""
+    if isinstance(batch, Partition):
+        try:
+            nodes = _nodes_of(batch)
+        except Exception:  # whatever keeps it from being read keeps it from being divided
+            nodes = []
+        return nodes or [Unit(batch, batch)]
     if not is_divisible(batch):
-        return Units(batch)
-    if not isinstance(batch, Partition):
-        return _Records(batch)
-    try:
-        nodes = _Nodes(batch)
-    except Exception:  # whatever keeps it from being read keeps it from being divided
-        return Units(batch)
-    return nodes if len(nodes) else Units(batch)
+        return [Unit(batch, batch)]
+    return [Unit(batch[index : index + 1], record) for index, record in enumerate(batch)]
 
 
-def _nodes_of(partition: Partition) -> tuple[_Path, list[_Path]]:
-    """The path of the root of a partition's tree, and the paths below it of all nodes in the partition.
+def halves(batch: Any, units: list[Unit]) -> tuple[Any, Any]:
+    """A batch in two, between its units."""
+    middle = len(units) // 2
+    if isinstance(batch, Partition):
+        border = units[middle].batch.start
+        return replace(batch, stop=border), replace(batch, start=border)
+    return batch[:middle], batch[middle:]
 
-    They are the leaves from its start on, each behind those of its parents that did not come yet.
+
+def _nodes_of(partition: Partition) -> list[Unit]:
+    """Parts of a partition that have one node each, which a scan may give or not.
+
+    The nodes are the leaves from its start on, each behind those of its parents that did not come yet.
     """
+    # Here, since it is a seventh of what a worker loads at its start.
+    from ..zodb.places import opened_partition
+    from ..zodb.scanner import Scanner, Wanted
+
     scanner = Scanner(opened_partition("parallel_map", partition), Wanted())
     top = scanner.path_of(partition.root)
-    nodes: list[_Path] = []
-    before: _Path | None = None
+    nodes: list[tuple[str, ...]] = []
+    before: tuple[str, ...] | None = None
     for record in scanner.records(partition.root, partition.start):
         leaf = record.path[len(top) :]
         for depth in range(len(leaf) + 1):
@@ -107,10 +80,14 @@ def _nodes_of(partition: Partition) -> tuple[_Path, list[_Path]]:
         if partition.stop and leaf >= partition.stop:
             break
         before = leaf
-    return top, nodes
+    borders = [partition.start, *nodes[1:], partition.stop]
+    return [
+        Unit(replace(partition, start=start, stop=stop), NodeRecord((*top, *node), node[-1] if node else ""))
+        for node, start, stop in zip(nodes, borders, borders[1:], strict=False)
+    ]
 
 
-def named(item: Any) -> tuple[_Path | None, str]:
+def named(item: Any) -> tuple[tuple[str, ...] | None, str]:
     """The path of an item; or `None`, and what it is."""
     if isinstance(item, Partition):
         return None, f"the partition {item}"
@@ -134,3 +111,42 @@ def span(batch: Any) -> str:
         return ""
     first, last = where(batch[0]), where(batch[-1])
     return f", {first}" if len(batch) == 1 else f", {first} to {last}"
+
+
+def detached(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, if they hold no live node; iterators, which can't be sent or gone through twice, as lists.
+
+    Raises:
+        LiveNodeError: One holds such a node.
+    """
+    for index, batch in enumerate(batches):
+        if isinstance(batch, Iterator):
+            batch = list(batch)
+        if (node := _live_node(batch)) is not None:
+            raise LiveNodeError(
+                f"parallel_map: batch {index} holds a live node, {as_text(node_path(node))}; a ZODB connection belongs "
+                f"to one thread, so turn nodes into records with snapshot(...) first"
+            )
+        yield batch
+
+
+def _live_node(value: object, levels: int = 3) -> BaseNode | None:
+    """A live node in a batch: one of its items, or one level down in an item or in what a record or a result holds."""
+    if isinstance(value, BaseNode):
+        return value
+    if levels == 0:
+        return None
+    if isinstance(value, NodeRecord):
+        parts: Iterable[object] = (value.payload, *value.attributes.values())
+    elif isinstance(value, ProcessResult):
+        parts = (value.output, *value.attributes.values())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        parts = value
+    elif isinstance(value, dict):
+        parts = value.values()
+    else:
+        return None
+    for part in parts:
+        if type(part) not in _PLAIN and (node := _live_node(part, levels - 1)) is not None:
+            return node
+    return None

@@ -1,4 +1,4 @@
-"""What a worker process has in common with its program, and whether it still does: folder, environment, loaded code."""
+"""What a worker process has in common with its program: folder, environment, filters of warnings, loaded code."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from typing import Any, NamedTuple
 
 from ..errors import NotReadyError
 
-__all__ = ["LoadedCode", "Start", "Surroundings", "is_of_user", "module_file"]
+__all__ = ["Environment", "Inherited", "LoadedCode", "is_of_user", "module_file"]
 
 #: How many threads to start is read from these where nothing more particular is set, such as OPENBLAS_NUM_THREADS:
 #: by OpenMP, OpenBLAS, MKL, BLIS and numexpr from the first; by Apple's Accelerate; by Numba.
 _THREADS = ("OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-class Start(NamedTuple):
+class Inherited(NamedTuple):
     """What a process has from its start and keeps: a worker that was started with something else can't take a call.
 
     Args:
         variables: Those of the environment that are read once, by Python or by libraries as they are loaded.
-        inherited: The user and the groups, the CPUs that it may use, and the mode mask of new files.
+        others: The user and the groups, the CPUs that it may use, and the mode mask of new files.
     """
 
     variables: dict[str, str]
-    inherited: tuple[object, ...]
+    others: tuple[object, ...]
 
     @classmethod
-    def now(cls, environment: dict[str, str]) -> Start:
+    def now(cls, environment: Environment) -> Inherited:
         """That of a worker that this process starts now, which is to have an environment."""
-        variables = {name: value for name, value in environment.items() if name.endswith("_THREADS")}
+        variables = {name: value for name, value in environment.variables.items() if name.endswith("_THREADS")}
         # The options that Python was called with: loky does not hand them on.
         variables["PYTHONUTF8"] = str(sys.flags.utf8_mode)
         variables["PYTHONOPTIMIZE"] = str(sys.flags.optimize or "")
@@ -54,19 +54,19 @@ def _mask() -> bytes | None:
         return None
 
 
-class Surroundings(NamedTuple):
+class Environment(NamedTuple):
     """What a process has from the one that started it, and what that may have changed since."""
 
     folder: str
     path: list[str]
-    environment: dict[str, str]
+    variables: dict[str, str]
     recursion_limit: int
     start_method: str | None
     filters: list[tuple[Any, ...]]
 
     @classmethod
-    def here(cls, threads: int) -> Surroundings:
-        """Those of this process, for workers that may start so many threads of a numeric library each.
+    def here(cls, threads: int) -> Environment:
+        """That of this process, for workers that may start so many threads of a numeric library each.
 
         Raises:
             NotReadyError: The working directory is gone.
@@ -78,12 +78,12 @@ class Surroundings(NamedTuple):
                 f"parallel_map: worker processes can't be where this program is, since its working directory is gone "
                 f'({error}); os.chdir(...) to one that is there, or use mode="thread" or mode="sync"'
             ) from None
-        environment = {**dict.fromkeys(_THREADS, str(threads)), **os.environ}
+        variables = {**dict.fromkeys(_THREADS, str(threads)), **os.environ}
         method = multiprocessing.get_start_method(allow_none=True)
-        return cls(folder, list(sys.path), environment, sys.getrecursionlimit(), method, _filters())
+        return cls(folder, list(sys.path), variables, sys.getrecursionlimit(), method, _filters())
 
     def take(self) -> None:
-        """Make them those of this process."""
+        """Make it that of this process."""
         try:
             is_there = self.folder == os.getcwd()
         except OSError:  # where it was is gone
@@ -92,10 +92,10 @@ class Surroundings(NamedTuple):
             os.chdir(self.folder)
         if self.path != sys.path:
             sys.path[:] = self.path
-        if self.environment != (environment := dict(os.environ)):
-            for name in environment.keys() - self.environment.keys():
+        if self.variables != (variables := dict(os.environ)):
+            for name in variables.keys() - self.variables.keys():
                 del os.environ[name]
-            os.environ.update(self.environment)
+            os.environ.update(self.variables)
             if hasattr(time, "tzset"):
                 time.tzset()
         sys.setrecursionlimit(self.recursion_limit)

@@ -1,26 +1,33 @@
-"""Batches in flight: what was submitted and not asked for yet, and what is run again because a worker was lost."""
+"""Batches in flight: so many are pulled and submitted, and run again, in halves too, where a worker was lost."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from time import monotonic
-from typing import Any
+from time import monotonic, perf_counter
+from typing import Any, TypeAlias
 
 from .._clock import waiting
-from .._missing import Notes
-from .._raised import Raised, error_types
-from ..errors import LiveNodeError, WorkerDiedError, add_note, as_text
-from .backends import Place
-from .batches import Units, span, units_of
-from .pool import CallOver, Lost
-from .tasks import Rescued, Task, failure_of, spliced, unnoted
+from .._missing import Notes, tell_all
+from .._tracebacks import error_types
+from ..errors import LiveNodeError, NotReadyError, WorkerDiedError, WorkerTimeoutError, add_note
+from .backends import Submit, begin
+from .batches import Unit, halves, span, units_of, where
+from .errors import ErrorOutcome
+from .packing import Initializer, loaded
+from .tasks import Outcome, Task, failure_of, spliced
 
-__all__ = ["Flight", "noted"]
+__all__ = ["in_flight", "in_line"]
 
+#: What the caller gets for a batch and its outcome.
+Given: TypeAlias = Callable[[Any, Outcome], Iterable[Any]]
+
+#: How long a result is waited for before more is pulled from the source, as a part of the time that a pull takes.
+PATIENCE = 0.05
 #: Workers that have to die of a batch, or of a part of one, until it is blamed: once it may have been there by chance.
 DEATHS = 2
 #: Seconds after which the main thread looks for signals: one that another thread took, or that came just before the
@@ -28,30 +35,89 @@ DEATHS = 2
 LOOK_EVERY = 1.0
 
 
+def in_line(task: Task, batches: Iterator[Any], initializer: Initializer, given: Given) -> Iterator[Any]:
+    """One batch after the other, here."""
+    begin(initializer)
+    notes = Notes()
+    for index, batch in enumerate(batches):
+        try:
+            with waiting():
+                outcome = task(batch)
+        except error_types() as error:
+            add_note(error, f"lotproc: in batch {index}{span(batch)}")
+            raise
+        notes.add_parts(outcome.notes)
+        yield from given(batch, outcome)
+        del outcome
+    tell_all(notes)
+
+
+def in_flight(
+    task: Task,
+    backend: AbstractContextManager[Submit],
+    batches: Iterator[Any],
+    buffersize: int,
+    ordered: bool,
+    given: Given,
+) -> Iterator[Any]:
+    """Keep up to `buffersize` batches in flight, and give what comes of them: what is ready before more is pulled."""
+    numbered = enumerate(batches)
+    failure: Exception | None = None
+    with backend as submit:
+        flight = Flight(task, submit, ordered)
+        try:
+            while True:
+                while failure is None and len(flight) < buffersize and not flight.fails:
+                    start = perf_counter()
+                    try:
+                        index, batch = next(numbered)
+                    except StopIteration:
+                        break
+                    except Exception as error:  # what was submitted before it is still to be had
+                        failure = error
+                    else:
+                        flight.add(index, batch)
+                        del batch
+                        if flight.is_ready(PATIENCE * (perf_counter() - start)):
+                            break
+                if not flight:
+                    break
+                batch, outcome = flight.next()
+                yield from given(batch, outcome)
+                del batch, outcome
+            if failure is not None:
+                raise failure
+        finally:
+            flight.cancel()
+    tell_all(flight.notes)
+
+
+@dataclass(eq=False)
 class _Part:
     """A run of the records of a batch that is processed at once.
 
     Args:
         batch: These records, as a batch.
         deaths: How many workers died of it, or of what it is a part of.
+        attempts: How often it failed.
+        retries: How often it was tried again for `retries`.
+        outcome: What became of it.
     """
 
-    def __init__(self, batch: Any, deaths: int = 0) -> None:
-        self.batch = batch
-        self.deaths = deaths
-        self.attempts = 0
-        self.retries = 0
-        self.outcome: Any = None
+    batch: Any
+    deaths: int = 0
+    attempts: int = 0
+    retries: int = 0
+    outcome: Outcome | None = None
 
 
-class _Slot:
+class _Entry:
     """A batch in flight, with the parts that it is run in, in order; at first there is one."""
 
     def __init__(self, index: int, batch: Any) -> None:
         self.index = index
         self.batch = batch
         self.parts = [_Part(batch)]
-        self.running = 1
         self.error: BaseException | None = None
         #: What was wrong with a part of it that was halved to find the record that is to blame.
         self.blamed: BaseException | None = None
@@ -60,32 +126,14 @@ class _Slot:
 
     @property
     def is_done(self) -> bool:
-        return self.error is not None or not self.running
+        return self.error is not None or all(part.outcome is not None for part in self.parts)
 
-    def outcome(self) -> Any:
-        """What the task made of the batch."""
-        if self.error is not None:
-            with noted(lambda: f"in batch {self.index}{span(self.batch)}"):
-                raise self.error
-        if len(self.parts) == 1:
-            return self.parts[0].outcome
-        return Rescued(result for part in self.parts for result in spliced(part.outcome))
-
-    def halve(self, part: _Part, units: Units) -> list[_Part]:
-        """Put two halves in the place of a part."""
-        middle = len(units) // 2
-        halves = [_Part(units.batch(*span), part.deaths) for span in ((0, middle), (middle, len(units)))]
-        index = self.parts.index(part)
-        self.parts[index : index + 1] = halves
-        self.running += 1
-        return halves
-
-
-def _of_none(error: BaseException) -> BaseException:
-    """The error where a batch can't be processed, and its records can."""
-    return type(error)(
-        f"parallel_map: the batch as a whole: {error}; in parts it can be processed, so smaller batches may"
-    )
+    def outcome(self) -> Outcome:
+        """What became of the whole batch."""
+        outcomes = [part.outcome for part in self.parts if part.outcome is not None]
+        if len(outcomes) == 1:
+            return outcomes[0]
+        return Outcome([item for outcome in outcomes for item in spliced(outcome.result)], in_parts=True)
 
 
 class Flight:
@@ -93,16 +141,16 @@ class Flight:
 
     Args:
         task: What is done with them, as far as it is done here: with what a worker is lost with.
-        place: Where they are processed.
+        submit: Gives one to the backend.
         ordered: They are given in their order; else as they are finished.
     """
 
-    def __init__(self, task: Task, place: Place, ordered: bool) -> None:
+    def __init__(self, task: Task, submit: Submit, ordered: bool) -> None:
         self._task = task
-        self._place = place
+        self._backend = submit
         self._ordered = ordered
-        self._slots: deque[_Slot] = deque()
-        self._submitted: dict[Future[Any], tuple[_Slot, _Part]] = {}
+        self._entries: deque[_Entry] = deque()
+        self._submitted: dict[Future[Any], tuple[_Entry, _Part]] = {}
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
         #: What was noted where they were processed.
         self.notes = Notes()
@@ -110,20 +158,29 @@ class Flight:
         self.fails = False
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._entries)
 
     def add(self, index: int, batch: Any) -> None:
         """Take a batch."""
-        slot = _Slot(index, batch)
-        self._slots.append(slot)
-        self._submit(slot, slot.parts[0])
+        entry = _Entry(index, batch)
+        self._entries.append(entry)
+        self._submit(entry, entry.parts[0])
 
-    def next(self) -> _Slot:
-        """Wait for a batch that is done, and let go of it."""
-        while (slot := self._done()) is None:
+    def next(self) -> tuple[Any, Outcome]:
+        """Wait for a batch that is done, and let go of it; what it has failed with is raised."""
+        while (entry := self._done()) is None:
             self._wait(LOOK_EVERY)
-        self._slots.remove(slot)
-        return slot
+        self._entries.remove(entry)
+        try:
+            if entry.error is not None:
+                raise entry.error
+        except error_types() as error:
+            add_note(error, f"lotproc: in batch {entry.index}{span(entry.batch)}")
+            if isinstance(error, BrokenExecutor) and not isinstance(error, WorkerDiedError):
+                # All that were in flight fail, whichever it was.
+                add_note(error, f"lotproc: or in one of the {len(self)} other batches in flight")
+            raise
+        return entry.batch, entry.outcome()
 
     def is_ready(self, seconds: float) -> bool:
         """Whether `next` has something to give, now or within so many seconds."""
@@ -132,6 +189,19 @@ class Flight:
             if not self._wait(max(0.0, end - monotonic())):
                 return False
         return True
+
+    def cancel(self) -> None:
+        """Let nothing more begin."""
+        for future in self._submitted:
+            future.cancel()
+
+    def _done(self) -> _Entry | None:
+        """The batch that is to be given next, if it is done."""
+        for entry in self._entries:
+            is_first = entry is self._entries[0]
+            if entry.is_done and (is_first or not (self._ordered or entry.is_refused)):
+                return entry
+        return None
 
     def _wait(self, seconds: float) -> bool:
         """Wait for a part that is finished, so many seconds at most; whether one was."""
@@ -143,96 +213,83 @@ class Flight:
         self._settle(future, *self._submitted.pop(future))
         return True
 
-    def _done(self) -> _Slot | None:
-        """The batch that is to be given next, if it is done."""
-        for slot in self._slots:
-            is_first = slot is self._slots[0]
-            if slot.is_done and (is_first or not (self._ordered or slot.is_refused)):
-                return slot
-        return None
-
-    def cancel(self) -> None:
-        """Let nothing more begin."""
-        for future in self._submitted:
-            future.cancel()
-
-    def _submit(self, slot: _Slot, part: _Part) -> None:
+    def _submit(self, entry: _Entry, part: _Part) -> None:
         try:
-            future = self._place.submit(part.batch)
+            future = self._backend(part.batch)
         except Exception as error:
-            slot.is_refused = True
-            if isinstance(error, (LiveNodeError, BrokenExecutor)):
-                self._fail(slot, error)
-            else:
-                self._failed(slot, part, error)
+            entry.is_refused = True
+            self._lost(entry, part, error)
         else:
-            self._submitted[future] = slot, part
+            self._submitted[future] = entry, part
             future.add_done_callback(self._finished.put)
 
-    def _settle(self, future: Future[Any], slot: _Slot, part: _Part) -> None:
+    def _settle(self, future: Future[Any], entry: _Entry, part: _Part) -> None:
         """Do what follows from a part having been processed."""
-        if slot.error is not None:
+        if entry.error is not None:
             return
-        try:
-            outcome = future.result()
-            if isinstance(outcome, Raised):
-                self._failed(slot, part, outcome.error)
-                return
-            if not isinstance(outcome, Lost):
-                part.outcome = unnoted(self._place.load(outcome), self.notes)
-                slot.running -= 1
-                if slot.blamed and not slot.running and not self._task.collects:
-                    self._fail(slot, _of_none(slot.blamed))
-                return
-        except (BrokenExecutor, CancelledError, CallOver) as error:
-            self._fail(slot, error)
-        except Exception as error:
-            self._failed(slot, part, error)
-        except BaseException as error:
-            self._fail(slot, error)
+        error: BaseException | None = CancelledError() if future.cancelled() else future.exception()
+        if error is None:
+            try:
+                outcome = loaded(future.result())
+            except Exception as wrong:
+                error = wrong
+        if error is not None:
+            self._lost(entry, part, error)
+        elif isinstance(outcome, ErrorOutcome):
+            self._failed(entry, part, outcome.error)
         else:
-            if outcome.is_fatal:
-                self._fail(slot, outcome.error)
-            else:
-                self._failed(slot, part, outcome.error, is_lost=True)
+            self.notes.add_parts(outcome.notes)
+            part.outcome = outcome
+            if entry.blamed and entry.is_done and not self._task.collects:
+                self._fail(entry, _of_none(entry.blamed))
 
-    def _fail(self, slot: _Slot, error: BaseException) -> None:
-        slot.error = error
+    def _lost(self, entry: _Entry, part: _Part, error: BaseException) -> None:
+        """Do what follows from the backend having failed with a part, or with all of them."""
+        if isinstance(error, (WorkerDiedError, WorkerTimeoutError)):
+            self._failed(entry, part, error, is_lost=True)
+        elif isinstance(error, (BrokenExecutor, CancelledError, LiveNodeError, NotReadyError)):
+            self._fail(entry, error)
+        else:
+            self._failed(entry, part, error)
+
+    def _fail(self, entry: _Entry, error: BaseException) -> None:
+        entry.error = error
         self.fails = True
 
-    def _failed(self, slot: _Slot, part: _Part, error: BaseException, *, is_lost: bool = False) -> None:
+    def _failed(self, entry: _Entry, part: _Part, error: BaseException, *, is_lost: bool = False) -> None:
         """Run a part again, as it is or in halves; or else give it up."""
         if not isinstance(error, error_types()) or not (is_lost or self._task.collects):
-            self._fail(slot, error)
+            self._fail(entry, error)
             return
         units = units_of(part.batch)
         part.attempts += 1
         if is_lost and isinstance(error, WorkerDiedError):
             part.deaths += 1
             if part.deaths < DEATHS:
-                self._submit(slot, part)
+                self._submit(entry, part)
                 return
-        may_try_again = part.retries < self._task.retries and self._task.tries_again(error)
-        if may_try_again and (len(units) == 1 or not self._task.collects):
+        if self._task.may_retry(error, part.retries) and (len(units) == 1 or not self._task.collects):
             part.retries += 1
-            self._submit(slot, part)
+            self._submit(entry, part)
         elif len(units) > 1:
-            slot.blamed = error
-            for half in slot.halve(part, units):
-                self._submit(slot, half)
-        elif self._task.collects:
-            part.outcome = Rescued([failure_of(error, units, 0, part.attempts)])
-            slot.running -= 1
+            entry.blamed = error
+            parts = [_Part(half, part.deaths) for half in halves(part.batch, units)]
+            index = entry.parts.index(part)
+            entry.parts[index : index + 1] = parts
+            for half in parts:
+                self._submit(entry, half)
         else:
-            path, what = units.named(0)
-            self._fail(slot, type(error)(f"parallel_map: {what if path is None else as_text(path)}: {error}"))
+            self._give_up(entry, part, units[0], error)
+
+    def _give_up(self, entry: _Entry, part: _Part, unit: Unit, error: BaseException) -> None:
+        if self._task.collects:
+            part.outcome = Outcome([failure_of(error, unit, part.attempts)], in_parts=True)
+        else:
+            self._fail(entry, type(error)(f"parallel_map: {where(unit.item)}: {error}"))
 
 
-@contextmanager
-def noted(note: Callable[[], str]) -> Iterator[None]:
-    """Say where it happened in whatever is raised inside."""
-    try:
-        yield
-    except error_types() as error:
-        add_note(error, f"lotproc: {note()}")
-        raise
+def _of_none(error: BaseException) -> BaseException:
+    """The error where a batch can't be processed, and its records can."""
+    return type(error)(
+        f"parallel_map: the batch as a whole: {error}; in parts it can be processed, so smaller batches may"
+    )

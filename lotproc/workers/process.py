@@ -12,26 +12,24 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import sleep
 from typing import Any
 
-from .._raised import Raised
-from .._values import iterator_in
-from ..errors import NotPicklableError, as_text, got
-from ..models import ProcessResult
-from .arithmetic import Arithmetic, changed_by, within
+from .arithmetic import changed_by
 from .environment import LoadedCode
-from .tasks import Noted, Task
+from .errors import ErrorOutcome
+from .packing import run_packed
 
-__all__ = ["BATCH", "DONE", "END_SECONDS", "IDLE_SECONDS", "PREPARE", "REST", "STALE", "packed_result", "serve"]
+__all__ = ["BATCH", "DONE", "END_SECONDS", "PREPARE", "REST", "STALE", "serve"]
 
 #: What a parent says: here is what to do with batches; here is a batch; wait, there may be more from another call.
 PREPARE, BATCH, REST = b"P", b"B", b"R"
-#: What a worker answers: here is the result; here is the error; take another, files were changed that I have loaded.
+#: What a worker answers: here is the outcome, if one was asked for; here is the error; take another, files were
+#: changed that I have loaded.
 DONE, FAILED, STALE = b"D", b"F", b"S"
 
 #: Seconds that a worker without work stays for the next call; starting one costs about 0.3 s.
@@ -85,28 +83,26 @@ def serve(connection: Any) -> None:
             code.note(thoroughly=True)
             is_busy = False
             continue
-        answer = b""
+        answer, outcome = DONE, b""
         try:
-            if kind == PREPARE and code.is_stale():
-                kind = STALE
+            if kind == BATCH:
+                outcome = task(packed)
+            elif code.is_stale():
+                answer = STALE
             else:
-                if kind == PREPARE:
-                    task = _prepared(packed)
-                else:
-                    answer = task(packed)
-                kind = DONE
+                task = _prepared(packed)
         except BaseException as error:
-            kind, answer = FAILED, pickle.dumps(Raised(error))
+            answer, outcome = FAILED, pickle.dumps(ErrorOutcome(error))
         del packed
         if os.getpid() != worker:  # a child that a processor forked, and did not end
             os._exit(1)
         code.note()
         is_busy = False  # from the answer on: the parent may let us go as soon as it has it
         try:
-            connection.send_bytes(kind + answer)
+            connection.send_bytes(answer + outcome)
         except OSError:  # the parent is gone
             break
-        del answer
+        del outcome
     _end_in_time()
 
 
@@ -158,52 +154,9 @@ def _end_in_time() -> None:
 
 def _prepared(packed: bytes) -> Callable[[bytes], bytes]:
     """What processes packed batches from now on: with the arithmetic of the caller, or that of an initializer."""
-    surroundings, packed_task = pickle.loads(packed)
-    surroundings.take()
+    environment, packed_task = pickle.loads(packed)
+    environment.take()
     task, initializer = pickle.loads(packed_task)
-    surroundings.take_filters()
+    environment.take_filters()
     own = changed_by(initializer)
-    return partial(packed_result, task, own=own)
-
-
-def packed_result(task: Task, packed: bytes, *, own: Arithmetic | None = None) -> bytes:
-    """What a task makes of a packed batch, packed; with the batch comes the arithmetic to use, unless it is `own`."""
-    arithmetic, batch = pickle.loads(packed)
-    return within(own or arithmetic, task, batch, _packed)  # type: ignore[no-any-return]
-
-
-def _packed(result: Any) -> bytes:
-    """A result as bytes.
-
-    Raises:
-        NotPicklableError: It can't be; says which part of it.
-    """
-    import cloudpickle
-
-    try:
-        return cloudpickle.dumps(result, pickle.HIGHEST_PROTOCOL)  # type: ignore[no-any-return]
-    except MemoryError:
-        raise
-    except Exception as error:
-        found = _unpicklable(result.result if type(result) is Noted else result)
-        what, value = next(found, ("what fn returned", result))
-        advice = iterator_in(value) or got(value)
-        raise NotPicklableError(
-            f"parallel_map: {what} can't be sent back from a worker process: {error}; {advice}"
-        ) from error
-
-
-def _unpicklable(result: Any) -> Iterator[tuple[str, Any]]:
-    """The parts of results that can't be pickled, and what they are."""
-    import cloudpickle
-
-    if isinstance(result, (list, tuple)):
-        for item in result:
-            yield from _unpicklable(item)
-    elif isinstance(result, ProcessResult):
-        named = ((f"attribute {name!r}", value) for name, value in result.attributes.items())
-        for what, value in (("the output", result.output), *named):
-            try:
-                cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-            except Exception:
-                yield f"{what} of the result at {as_text(result.path)}", value
+    return partial(run_packed, task, own=own)

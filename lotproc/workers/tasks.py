@@ -9,34 +9,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._missing import Note, Notes, noting
+from .._missing import Note, noting
 from .._nodes import by_value, dumps_detached
-from .._raised import error_types
 from .._stage import Stage
+from .._tracebacks import error_types
 from ..errors import ProcessorError, add_note
-from ..models import Failure, NodeRecord, ProcessResult, counted, failure_at
-from .batches import Units, units_of
+from ..models import Failure, NodeRecord, ProcessResult, counted, failure_at, with_inputs
+from .batches import Unit, named, units_of
 
-__all__ = ["Noted", "Rescued", "Task", "drained", "failure_of", "hand_on_inputs", "spliced", "unnoted"]
+__all__ = ["Outcome", "Task", "drained", "failure_of", "spliced"]
 
 
-class Noted(NamedTuple):
-    """A result, and what was noted while it was made."""
+class Outcome(NamedTuple):
+    """What became of a batch.
+
+    Args:
+        result: What the processor made of it.
+        in_parts: Whether that is a list of what it made of parts of the batch, with a `Failure` for each record that
+            has no result.
+        notes: What the stages in the processor noted of names of attributes.
+    """
 
     result: Any
-    notes: list[Note]
-
-
-def unnoted(outcome: Any, notes: Notes) -> Any:
-    """A result without what was noted, which goes to other notes."""
-    if type(outcome) is not Noted:
-        return outcome
-    notes.add_parts(outcome.notes)
-    return outcome.result
-
-
-class Rescued(list[Any]):
-    """What became of a batch that failed: its results, and a `Failure` for each record that has none."""
+    in_parts: bool = False
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,41 +53,40 @@ class Task:
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     in_line: bool = False
 
-    def __call__(self, batch: Any, check: Callable[[Any], Any] = lambda result: result) -> Any:
-        """Process a batch; `check` is called with each result, and fails where it can't be used.
+    def __call__(self, batch: Any, pack: Callable[[Outcome], Any] = lambda outcome: outcome) -> Any:
+        """Process a batch, and give its outcome as `pack` makes it, which fails where a result can't be used.
 
-        Where failures are collected, records are what fails, and is tried again; else it is the batch as it is. What
-        the stages in it note of names of attributes comes with the result.
+        Where failures are collected, records are what fails, and is tried again; else it is the batch as it is.
         """
         with noting() as notes:
-            return self._processed(
-                batch, lambda result: check(Noted(result, list(notes.values())) if notes else result)
-            )
+
+            def packed(result: Any, *, in_parts: bool = False) -> Any:
+                return pack(Outcome(result, in_parts, tuple(notes.values())))
+
+            try:
+                return packed(self._called(batch))
+            except error_types() as error:
+                if not (self.collects or self.may_retry(error, 0)):
+                    raise
+                failed = error
+            units = units_of(batch) if self.collects else [Unit(batch, batch)]
+            if len(units) > 1:
+                results = [self._alone(unit, packed) for unit in units]
+            else:
+                results = [self._alone(units[0], packed, failed)]
+                if not isinstance(results[0], Failure):
+                    return packed(results[0])
+            return packed([item for result in results for item in spliced(result)], in_parts=True)
 
     def __reduce__(self) -> tuple[Any, ...]:  # for executors of others, which pickle in their own ways
         packed = dumps_detached(self.fn, pickler=by_value())
         return _loaded, (packed, self.collects, self.retries, self.retry_on, self.in_line)
 
-    def _processed(self, batch: Any, check: Callable[[Any], Any]) -> Any:
-        try:
-            return check(self._called(batch))
-        except error_types() as error:
-            if not self.collects and not (self.retries and self.tries_again(error)):
-                raise
-            failed = error
-        units = units_of(batch) if self.collects else Units(batch)
-        if len(units) == 1:
-            alone = self._alone(units, 0, check, failed)
-            return check(Rescued([alone]) if isinstance(alone, Failure) else alone)
-        results = Rescued()
-        for index in range(len(units)):
-            results += spliced(self._alone(units, index, check))
-        return check(results)
-
-    def tries_again(self, error: BaseException) -> bool:
-        """Whether a record that failed with this error may be tried again."""
+    def may_retry(self, error: BaseException, retries: int) -> bool:
+        """Whether what failed with this error may be tried again, after so many retries."""
         is_cancellation = not isinstance(error, Exception)  # which counts as one
-        return isinstance(error, self.retry_on) or (is_cancellation and Exception in self.retry_on)
+        is_meant = isinstance(error, self.retry_on) or (is_cancellation and Exception in self.retry_on)
+        return retries < self.retries and is_meant
 
     def _called(self, batch: Any) -> Any:
         """What the processor makes of a batch; a `Failure` in it is handed on."""
@@ -101,25 +96,33 @@ class Task:
                 records = type(batch)(item for item in batch if type(item) is not Failure)
                 return [*(spliced(self._called(records)) if records else ()), *failures]
         try:
-            return called(self.fn, batch)
+            return drained(self.fn(batch), _inputs(batch))
+        except AttributeError as error:
+            if error.obj is batch:
+                add_note(
+                    error, "lotproc: a processor gets a list of records; each(fn) makes one of a function of a record"
+                )
+            raise
+        except StopIteration as error:  # which a generator would take for its end
+            raise RuntimeError("the processor raised StopIteration") from error
         except SystemExit as error:
             if self.in_line:
                 raise
             raise ProcessorError(f"SystemExit: {error}") from error
 
-    def _alone(self, units: Units, index: int, check: Callable[[Any], Any], error: BaseException | None = None) -> Any:
+    def _alone(self, unit: Unit, packed: Callable[[Any], Any], error: BaseException | None = None) -> Any:
         """What one record gives, by itself; `error` is that of its first attempt, if it was made already."""
         attempts = 0 if error is None else 1
-        while error is None or (attempts <= self.retries and self.tries_again(error)):
+        while error is None or self.may_retry(error, attempts - 1):
             attempts += 1
             try:
-                result = self._called(units.batch(index, index + 1))
-                check(result)
+                result = self._called(unit.batch)
+                packed(result)
                 return result
             except error_types() as failed:
                 error = failed
         if self.collects:
-            return failure_of(error, units, index, attempts)
+            return failure_of(error, unit, attempts)
         add_note(error, f"lotproc: after {counted(attempts, 'attempt')}")
         raise error
 
@@ -128,48 +131,30 @@ def _loaded(packed: bytes, *options: Any) -> Task:
     return Task(pickle.loads(packed), *options)
 
 
-def failure_of(error: BaseException, units: Units, index: int, attempts: int) -> Failure:
+def failure_of(error: BaseException, unit: Unit, attempts: int) -> Failure:
     """The `Failure` of one record."""
-    path, item = units.named(index)
+    path, item = named(unit.item)
     return failure_at(path, error, attempts=attempts, item=item)
 
 
 def spliced(result: Any) -> Iterable[Any]:
-    """What the results of parts of a batch add to those of the batch."""
-    return result if type(result) in (list, tuple, Rescued) else [result]
+    """What the result of a part of a batch adds to that of the batch."""
+    return result if type(result) in (list, tuple) else [result]
 
 
-def called(fn: Callable[[Any], Any], batch: Any) -> Any:
-    """What a processor makes of a batch, drained; its results know the inputs of their records."""
-    try:
-        results = drained(fn(batch))
-    except AttributeError as error:
-        if error.obj is batch:
-            add_note(error, "lotproc: a processor gets a list of records; each(fn) makes one of a function of a record")
-        raise
-    except StopIteration as error:  # which a generator would take for its end
-        raise RuntimeError("the processor raised StopIteration") from error
+def _inputs(batch: Any) -> Mapping[Any, str]:
+    """The inputs of records by their paths; of a stream all records have them, or none."""
     records = batch if type(batch) in (list, tuple) else [batch]
-    if any(type(record) is NodeRecord and record.inputs for record in records[:1]):
-        hand_on_inputs(records, results)
-    return results
+    if not any(type(record) is NodeRecord and record.inputs for record in records[:1]):
+        return {}
+    return {record.path: record.inputs for record in records if isinstance(record, NodeRecord) and record.inputs}
 
 
-def hand_on_inputs(records: Iterable[Any], results: Any) -> None:
-    """Give results the inputs of their records, if these have any."""
-    inputs = {record.path: record.inputs for record in records if isinstance(record, NodeRecord) and record.inputs}
-    waiting = [results] if inputs else []
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, ProcessResult):
-            if item.inputs is None:
-                item.__dict__["inputs"] = inputs.get(item.path)
-        elif isinstance(item, Collection) and not isinstance(item, (str, bytes, bytearray, Mapping, np.ndarray)):
-            waiting += item
+def drained(result: Any, inputs: Mapping[Any, str]) -> Any:
+    """A result in which iterators, which can't travel, became lists, however deep they are nested.
 
-
-def drained(result: Any) -> Any:
-    """A result in which iterators, which can't travel, became lists, however deep they are nested."""
+    Where the records have inputs, by their paths, the results in it know them.
+    """
     whole: list[Any] = []
     levels = [(iter((result,)), whole, False)]  # what is still to come, and the list for it, to become a tuple or not
     while levels:
@@ -179,14 +164,26 @@ def drained(result: Any) -> Any:
             levels.pop()
             if is_tuple:
                 levels[-1][1][-1] = tuple(into)
-        elif isinstance(item, Iterator) or (type(item) in (list, tuple) and _nests(item)):
+        elif _is_taken_apart(item, inputs):
             new: list[Any] = []
             into.append(new)
             levels.append((iter(item), new, type(item) is tuple))
+        elif inputs and isinstance(item, ProcessResult) and item.inputs is None:
+            into.append(with_inputs(item, inputs.get(item.path)))
         else:
             into.append(item)
     return whole[0]
 
 
-def _nests(items: Iterable[Any]) -> bool:
-    return any(issubclass(kind, (Iterator, list, tuple)) for kind in set(map(type, items)))
+def _is_taken_apart(item: Any, inputs: Mapping[Any, str]) -> bool:
+    """Whether something in it is to be replaced, or itself is an iterator."""
+    if type(item) in (list, tuple):
+        kinds = (Iterator, list, tuple, Collection, ProcessResult) if inputs else (Iterator, list, tuple)
+        return any(issubclass(kind, kinds) for kind in set(map(type, item)))
+    return isinstance(item, Iterator) or (bool(inputs) and _holds_results(item))
+
+
+def _holds_results(item: Any) -> bool:
+    """Whether it is one of the user's own collections, of results: they become lists, and no table or image does."""
+    is_one = isinstance(item, Collection) and not isinstance(item, (str, bytes, bytearray, Mapping, np.ndarray))
+    return is_one and any(isinstance(part, ProcessResult) or _holds_results(part) for part in item)

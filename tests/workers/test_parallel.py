@@ -317,7 +317,7 @@ def test_a_result_that_is_ready_comes_before_more_is_pulled() -> None:
 def test_a_slow_source_is_not_asked_for_more_as_long_as_a_result_is_about_to_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lotproc.parallel.PATIENCE", 1000.0)  # so that no busy machine is too slow for it
+    monkeypatch.setattr("lotproc.workers.flight.PATIENCE", 1000.0)  # so that no busy machine is too slow for it
     given: list[int] = []
 
     def source() -> Iterator[list[int]]:

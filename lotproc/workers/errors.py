@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copyreg
-import os
 import pickle
 import re
 import sys
@@ -13,25 +12,15 @@ from functools import cache
 from types import TracebackType
 from typing import Any
 
-from ._nodes import by_value, dumps_detached
-from .errors import ProcessorError, add_note, got
+from .._nodes import by_value, dumps_detached
+from .._tracebacks import formatted, said, users_frames
+from ..errors import ProcessorError, add_note, got
 
-__all__ = ["Raised", "attempted", "error_types", "said", "users_frames"]
-
-#: The folder of lotproc, with all that is in it.
-HERE = os.path.join(os.path.dirname(__file__), "")
-#: Characters of a message that is quoted.
-MAX_TEXT = 20_000
+__all__ = ["ErrorOutcome", "outcome_of"]
 
 
-def error_types() -> tuple[type[BaseException], ...]:
-    """The classes of what counts as an error of a processor: exceptions, and asyncio's cancellation, which is none."""
-    asyncio = sys.modules.get("asyncio.exceptions")  # not imported here: who has not, can't raise it
-    return (Exception,) if asyncio is None else (Exception, asyncio.CancelledError)
-
-
-class Raised:
-    """Comes in place of a result where the processor raised an error. In its own process it holds that very error.
+class ErrorOutcome:
+    """Comes in place of an outcome where the processor raised an error. In its own process it holds that very error.
 
     An error is made anew from its type and its arguments, without a call of its constructor, which may take others.
     Its traceback begins where the user's code does. Attributes and causes that can't be pickled stay behind, and a note
@@ -42,51 +31,33 @@ class Raised:
         self.error = error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (_packed(self.error), quoted(self.error))
+        return _arrived, (_packed(self.error), _quoted(self.error))
 
 
-def attempted(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call gives, or the `Raised` of its error; what ends a program goes its own way."""
+def outcome_of(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives, or the `ErrorOutcome` of its error; what ends a program goes its own way."""
     try:
         return call(*arguments)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        return Raised(error)
+        return ErrorOutcome(error)
 
 
-def _arrived(packed: bytes, quote: str) -> Raised:
+def _arrived(packed: bytes, quote: str) -> ErrorOutcome:
     try:
-        return Raised(pickle.loads(packed))
+        return ErrorOutcome(pickle.loads(packed))
     except Exception as error:  # its class can't be imported here, say
         told = ProcessorError(quote.partition("\n")[0])
         add_note(told, f"lotproc: as itself it can't be had in this process: {error!r}\n{quote}")
-        return Raised(told)
+        return ErrorOutcome(told)
 
 
-def quoted(error: BaseException) -> str:
+def _quoted(error: BaseException) -> str:
     """An error in words, with where it happened behind the first line."""
     # The formatted traceback has the notes, but not in Python 3.10.
     notes = [] if hasattr(error, "add_note") else getattr(error, "__notes__", [])
-    lines = traceback.format_exception(type(error), error, users_frames(error.__traceback__))
-    return "\n".join([f"{type(error).__qualname__}: {said(error)}", *map(str, notes), "".join(lines)])
-
-
-def said(error: BaseException) -> str:
-    """What an error says, even if it can't."""
-    try:
-        text = str(error)
-    except Exception as reason:
-        return f"it can't say what it is: {type(reason).__qualname__}"
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
-
-
-def users_frames(frames: TracebackType | None) -> TracebackType | None:
-    """A traceback from the first frame on that is not lotproc's: from the processor on."""
-    outside = frames
-    while outside is not None and outside.tb_frame.f_code.co_filename.startswith(HERE):
-        outside = outside.tb_next
-    return outside or frames
+    return "\n".join([f"{type(error).__qualname__}: {said(error)}", *map(str, notes), formatted(error)])
 
 
 def _packed(error: BaseException) -> bytes:
@@ -96,7 +67,7 @@ def _packed(error: BaseException) -> bytes:
         _leave_behind(error)
         packed = _dumps(error)
     if packed is None:
-        first, _, rest = quoted(error).partition("\n")
+        first, _, rest = _quoted(error).partition("\n")
         told = ProcessorError(first)
         add_note(told, rest)
         packed = pickle.dumps(told)
@@ -127,10 +98,10 @@ def _leave_behind(error: BaseException) -> None:
             del error.__dict__[name]
             add_note(error, f"lotproc: its attribute {name!r} can't be pickled, and stays where it was: {got(value)}")
     is_explicit = error.__suppress_context__
-    if error.__cause__ is not None and error.__cause__ is not error:
-        error.__cause__ = _arrived(_packed(error.__cause__), "").error
-    if error.__context__ is not None and error.__context__ is not error:
-        error.__context__ = _arrived(_packed(error.__context__), "").error
+    for name in ("__cause__", "__context__"):
+        other = getattr(error, name)
+        if other is not None and other is not error:
+            setattr(error, name, _arrived(_packed(other), "").error)
     error.__suppress_context__ = is_explicit
 
 
