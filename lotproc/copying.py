@@ -19,12 +19,11 @@ from .sources import Source, as_store
 from .stores.protocol import OUTPUT, Item, Store, StoredRecord, Writer, as_attributes, as_item
 from .traversal import walk
 from .views import bar
-from .writing.batches import apply_batches
 from .writing.conflicts import opened_tree
 from .writing.into_store import check_store, opened_store
 from .writing.options import Options
 from .writing.payload_copies import PayloadCopy, as_payload, checked_values
-from .writing.progress import Done, Progress
+from .writing.progress import Done, Progress, apply_batches
 from .writing.storable import stored_attributes
 from .writing.transactions import check_writable
 

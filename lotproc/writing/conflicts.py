@@ -16,11 +16,10 @@ from .._interrupts import uninterrupted
 from .._nodes import connection_of
 from ..errors import DamagedDatabaseError, UncommittedError, add_note, as_text
 from ..models import Write, counted
-from .batches import Target
 from .bulk import Bulk, NotServed
 from .live_nodes import MemoryTree, apply, check_batch, check_there
 from .options import Options
-from .progress import Done, Progress
+from .progress import Done, Progress, Target
 from .transactions import Changes, is_clean, undone_on_failure
 
 __all__ = ["opened_tree"]

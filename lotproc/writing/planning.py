@@ -10,11 +10,9 @@ from .._stamps import INPUTS, VERSION
 from ..errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from ..models import Failure, ProcessResult, Write, written_attributes
 from ..write_policies import checked_path
-from .ledger import Ledger
 from .payload_copies import checked_values
-from .progress import Planned
 
-__all__ = ["Planner", "Policy", "plan"]
+__all__ = ["Policy", "flat_batches", "plan", "planner", "writes_of"]
 
 Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
 
@@ -53,12 +51,14 @@ def plan(
         NotPicklableError: An output or an attribute is or holds an iterator; says which, and what to do.
         ArgumentError: The policy gave an empty key, or a result has its output's name among its attributes.
     """
-    planner = Planner("plan", policy, output_attribute, version)
-    return lambda results: (write for batch in planner.planned(results) for write in batch.writes)
+    planned = planner("plan", policy, output_attribute, version)
+    return lambda results: (write for batch in flat_batches("plan", results) for write in writes_of(batch, planned))
 
 
-class Planner:
-    """Makes plans of results.
+def planner(
+    name: str, policy: Policy, output_attribute: str | None, version: str | None, *, spares_source: bool = False
+) -> Callable[[ProcessResult], Write]:
+    """A function that plans the write of a result.
 
     Args:
         name: The stage, for errors.
@@ -67,65 +67,51 @@ class Planner:
         version: What their nodes are stamped with, if anything.
         spares_source: Whether paths are refused at which "replace" would drop the attributes of the processed node.
     """
+    if not callable(policy):
+        raise ArgumentTypeError(
+            f"{name}: policy must be inline(...), mirror(...), fresh(...) or a function; got {got(policy)}"
+        )
+    if output_attribute is not None and not isinstance(output_attribute, str):
+        raise ArgumentTypeError(f"{name}: output_attribute must be a str or None, got {got(output_attribute)}")
+    if version is not None and not isinstance(version, str):
+        raise ArgumentTypeError(f"{name}: version must be a str or None, got {got(version)}")
+    if version == "":
+        raise ArgumentError(f"{name}: version must not be empty; name what makes the results")
 
-    def __init__(
-        self,
-        name: str,
-        policy: Policy,
-        output_attribute: str | None,
-        version: str | None,
-        *,
-        spares_source: bool = False,
-    ) -> None:
-        if not callable(policy):
-            raise ArgumentTypeError(
-                f"{name}: policy must be inline(...), mirror(...), fresh(...) or a function; got {got(policy)}"
-            )
-        if output_attribute is not None and not isinstance(output_attribute, str):
-            raise ArgumentTypeError(f"{name}: output_attribute must be a str or None, got {got(output_attribute)}")
-        if version is not None and not isinstance(version, str):
-            raise ArgumentTypeError(f"{name}: version must be a str or None, got {got(version)}")
-        if version == "":
-            raise ArgumentError(f"{name}: version must not be empty; name what makes the results")
-        self.name, self.policy, self.output_attribute, self.version = name, policy, output_attribute, version
-        self.spares_source = spares_source
-
-    def planned(self, results: Iterable[Any], ledger: Ledger | None = None) -> Iterator[Planned]:
-        """The plan of each batch; it says which records have results now, if the ledger has something to ask."""
-        if isinstance(results, (str, bytes, bytearray, Mapping)):
-            raise ResultError(f"{self.name}: expected ProcessResults, nested in any iterables; got {got(results)}")
-        for index, batch in enumerate(results):
-            items = [batch] if type(batch) is ProcessResult else list(_flat(self.name, index, batch))
-            found = [item for item in items if isinstance(item, ProcessResult)]
-            failures = [item for item in items if isinstance(item, Failure)]
-            writes = list(map(self._write, found))
-            sources: list[tuple[str, ...]] = []
-            if ledger is not None and (failures or ledger.outstanding):
-                last_words = {tuple(item.path): item for item in items if item.path is not None}
-                sources = [path for path, item in last_words.items() if isinstance(item, ProcessResult)]
-            yield Planned(writes, failures, sources)
-
-    def _write(self, result: ProcessResult) -> Write:
-        path = checked_path("the policy's path", self.policy(result), of=result.path)
-        if self.spares_source and path == tuple(result.path):
+    def planned(result: ProcessResult) -> Write:
+        path = checked_path("the policy's path", policy(result), of=result.path)
+        if spares_source and path == tuple(result.path):
             raise ArgumentError(
-                f'{self.name}: if_exists="replace" would drop the attributes of the processed node {as_text(path)} '
-                f"itself; give inline() a base path, or the result a relative_path"
+                f'{name}: if_exists="replace" would drop the attributes of the processed node {as_text(path)} itself; '
+                f"give inline() a base path, or the result a relative_path"
             )
-        attributes = written_attributes(self.name, result, self.output_attribute)
-        if self.version is not None:
-            self._stamp(attributes, VERSION, self.version, result)
-        if result.inputs is not None:
-            self._stamp(attributes, INPUTS, result.inputs, result)
-        return Write(path, checked_values(self.name, path, attributes))
+        attributes = written_attributes(name, result, output_attribute)
+        for stamp, value in ((VERSION, version), (INPUTS, result.inputs)):
+            if value is not None:
+                if stamp in attributes:
+                    raise ArgumentError(
+                        f"{name}: the result",
+                        f"has an attribute {stamp!r}, which is where its stamp goes",
+                        path=result.path,
+                        hint="rename it",
+                    )
+                attributes[stamp] = value
+        return Write(path, checked_values(name, path, attributes))
 
-    def _stamp(self, attributes: dict[str, Any], name: str, value: str, result: ProcessResult) -> None:
-        if name in attributes:
-            raise ArgumentError(
-                f"{self.name}: the result at {as_text(result.path)} has an attribute {name!r}, which is where its "
-                f"stamp goes; rename it"
-            )
-        attributes[name] = value
+    return planned
+
+
+def flat_batches(name: str, results: Iterable[Any]) -> Iterator[list[ProcessResult | Failure]]:
+    """The results and failures of each batch, however deep they are nested."""
+    if isinstance(results, (str, bytes, bytearray, Mapping)):
+        raise ResultError(f"{name}: expected ProcessResults, nested in any iterables; got {got(results)}")
+    for index, batch in enumerate(results):
+        yield [batch] if type(batch) is ProcessResult else list(_flat(name, index, batch))
+
+
+def writes_of(batch: list[ProcessResult | Failure], planned: Callable[[ProcessResult], Write]) -> list[Write]:
+    """The planned writes of a batch."""
+    return [planned(item) for item in batch if isinstance(item, ProcessResult)]
 
 
 def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult | Failure]:

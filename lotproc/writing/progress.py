@@ -1,37 +1,26 @@
-"""How far a write has come: counted for its report, told to the ledger at each commit, taken back where it fails."""
+"""From one commit to the next: batches applied, counted, told to the ledger, and taken back where one fails."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from ..errors import add_note
-from ..models import Failure, Write, WriteReport, counted
+from ..models import Failure, ProcessResult, WriteReport, counted
 from .ledger import Ledger
 
-__all__ = ["Done", "Planned", "Progress"]
+__all__ = ["Done", "Progress", "Target", "apply_batches"]
+
+T_contra = TypeVar("T_contra", contravariant=True)
+T = TypeVar("T")
 
 #: Failures that a report keeps.
 MOST_FAILURES = 1_000
 #: Bytes of failures that wait for the commit, to be written with it.
 MOST_KEPT = 1 << 20
-
-
-class Planned(NamedTuple):
-    """What is to be done about a batch.
-
-    Args:
-        writes: Its writes.
-        failures: Its failures.
-        sources: The paths of records of which the batch's last word is a result, where the ledger asks for them.
-    """
-
-    writes: list[Write]
-    failures: list[Failure]
-    sources: list[tuple[str, ...]]
 
 
 class Done(NamedTuple):
@@ -70,21 +59,22 @@ class Progress:
         #: What the ledger was told of by now, and since when it was told nothing.
         self._told, self._told_failed, self._since = self.done, self._failed, perf_counter()
 
-    def note(self, batch: Planned) -> list[Write]:
-        """Count the failures of a batch, and keep what is known of it; gives its writes."""
-        failures, ledger = batch.failures, self._ledger
+    def note(self, batch: list[ProcessResult | Failure]) -> None:
+        """Count the failures of a batch, and tell the ledger whose last word is one, and whose a result."""
+        failures, ledger = [item for item in batch if isinstance(item, Failure)], self._ledger
         if failures:
             self._failed += len(failures)
             self._failures += failures[: MOST_FAILURES - len(self._failures)]
             self._errors.update(failure.error for failure in failures)
-        if ledger is not None:
+        if ledger is not None and (failures or ledger.outstanding):
+            last_words = {tuple(item.path): item for item in batch if item.path is not None}
             for failure in failures:
                 ledger.failed(failure)
-            for path in batch.sources:
-                ledger.wrote(path)
+            for path, item in last_words.items():
+                if isinstance(item, ProcessResult):
+                    ledger.wrote(path)
             if ledger.kept > MOST_KEPT:
                 ledger.flush()
-        return batch.writes
 
     def add(self, done: Done) -> None:
         """Count what was applied."""
@@ -149,3 +139,34 @@ class Progress:
             waiting=waiting,
             writing=self.writing,
         )
+
+
+class Target(Protocol[T_contra]):
+    """What batches go into: a tree in memory, a tree in a database, or a store. It counts what it applies."""
+
+    #: Results after which to commit, as soon as their batch is whole; `None`: not before the end.
+    commit_every: int | None
+
+    def take(self, batch: T_contra) -> None:
+        """Apply a batch, or let it wait for the commit."""
+
+    def commit(self) -> None:
+        """Commit what was taken, and count that."""
+
+    def finish(self) -> None:
+        """All batches were taken."""
+
+
+def apply_batches(batches: Iterable[T], opened: AbstractContextManager[Target[T]], progress: Progress) -> None:
+    """Apply batch by batch, and commit as asked; a failure undoes, and takes back, what came since the last commit."""
+    with progress.taken_back_on_failure(), opened as target:
+        every = target.commit_every
+        for batch in batches:
+            start = perf_counter()
+            target.take(batch)
+            if every is not None and progress.new >= every:
+                target.commit()
+            progress.writing += perf_counter() - start
+        start = perf_counter()
+        target.finish()
+        progress.writing += perf_counter() - start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from time import perf_counter
 from typing import Any, overload
@@ -13,16 +13,15 @@ from lotdb import BaseNode
 from .._clock import ticking
 from .._missing import noting, tell_all
 from .._stage import check_root, stage
-from ..models import WriteReport
+from ..models import Failure, ProcessResult, Write, WriteReport
 from ..stores.protocol import OUTPUT, Store
 from ..zodb.arrays import Arrays, check_arrays
-from .batches import apply_batches
 from .conflicts import opened_tree
 from .into_store import check_store, opened_store, planned_items
 from .ledger import Ledger
 from .options import IfExists, IfMissing, Options
-from .planning import Planner, Policy
-from .progress import Progress
+from .planning import Policy, flat_batches, planner, writes_of
+from .progress import Progress, apply_batches
 from .transactions import check_writable
 
 __all__ = ["write"]
@@ -160,9 +159,8 @@ def write(
             close the database.
     """
     starts_at_top = not isinstance(target, Store) and getattr(policy, "starts_at_top", False)
-    planner = Planner(
-        "write", policy, output_attribute, version, spares_source=starts_at_top and if_exists == "replace"
-    )
+    spares_source = starts_at_top and if_exists == "replace"
+    planned = planner("write", policy, output_attribute, version, spares_source=spares_source)
     options = Options("write", commit_every, if_exists, if_missing, version, arrays, output_attribute or OUTPUT)
     if not isinstance(target, Store):
         check_root("write", target, "a lotdb node, a DirectoryStore, an LmdbStore or an Archive")
@@ -184,7 +182,7 @@ def write(
         with ticking() as waited, noting() as notes:
             try:
                 with book or nullcontext():
-                    batches = map(progress.note, planner.planned(results, book))
+                    batches = _noted(flat_batches("write", results), planned, progress)
                     if isinstance(target, Store):
                         items = planned_items(target, options, progress)
                         opened: Any = opened_store(target, items, commit_every, progress)
@@ -204,3 +202,13 @@ def write(
         return report
 
     return run
+
+
+def _noted(
+    batches: Iterable[list[ProcessResult | Failure]], planned: Callable[[ProcessResult], Write], progress: Progress
+) -> Iterator[list[Write]]:
+    """The planned writes of each batch, whose failures are counted."""
+    for batch in batches:
+        writes = writes_of(batch, planned)
+        progress.note(batch)
+        yield writes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from io import BytesIO
 from typing import Any
 
 from lotdb import BaseNode
@@ -64,7 +65,7 @@ def _store_nowhere(value: Any, connection: Any) -> bool:
         return "stored"
 
     def dump(value: Any) -> None:
-        pickler = zodb_pickle.Pickler(_Nowhere(), 3)
+        pickler = zodb_pickle.Pickler(BytesIO(), 3)
         pickler.persistent_id = persistent_id
         pickler.dump(value)
 
@@ -117,8 +118,3 @@ def plain_pickle(value: Any) -> bytes | None:
         return dumps_detached(value, protocol=3)
     except Exception:
         return None
-
-
-class _Nowhere:
-    def write(self, data: bytes) -> int:
-        return len(data)
