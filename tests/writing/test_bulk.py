@@ -10,10 +10,11 @@ import itertools
 import os
 import pathlib
 import pickle
-import subprocess
+import signal
 import sys
 import tempfile
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
@@ -36,6 +37,7 @@ from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.FileStorage import FileStorageQuotaError
 from ZODB.MappingStorage import MappingStorage
+from ZODB.mvccadapter import MVCCAdapterInstance
 from ZODB.POSException import ConflictError, POSKeyError
 from ZODB.scripts import fsrefs, fstest
 
@@ -975,39 +977,38 @@ def test_two_writers_into_one_wide_node_lose_nothing(plane: str) -> None:
 
 # --- Crashes and failing storages -----------------------------------------------------------------------------------
 
-CRASHING = """
-import os, signal, sys
-from lotdb import LOTDB
-from ZODB.FileStorage import FileStorage
-from ZODB.FileStorage.FileStorage import FileStorageQuotaError
-from ZODB.mvccadapter import MVCCAdapterInstance
-from lotproc import ProcessResult, mirror, write
-from lotproc.zodb import appending as _appending
-from lotproc.writing import bulk as _bulk
+PLACES: dict[str, tuple[Any, str]] = {
+    "store": (FileStorage, "store"),
+    "append": (_appending, "_append"),
+    "store_new": (_bulk, "store_new"),
+    "vote": (FileStorage, "tpc_vote"),
+    "_finish": (FileStorage, "_finish"),
+    "finish": (FileStorage, "tpc_finish"),
+    "release": (MVCCAdapterInstance, "release"),
+}
 
-places = {"store": (FileStorage, "store"), "append": (_appending, "_append"), "store_new": (_bulk, "store_new"),
-          "vote": (FileStorage, "tpc_vote"), "_finish": (FileStorage, "_finish"),
-          "finish": (FileStorage, "tpc_finish"), "release": (MVCCAdapterInstance, "release")}
-folder, place, call, when = sys.argv[1:]
-db = LOTDB(path=folder, name="test.fs")
-root = db.open_connection()
-owner, name = places[place]
-original, calls = getattr(owner, name), 0
 
-def wrapped(*args, **options):
-    global calls
-    calls += 1
-    if when == "before" and calls == int(call):
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = original(*args, **options)
-    if when == "after" and calls == int(call):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
+def write_and_be_killed(folder: str, place: str, call: int, when: str) -> None:
+    """Write in a process of its own, which is killed before or after a call of a function."""
+    db = LOTDB(path=folder, name="test.fs")
+    root = db.open_connection()
+    owner, name = PLACES[place]
+    original, calls = getattr(owner, name), itertools.count(1)
 
-setattr(owner, name, wrapped)
-write(mirror(), root, ([ProcessResult((f"s{i}", f"c{j:02}"), i) for j in range(40)] for i in range(6)), commit_every=80)
-os._exit(3)
-"""
+    def wrapped(*args: Any, **options: Any) -> Any:
+        dies = next(calls) == call
+        if dies and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **options)
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, wrapped)
+    batches = ([ProcessResult((f"s{i}", f"c{j:02}"), i) for j in range(40)] for i in range(6))
+    write(mirror(), root, batches, commit_every=80)
+
+
 CRASHES = [
     *(
         (place, call, when)
@@ -1039,9 +1040,15 @@ def test_a_process_killed_at_any_point_leaves_whole_batches(
 ) -> None:
     db = LOTDB(path=str(tmp_path), name="test.fs", new=True)
     db.close()
-    command = [sys.executable, "-c", CRASHING, str(tmp_path), place, str(call), when]
-    ended = subprocess.run(command, cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True)
-    assert ended.returncode == -9, ended.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which pytest may have
+        pid = os.fork()
+    if pid == 0:
+        try:
+            write_and_be_killed(str(tmp_path), place, call, when)
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     db = LOTDB(path=str(tmp_path), name="test.fs")
     commits = {"finish": call - (when == "before"), "release": call, "store": 0}.get(place, call - 1)
     if place == "_finish" and when == "after":
