@@ -20,9 +20,10 @@ from .stores.protocol import OUTPUT, Item, Store, StoredRecord, Writer, as_attri
 from .traversal import walk
 from .views import bar
 from .writing.conflicts import opened_tree
+from .writing.handles import as_payload, checked_values
 from .writing.into_store import check_store, opened_store
 from .writing.options import Options
-from .writing.payload_copies import PayloadCopy, as_payload, checked_values
+from .writing.payload_copies import PayloadCopy
 from .writing.progress import Done, Progress, apply_batches
 from .writing.storable import stored_attributes
 from .writing.transactions import check_writable

@@ -59,26 +59,19 @@ class WriteTarget(MayHoldRoot):
 
     def write_many(self, results: Iterable[Any]) -> None:
         """Write results, nested in any iterables; in a tree, the caller commits, and a failure leaves no trace."""
-        policy = _Recording(self)
+        paths: list[tuple[str, ...]] = []
+
+        def recording(result: ProcessResult) -> tuple[str, ...]:
+            paths.append(self.target_path(result))
+            return paths[-1]
+
+        recording.starts_at_top = getattr(self.policy, "starts_at_top", False)  # type: ignore[attr-defined]
         try:
-            self.report = write(policy, self.root, results, output_attribute=self.output_attribute)
+            self.report = write(recording, self.root, results, output_attribute=self.output_attribute)
         except BaseException as error:
             self.report = getattr(error, "report", None)
             raise
-        self.written_paths += policy.paths
-
-
-class _Recording:
-    """A target's policy that remembers the paths it gave."""
-
-    def __init__(self, target: WriteTarget) -> None:
-        self.target_path = target.target_path
-        self.starts_at_top = getattr(target.policy, "starts_at_top", False)
-        self.paths: list[tuple[str, ...]] = []
-
-    def __call__(self, result: ProcessResult) -> tuple[str, ...]:
-        self.paths.append(self.target_path(result))
-        return self.paths[-1]
+        self.written_paths += paths
 
 
 @public

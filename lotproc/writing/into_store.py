@@ -13,8 +13,8 @@ from .._stamps import VERSION
 from ..errors import ArgumentError
 from ..models import Write
 from ..stores.protocol import Item, Store, StoredRecord, Writer, as_attributes, as_item
+from .handles import with_copies
 from .options import Options, merged
-from .payload_copies import with_copies
 from .progress import Done, Progress
 
 __all__ = ["check_store", "opened_store", "planned_items"]

@@ -17,8 +17,8 @@ from .._stamps import STAMPS, VERSION
 from ..errors import DamagedDatabaseError
 from ..models import Write
 from ..zodb.arrays import as_data_node, payload_names, sample_rate, store_payload
+from .handles import handle_names, with_payloads, without_handles
 from .options import Options
-from .payload_copies import stand_ins, with_payloads, without_stand_ins
 from .progress import Done, Progress
 from .storable import check_classes, check_storable, plain_pickle
 
@@ -88,9 +88,9 @@ def check_batch(writes: Iterable[Write], options: Options, connection: Any) -> b
     plain = True
     for planned in writes:
         values = planned.attributes
-        payloads, handles = payload_names(values, options.arrays), stand_ins(values)
+        payloads, handles = payload_names(values, options.arrays), handle_names(values)
         if payloads or handles:
-            values = {name: without_stand_ins(value) for name, value in values.items() if name not in payloads}
+            values = {name: without_handles(value) for name, value in values.items() if name not in payloads}
         whole = check_storable("write", planned.path, values, connection)
         plain = plain and whole and not payloads and not handles
     return plain

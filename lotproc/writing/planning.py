@@ -10,7 +10,7 @@ from .._stamps import INPUTS, VERSION
 from ..errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from ..models import Failure, ProcessResult, Write, written_attributes
 from ..write_policies import checked_path
-from .payload_copies import checked_values
+from .handles import checked_values
 
 __all__ = ["Policy", "flat_batches", "plan", "planner", "writes_of"]
 
