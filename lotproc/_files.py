@@ -7,15 +7,15 @@ import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, Any
 
 from .errors import ForeignFileError
 
 __all__ = [
-    *("check_regular", "has_no_locks", "kind_of_file", "linked_inside", "make_directories", "new_file"),
-    *("open_regular", "replacing", "sync_directory"),
+    *("check_regular", "has_no_locks", "kind_of_file", "linked_inside", "make_directories", "open_regular"),
+    *("replacing", "sync_directory", "write_new"),
 ]
 
 #: A link in the last place of a path is not followed, a pipe is not waited for, a terminal does not take us over.
@@ -135,40 +135,49 @@ def replacing(target: str | os.PathLike[str], *, durable: bool = True) -> Iterat
     """
     target = os.path.realpath(target)
     temporary = os.path.join(os.path.dirname(target), f".lotproc-{secrets.token_hex(8)}.tmp")
-    with new_file(temporary, target, durable=durable) as file:
-        yield file
     try:
+        with _new(temporary) as file:
+            yield file
+            _finish(file, target, durable)
         os.replace(temporary, target)
     except BaseException:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.unlink(temporary)
         raise
 
 
-@contextmanager
-def new_file(path: str, target: str, *, durable: bool) -> Iterator[IO[bytes]]:
-    """A new file, open for writing, that is to take the place of another one; nothing is left where the block fails.
+def write_new(path: str, target: str, write: Callable[[IO[bytes]], Any], *, durable: bool) -> None:
+    """Make a file that is to take the place of another one; nothing is left if that fails.
 
     Args:
         path: Where it is made; nothing may be there.
         target: The other one, if it is there; the new one gets its permissions.
-        durable: Whether the new one is on the disk when the block has ended.
+        write: Writes it.
+        durable: Whether it is on the disk when this returns.
 
     Raises:
         IsADirectoryError, ForeignFileError: What is at `target` is no file that can be replaced.
     """
-    raw = io.FileIO(path, "x")
+    file = _new(path)
     try:
-        with io.BufferedWriter(raw) as file:  # `open` would ask whether it is a terminal, and that takes its time
-            yield file
-            _keep_mode(file.fileno(), target)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        with file:
+            write(file)
+            _finish(file, target, durable)
     except BaseException:
         with suppress(OSError):
             os.unlink(path)
         raise
+
+
+def _new(path: str) -> IO[bytes]:
+    return io.BufferedWriter(io.FileIO(path, "x"))  # `open` would ask whether it is a terminal, which takes its time
+
+
+def _finish(file: IO[bytes], target: str, durable: bool) -> None:
+    _keep_mode(file.fileno(), target)
+    if durable:
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _keep_mode(descriptor: int, target: str) -> None:

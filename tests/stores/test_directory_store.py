@@ -414,7 +414,7 @@ def test_metadata_that_json_can_not_hold_changes_nothing(store: DirectoryStore, 
     if isinstance(bad, dict):
         with pytest.raises(CodecError), store.entry("a") as entry:
             entry.meta.update(bad)
-        assert not locks.is_held(entry._place.lock)
+        assert not locks.is_held(entry._paths.lock)
     assert store.entry("a").read() == ("old", {"old": 1})
     assert files(store) == ["a.json", "a.pickle"]
 
@@ -588,9 +588,10 @@ def test_what_is_left_of_a_killed_writer_is_removed_when_it_is_a_day_old(store: 
 
 def test_a_new_entry_whose_writer_was_killed_at_the_end_is_found(store: DirectoryStore) -> None:
     """The journal is all that tells of it."""
-    place = store._place(("n", "a"))
-    token = store._prepared(place, "new", b'{"new": 1}')
-    Path(place.journal).write_text(f"lotproc {token} replace replace\n")
+    entries = store._entries
+    paths = entries.layout.of(("n", "a"))
+    change = entries.prepare(paths, entries.dumping("new"), b'{"new": 1}')
+    Path(paths.journal).write_text(f"lotproc {change.token} replace replace\n")
     assert list(store) == [("n", "a")]
     assert ("n", "a") in store
     assert store.entry(("n", "a")).read() == ("new", {"new": 1})
@@ -730,7 +731,7 @@ def test_a_lock_keeps_others_out_and_tells_who_has_it(store: DirectoryStore, by:
 def test_dirdb_waits_for_a_lock_that_is_held_here(store: DirectoryStore) -> None:
     filelock = pytest.importorskip("filelock")
     with store.entry("a") as entry:
-        outside = filelock.FileLock(entry._place.lock, timeout=0)
+        outside = filelock.FileLock(entry._paths.lock, timeout=0)
         with pytest.raises(filelock.Timeout):
             outside.acquire()
         with pytest.raises(StoreLockedError, match=f"process {os.getpid()} on "):
@@ -868,7 +869,7 @@ with entry:
             store.save_data("a", 1)
         except StoreLockedError:
             entry.__exit__(None, None, None)  # gives nothing back, and saves nothing
-            os._exit(0 if not os.path.exists(entry._place.meta) else 2)
+            os._exit(0 if not os.path.exists(entry._paths.meta) else 2)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     if not os.fork():

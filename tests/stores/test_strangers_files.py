@@ -49,9 +49,9 @@ def filled_directory(folder: Path) -> None:
         (("new",), "replace replace"),
         (("a", "gone"), "remove remove"),
     ):
-        place = store._place(key)
-        token = store._prepared(place, list(key), b'{"n": 3}')
-        Path(place.journal).write_text(f"lotproc {token} {begun}\n")
+        entries, paths = store._entries, store._entries.layout.of(key)
+        token = entries.prepare(paths, entries.dumping(list(key)), b'{"n": 3}').token
+        Path(paths.journal).write_text(f"lotproc {token} {begun}\n")
 
 
 def read_directory(folder: Path) -> Any:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import total_ordering
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from ... import _locks as locks
 from ..._public import public
 from ...errors import CodecError, as_text
-from ..protocol import no_such_key
+from ..protocol import Store, no_such_key
+from .changes import Entries
+from .keys import EntryPaths
 from .metadata import Metadata, metadata_text
-
-if TYPE_CHECKING:
-    from .keys import Place
-    from .store import DirectoryStore
 
 __all__ = ["DirectoryEntry", "EntryStat"]
 
@@ -62,31 +60,36 @@ class DirectoryEntry:
     own of the same key.
 
     Args:
-        store: The store.
-        place: Where its files are.
+        entries: The entries of the store.
+        paths: Where the files of this one are.
     """
 
-    __slots__ = ("_depth", "_meta", "_place", "_saved", "store")
+    __slots__ = ("_depth", "_entries", "_meta", "_paths", "_saved")
 
-    def __init__(self, store: DirectoryStore, place: Place) -> None:
-        self.store, self._place = store, place
+    def __init__(self, entries: Entries, paths: EntryPaths) -> None:
+        self._entries, self._paths = entries, paths
         self._meta: Metadata | None = None
         self._saved: bytes | None = None  # how the metadata in memory was when it was last read or written
         self._depth = 0
 
     @property
+    def store(self) -> Store:
+        """The store."""
+        return self._entries.store
+
+    @property
     def path(self) -> tuple[str, ...]:
         """The key, a record path."""
-        return self._place.path
+        return self._paths.path
 
     @property
     def name(self) -> str:
         """The last of the path's names; empty for the root's record."""
-        return self._place.path[-1] if self._place.path else ""
+        return self.path[-1] if self.path else ""
 
     def has_data(self) -> bool:
         """Whether there is a value; so does `bool(entry)`."""
-        return self.store._has(self._place)
+        return self._entries.has(self._paths)
 
     __bool__ = has_data
 
@@ -97,7 +100,7 @@ class DirectoryEntry:
             NoSuchKeyError: There is none.
             DamagedStoreError: Its bytes can't be read.
         """
-        return self.store._read_value(self._place)
+        return self._entries.value(self._paths)
 
     def read(self) -> tuple[Any, Metadata | None]:
         """Read the value and the metadata (None: there is none) as they were put together, beside any writer.
@@ -106,7 +109,12 @@ class DirectoryEntry:
             NoSuchKeyError: There is no value.
             DamagedStoreError: The bytes of one of them can't be read.
         """
-        return self.store._read_pair(self._place)
+        found = self._entries.pair(self._paths)
+        if found is None:
+            raise no_such_key(self.store, self.path)
+        value, meta = found
+        with closing(value):
+            return value.read(), meta
 
     def put_data(self, value: Any, meta: Mapping[str, Any] | None = None) -> None:
         """Store a value, and metadata with it.
@@ -121,13 +129,13 @@ class DirectoryEntry:
         """
         if meta is not None:
             text = metadata_text(self._where, meta)
-            self.store._put(self._place, value, text)
+            self._entries.put(self._paths, value, text)
             self._meta, self._saved = Metadata(meta), text
-        elif self._meta is not None and (changed := self._changed()) is not None:
-            self.store._put(self._place, value, changed)
+        elif (changed := self._changed()) is not None:
+            self._entries.put(self._paths, value, changed)
             self._saved = changed
         else:
-            self.store._put_value(self._place, value)
+            self._entries.put(self._paths, value, ...)
 
     @property
     def meta(self) -> Metadata:
@@ -141,7 +149,7 @@ class DirectoryEntry:
             CodecError: JSON can't hold what it is set to; nothing is changed.
         """
         if self._meta is None:
-            meta = self.store._read_meta(self._place)
+            meta = self._entries.meta(self._paths)
             self._meta = Metadata() if meta is None else meta
             self._saved = None if meta is None else metadata_text(self._where, meta)
         return self._meta
@@ -149,7 +157,7 @@ class DirectoryEntry:
     @meta.setter
     def meta(self, meta: Mapping[str, Any] | None) -> None:
         text = None if meta is None else metadata_text(self._where, meta)
-        self.store._put_meta(self._place, text)
+        self._entries.put_meta(self._paths, text)
         self._meta, self._saved = (None if meta is None else Metadata(meta)), text
 
     def update_meta(self) -> None:
@@ -158,8 +166,8 @@ class DirectoryEntry:
         Raises:
             CodecError: JSON can't hold it; the file is not changed.
         """
-        if self._meta is not None and (changed := self._changed()) is not None:
-            self.store._put_meta(self._place, changed)
+        if (changed := self._changed()) is not None:
+            self._entries.put_meta(self._paths, changed)
             self._saved = changed
 
     def delete(self) -> None:
@@ -168,7 +176,7 @@ class DirectoryEntry:
         Raises:
             NoSuchKeyError: There is neither.
         """
-        self.store._delete(self._place, with_meta=True)
+        self._entries.delete(self._paths, with_meta=True)
         self._meta = self._saved = None
 
     def stat(self) -> EntryStat:
@@ -177,22 +185,12 @@ class DirectoryEntry:
         Raises:
             NoSuchKeyError: There is no value.
         """
-        self.store._check_open()
-        value, meta = (self._status(which) for which in ("value", "meta"))
+        value, meta = self._entries.status(self._paths, "value"), self._entries.status(self._paths, "meta")
         if value is None:
             raise no_such_key(self.store, self.path)
         if meta is None:
             return EntryStat(value.st_size, value.st_mtime, None, None)
         return EntryStat(value.st_size, value.st_mtime, meta.st_size, meta.st_mtime)
-
-    def _status(self, which: Literal["value", "meta"]) -> os.stat_result | None:
-        descriptor = self.store._pairs.open_one(self._place, which)
-        if descriptor is None:
-            return None
-        try:
-            return os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
 
     def __enter__(self) -> DirectoryEntry:
         """Lock the entry, for this thread, against all who lock it: other threads, processes, and those of dirdb.
@@ -204,10 +202,10 @@ class DirectoryEntry:
             StoreLockedError: Somebody else has it for longer than the store's `lock_timeout`; it says who.
             ReadOnlyStoreError: The file system has no locks.
         """
-        self.store._check_open()
-        self.store._pairs.check_locks()
-        is_first = locks.acquire(self._place.lock, self.store.lock_timeout, lambda: self._where)
-        if is_first and self._meta is not None and not self._is_changed():
+        self._entries.check_open()
+        self._entries.check_locks()
+        is_first = locks.acquire(self._paths.lock, self._entries.timeout, lambda: self._where)
+        if is_first and not self._is_changed():
             self._meta = self._saved = None
         self._depth += 1
         return self
@@ -223,13 +221,15 @@ class DirectoryEntry:
         try:
             if kind is not None:
                 self._meta = self._saved = None
-            elif self._meta is not None and locks.is_held(self._place.lock):  # not in a forked child
+            elif locks.is_held(self._paths.lock):  # not in a forked child
                 self.update_meta()
         finally:
-            locks.release(self._place.lock)
+            locks.release(self._paths.lock)
 
     def _changed(self) -> bytes | None:
         """The metadata in memory as JSON, if it is not what was read or written."""
+        if self._meta is None:
+            return None
         text = metadata_text(self._where, self._meta)
         return None if text == self._saved or (self._saved is None and not self._meta) else text
 
@@ -245,7 +245,7 @@ class DirectoryEntry:
 
     @property
     def _order(self) -> tuple[str, tuple[str, ...], str]:
-        return (self.store._directory, self.path, self.store.codec.name)
+        return (self._entries.layout.root, self.path, self._entries.codec.name)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DirectoryEntry):

@@ -9,21 +9,7 @@ from ..._files import linked_inside
 from ...errors import ArgumentError, ArgumentTypeError, as_text, brief, got
 from ..escapes import escaped, unescaped
 
-__all__ = [
-    "ESCAPED",
-    "HIDDEN",
-    "LOCK",
-    "META",
-    "PAIR",
-    "TEMPORARY",
-    "Place",
-    "check_directory",
-    "folder_of",
-    "is_nested",
-    "name_of",
-    "place_at",
-    "place_of",
-]
+__all__ = ["ESCAPED", "HIDDEN", "PAIR", "TEMPORARY", "EntryPaths", "Layout"]
 
 META, LOCK = ".json", ".lock"
 #: `.NAME.pair` is there while an entry's two files are being changed; files of other writers begin with HIDDEN.
@@ -39,8 +25,8 @@ _ON_WINDOWS = os.name == "nt"
 _BAD = {"/", "\0", *('<>:"\\|?*' if _ON_WINDOWS else ""), *filter(None, (os.sep, os.altsep))}
 
 
-class Place:
-    """The files of one entry.
+class EntryPaths:
+    """Where the files of one entry are.
 
     Args:
         path: Its key.
@@ -57,75 +43,89 @@ class Place:
         self.data, self.meta, self.lock = stem + suffix, stem + META, stem + LOCK
         self.journal = f"{directory}{os.sep}.{name}{PAIR}"
 
-
-def place_at(root: str, path: tuple[str, ...], suffix: str) -> Place:
-    """The files of the entry with this path, which was checked or found."""
-    directory, name = folder_of(root, path[:-1], suffix), path[-1] if path else ""
-    if path and not _is_name(name):
-        return Place(path, f"{directory}{os.sep}{ESCAPED}", escaped(name), suffix)
-    return Place(path, directory, name, suffix)
+    def hidden(self, token: str) -> tuple[str, str]:
+        """Where a new value and new metadata are until they take their places; dirdb takes neither for an entry."""
+        stem = f"{self.directory}{os.sep}{HIDDEN}{token}"
+        return f"{stem}.value{TEMPORARY}", f"{stem}.meta{TEMPORARY}"
 
 
-def folder_of(root: str, path: tuple[str, ...], suffix: str) -> str:
-    """The nested directory with this path."""
-    for name in path:
-        root = f"{root}{os.sep}{_spelled(name, suffix)}"
-    return root
+class Layout:
+    """Where the entries of a store lie in its directory.
 
-
-def name_of(found: str, suffix: str, *, nested: bool, is_escaped: bool) -> str | None:
-    """The last name of the key that a value's file, without its suffix, or a nested directory is of.
-
-    None if it is no key's. `is_escaped` says whether it was found where names are escaped.
+    Args:
+        store: For messages.
+        root: The directory, its real path.
+        suffix: What the names of values' files end in.
     """
-    if not is_escaped:
-        return found if (is_nested(found, suffix) if nested else found not in ("", ".", "..")) else None
-    name = unescaped(found)
-    if name is None or (_is_name(name) and (not nested or is_nested(name, suffix))):  # which is not written there
-        return None
-    return name
 
+    __slots__ = ("root", "store", "suffix")
 
-def place_of(store: object, root: str, suffix: str, key: object) -> Place:
-    """The files of the entry under a key, checked."""
-    path = _as_path(store, key)
-    for name in path:
-        if type(name) is not str:
-            if not isinstance(name, str):
-                raise ArgumentTypeError(f"{store!r}: a key must be a tuple of str, got {got(name)} in {brief(key)}")
-            path = tuple(map(str.__str__, path))  # of a subclass, such as numpy's
-    if isinstance(key, str):
-        _check_text(store, key)
-    for name in path[:-1]:
-        _check_size(store, _spelled(name, suffix).rpartition(os.sep)[2], len(suffix))
-    if path:
-        _check_size(store, path[-1] if _is_name(path[-1]) else escaped(path[-1]), len(suffix))
-    place = place_at(root, path, suffix)
-    if len(place.data) * 3 >= MAX_PATH and len(os.fsencode(place.data)) + len(HIDDEN) + 60 >= MAX_PATH:
-        raise ArgumentError(
-            f"{store!r}: the path of {brief(as_text(path))} is longer than {MAX_PATH:,} bytes; nest less deeply"
-        )
-    if len(path) > 1 or len(place.directory) > len(root):
-        _check_links(root, place.directory)
-    return place
+    def __init__(self, store: object, root: str, suffix: str) -> None:
+        self.store, self.root, self.suffix = store, root, suffix
 
+    def of(self, key: object) -> EntryPaths:
+        """The files of the entry under a key, checked."""
+        store = self.store
+        path = _as_path(store, key)
+        for name in path:
+            if type(name) is not str:
+                if not isinstance(name, str):
+                    raise ArgumentTypeError(f"{store!r}: a key must be a tuple of str, got {got(name)} in {brief(key)}")
+                path = tuple(map(str.__str__, path))  # of a subclass, such as numpy's
+        if isinstance(key, str):
+            _check_text(store, key)
+        for name in path[:-1]:
+            _check_size(store, _spelled(name, self.suffix).rpartition(os.sep)[2], len(self.suffix))
+        if path:
+            _check_size(store, path[-1] if _is_name(path[-1]) else escaped(path[-1]), len(self.suffix))
+        paths = self.at(path)
+        if len(paths.data) * 3 >= MAX_PATH and len(os.fsencode(paths.data)) + len(HIDDEN) + 60 >= MAX_PATH:
+            raise ArgumentError(
+                f"{store!r}: the path of {brief(as_text(path))} is longer than {MAX_PATH:,} bytes; nest less deeply"
+            )
+        if len(path) > 1 or len(paths.directory) > len(self.root):
+            _check_links(self.root, paths.directory)
+        return paths
 
-def check_directory(store: object, root: str, key: object, suffix: str) -> str:
-    """Where a nested directory is, below the root; checked."""
-    path = _as_path(store, key)
-    if not path:
-        raise ArgumentError(f"{store!r}: a nested directory needs a name, got ()")
-    if isinstance(key, str):
-        _check_text(store, key)
-    place_of(store, root, suffix, (*path, "x"))
-    return folder_of("", path, suffix)[1:]
+    def at(self, path: tuple[str, ...]) -> EntryPaths:
+        """The files of the entry with this path, which was checked or found."""
+        directory, name = self.folder(path[:-1]), path[-1] if path else ""
+        if path and not _is_name(name):
+            return EntryPaths(path, f"{directory}{os.sep}{ESCAPED}", escaped(name), self.suffix)
+        return EntryPaths(path, directory, name, self.suffix)
 
+    def folder(self, path: tuple[str, ...]) -> str:
+        """The nested directory with this path."""
+        folder = self.root
+        for name in path:
+            folder = f"{folder}{os.sep}{_spelled(name, self.suffix)}"
+        return folder
 
-def is_nested(name: str, suffix: str) -> bool:
-    """Whether a directory of this name can hold entries."""
-    return not (
-        name.endswith((suffix, META, LOCK)) or (name[:1] == "." and (name.endswith(PAIR) or name.startswith(HIDDEN)))
-    )
+    def nested(self, key: object) -> str:
+        """Where the nested directory under a key is, below the root; checked."""
+        path = _as_path(self.store, key)
+        if not path:
+            raise ArgumentError(f"{self.store!r}: a nested directory needs a name, got ()")
+        if isinstance(key, str):
+            _check_text(self.store, key)
+        self.of((*path, "x"))
+        return self.folder(path)[len(self.root) + 1 :]
+
+    def is_nested(self, name: str) -> bool:
+        """Whether a directory of this name can hold entries."""
+        return _is_nested(name, self.suffix)
+
+    def name_of(self, found: str, *, nested: bool, is_escaped: bool) -> str | None:
+        """The last name of the key that a value's file, without its suffix, or a nested directory is of.
+
+        None if it is no key's. `is_escaped` says whether it was found where names are escaped.
+        """
+        if not is_escaped:
+            return found if (self.is_nested(found) if nested else found not in ("", ".", "..")) else None
+        name = unescaped(found)
+        if name is None or (_is_name(name) and (not nested or self.is_nested(name))):  # which is not written there
+            return None
+        return name
 
 
 def _as_path(store: object, key: object) -> tuple[str, ...]:
@@ -137,10 +137,16 @@ def _as_path(store: object, key: object) -> tuple[str, ...]:
     raise ArgumentTypeError(f"{store!r}: a key must be a str or a tuple of str, got {got(key)}")
 
 
+def _is_nested(name: str, suffix: str) -> bool:
+    return not (
+        name.endswith((suffix, META, LOCK)) or (name[:1] == "." and (name.endswith(PAIR) or name.startswith(HIDDEN)))
+    )
+
+
 @lru_cache(maxsize=4096)
 def _spelled(name: str, suffix: str) -> str:
     """How a nested directory is called."""
-    return name if _is_name(name) and is_nested(name, suffix) else f"{ESCAPED}{os.sep}{escaped(name)}"
+    return name if _is_name(name) and _is_nested(name, suffix) else f"{ESCAPED}{os.sep}{escaped(name)}"
 
 
 def _is_name(name: str) -> bool:

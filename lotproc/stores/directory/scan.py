@@ -11,7 +11,7 @@ from itertools import chain
 
 from ..._files import linked_inside, open_regular
 from ...errors import ForeignFileError
-from .keys import ESCAPED, HIDDEN, PAIR, TEMPORARY, Place, folder_of, is_nested, name_of
+from .keys import ESCAPED, HIDDEN, PAIR, TEMPORARY, EntryPaths, Layout
 
 __all__ = ["entries", "first_values", "subdirectories", "sweep"]
 
@@ -24,25 +24,22 @@ LEFT = 86_400.0
 Found = tuple[str, bool]
 
 
-def entries(
-    root: str, suffix: str, has: Callable[[tuple[str, ...]], bool], *, nested: bool = True
-) -> Iterator[tuple[str, ...]]:
+def entries(layout: Layout, has: Callable[[EntryPaths], bool], *, nested: bool = True) -> Iterator[tuple[str, ...]]:
     """The paths of all entries: depth first, sorted by name.
 
     A link to a directory within the store is passed over, since what it leads to is listed where it lies.
 
     Args:
-        root: The directory.
-        suffix: What the files of values end in.
+        layout: Where they are.
         has: Whether there is an entry; asked of the root's, and of those whose change has not come to its end.
         nested: Whether to go into nested directories.
 
     Raises:
         ForeignFileError: There is a link to a directory out of the store.
     """
-    if has(()):
+    if has(layout.at(())):
         yield ()
-    stack: list[tuple[tuple[str, ...], Iterator[Found]]] = [((), _sorted(root, (), suffix, has))]
+    stack: list[tuple[tuple[str, ...], Iterator[Found]]] = [((), _sorted(layout, (), has))]
     while stack:
         path, names = stack[-1]
         for name, is_directory in names:
@@ -50,20 +47,20 @@ def entries(
             if not is_directory:
                 yield below
             elif nested:
-                stack.append((below, _sorted(root, below, suffix, has)))
+                stack.append((below, _sorted(layout, below, has)))
                 break
         else:
             stack.pop()
 
 
-def subdirectories(root: str, suffix: str) -> list[str]:
+def subdirectories(layout: Layout) -> list[str]:
     """The keys of the directories in a directory that can hold entries, sorted."""
-    return sorted(name for name, is_directory in _names(root, root, suffix) if is_directory)
+    return sorted(name for name, is_directory in _names(layout, layout.root) if is_directory)
 
 
-def first_values(root: str, suffixes: tuple[str, ...], most: int) -> Iterator[str]:
-    """Files of values as they are found, among the first so many names."""
-    waiting = [root]
+def first_values(layout: Layout, suffixes: tuple[str, ...], most: int) -> Iterator[str]:
+    """Files of values, with any of some suffixes, as they are found among the first so many names."""
+    waiting = [layout.root]
     while waiting:
         directory = waiting.pop()
         with suppress(FileNotFoundError, PermissionError), os.scandir(directory) as found:
@@ -72,20 +69,20 @@ def first_values(root: str, suffixes: tuple[str, ...], most: int) -> Iterator[st
                 if most < 0:
                     return
                 if item.is_dir():
-                    if (item.name == ESCAPED or is_nested(item.name, suffixes[0])) and not item.is_symlink():
+                    if (item.name == ESCAPED or layout.is_nested(item.name)) and not item.is_symlink():
                         waiting.append(item.path)
                 elif item.name.endswith(suffixes):
                     yield item.path
 
 
-def sweep(place: Place, suffix: str, complete: Callable[[Place], None]) -> None:
+def sweep(layout: Layout, paths: EntryPaths, complete: Callable[[EntryPaths], None]) -> None:
     """Make the changes that killed writers have left in the directory of an entry, and remove their hidden files."""
     left = []
-    for item in _hidden(place.directory):
+    for item in _hidden(paths.directory):
         if item.name.endswith(PAIR):
             name = item.name[1 : -len(PAIR)]
             with suppress(OSError, ForeignFileError):  # of no concern to who writes another entry
-                complete(Place((*place.path[:-1], name), place.directory, name, suffix))
+                complete(EntryPaths((*paths.path[:-1], name), paths.directory, name, layout.suffix))
         elif item.name.startswith(HIDDEN) and item.name.endswith(TEMPORARY):
             left.append(item.path)
     for hidden in left:
@@ -94,18 +91,18 @@ def sweep(place: Place, suffix: str, complete: Callable[[Place], None]) -> None:
                 os.unlink(hidden)
 
 
-def _sorted(root: str, path: tuple[str, ...], suffix: str, has: Callable[[tuple[str, ...]], bool]) -> Iterator[Found]:
-    directory = folder_of(root, path, suffix)
+def _sorted(layout: Layout, path: tuple[str, ...], has: Callable[[EntryPaths], bool]) -> Iterator[Found]:
+    directory = layout.folder(path)
     # Of these the names of files do not tell: a value may still have another one, or be one that is to go.
     changing: dict[str, bool] = {}
-    for name in _changing(directory, suffix):
+    for name in _changing(layout, directory):
         with suppress(PermissionError, ForeignFileError):
-            changing[name] = has((*path, name))
+            changing[name] = has(layout.at((*path, name)))
     last: Found | None = None
     while True:
         found = chain(
             ((name, False) for name, is_there in changing.items() if is_there),
-            (item for item in _names(root, directory, suffix) if item[1] or item[0] not in changing),
+            (item for item in _names(layout, directory) if item[1] or item[0] not in changing),
         )
         window = heapq.nsmallest(WINDOW, found if last is None else (item for item in found if item > last))
         yield from window
@@ -114,7 +111,7 @@ def _sorted(root: str, path: tuple[str, ...], suffix: str, has: Callable[[tuple[
         last = window[-1]
 
 
-def _names(root: str, directory: str, suffix: str) -> Iterator[Found]:
+def _names(layout: Layout, directory: str) -> Iterator[Found]:
     """The names of entries and of nested directories, as they are found; escaped ones as the keys that they are."""
     waiting = [directory]
     while waiting:
@@ -123,23 +120,23 @@ def _names(root: str, directory: str, suffix: str) -> Iterator[Found]:
         try:
             found = os.scandir(at)
         except FileNotFoundError:
-            if at == root:
+            if at == layout.root:
                 raise
             return
         with found:
             for item in found:
                 stem = item.name
-                is_value = stem.endswith(suffix)
+                is_value = stem.endswith(layout.suffix)
                 if is_value:
-                    stem = stem[: -len(suffix)]
-                name = name_of(stem, suffix, nested=not is_value, is_escaped=is_escaped)
+                    stem = stem[: -len(layout.suffix)]
+                name = layout.name_of(stem, nested=not is_value, is_escaped=is_escaped)
                 if name is None:
-                    if stem == ESCAPED and not is_escaped and _is_own_directory(root, item):
+                    if stem == ESCAPED and not is_escaped and _is_own_directory(layout.root, item):
                         waiting.append(item.path)
                 elif is_value:
                     if not item.is_dir():
                         yield name, False
-                elif _is_own_directory(root, item):
+                elif _is_own_directory(layout.root, item):
                     yield name, True
 
 
@@ -153,13 +150,13 @@ def _is_own_directory(root: str, item: os.DirEntry[str]) -> bool:
     return True
 
 
-def _changing(directory: str, suffix: str) -> Iterator[str]:
+def _changing(layout: Layout, directory: str) -> Iterator[str]:
     """The last names of the keys of entries that are being changed, or were when a writer was killed."""
     for is_escaped, folder in enumerate((directory, os.path.join(directory, ESCAPED))):
         for item in _hidden(folder):
             if item.name.endswith(PAIR):
                 stem = item.name[1 : -len(PAIR)]
-                name = name_of(stem, suffix, nested=False, is_escaped=bool(is_escaped))
+                name = layout.name_of(stem, nested=False, is_escaped=bool(is_escaped))
                 if name is not None:
                     if not item.is_file(follow_symlinks=False):  # it may hide an entry, so it is told of
                         os.close(open_regular(item.path))

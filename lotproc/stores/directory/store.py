@@ -6,8 +6,8 @@ import errno
 import math
 import os
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
-from contextlib import closing, contextmanager, suppress
-from typing import IO, Any, TypeAlias
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, TypeAlias
 
 from ..._files import make_directories, open_regular
 from ..._public import public
@@ -17,21 +17,17 @@ from ...errors import (
     CodecError,
     ForeignFileError,
     NoSuchKeyError,
-    NotPicklableError,
     ReadOnlyStoreError,
-    StoreClosedError,
-    add_note,
     as_text,
     got,
 )
 from ..codecs import NAMED, CodecLike, as_codec, check_codec, wrong_codec
-from ..protocol import Path, Store, StoredPayload, StoredRecord, Writer, no_such_key
+from ..protocol import Path, Store, StoredRecord
+from .changes import Entries
 from .entry import DirectoryEntry, EntryStat
-from .keys import Place, check_directory, place_at, place_of
-from .metadata import Metadata, metadata_text
-from .pairs import REMOVE, REPLACE, Pairs
-from .scan import entries, first_values, subdirectories, sweep
-from .values import OpenValue, decoded, parsed
+from .keys import EntryPaths, Layout
+from .metadata import metadata_text
+from .scan import entries, first_values, subdirectories
 from .writer import DirectoryWriter
 
 __all__ = ["DirectoryStore"]
@@ -147,18 +143,16 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         self.lock_timeout, self.durable = lock_timeout, durable
         self._name, self._codec = name, codec
         self._directory = os.path.realpath(name)
-        self._suffix = self.codec.suffix
-        self._pairs = Pairs(self, self._directory, durable, lock_timeout)
+        layout = Layout(self, self._directory, self.codec.suffix)
+        self._entries = Entries(self, layout, self.codec, lock_timeout, durable)
         self._swept: set[str] = set()  # directories in which nothing is left of killed writers
-        self._is_closed = False
         return self
 
     def _check_codec(self) -> None:
         """Refuse a directory whose values another codec wrote: by their names, and by the first of them."""
-        suffixes = (self._suffix, *(suffix for suffix in _CODECS if suffix != self._suffix))
         other = None
-        for file in first_values(self._directory, suffixes, LOOKED_AT):
-            if file.endswith(self._suffix):
+        for file in first_values(self._entries.layout, (*_CODECS, self.codec.suffix), LOOKED_AT):
+            if file.endswith(self.codec.suffix):
                 try:
                     descriptor = open_regular(file)
                 except (FileNotFoundError, ForeignFileError):
@@ -184,25 +178,18 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
 
     def __getitem__(self, key: Key) -> Any:
         """The value under a key."""
-        return self._read_value(self._place(key))
+        return self._entries.value(self._paths(key))
 
     def __setitem__(self, key: Key, value: Any) -> None:
         """Store a value; metadata that is there stays, as it does with dirdb. `put` replaces both."""
-        self._put_value(self._place(key), value)
+        self._entries.put(self._paths(key), value, ...)
 
     def __delitem__(self, key: Key) -> None:
         """Remove a value and its metadata, both or none. Directories and locks' files stay: others may use them."""
-        self._delete(self._place(key), with_meta=False)
+        self._entries.delete(self._paths(key))
 
     def __contains__(self, key: object) -> bool:
-        return self._has(self._place(key))
-
-    def paths(self) -> Iterator[Path]:
-        """The keys of all entries, sorted, each before those below it."""
-        self._check_open()
-        return entries(self._directory, self._suffix, self._has_path)
-
-    __iter__ = paths
+        return self._entries.has(self._paths(key))
 
     def values(self) -> ValuesView[Any]:
         """The values, each read as it comes; one that is removed meanwhile is passed over."""
@@ -231,19 +218,20 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         Raises:
             NotPicklableError, CodecError: The value or the metadata can't be stored; nothing is changed.
         """
-        place = self._place(key)
-        text = None if metadata is None else metadata_text(f"{self!r}: {as_text(place.path)}", metadata)
-        self._put(place, value, text)
+        paths = self._paths(key)
+        text = None if metadata is None else metadata_text(f"{self!r}: {as_text(paths.path)}", metadata)
+        self._entries.put(paths, value, text)
 
     def entry(self, key: Key) -> DirectoryEntry:
         """The entry of a key, whether it is there or not; nothing is read yet."""
-        return DirectoryEntry(self, self._place(key))
+        return DirectoryEntry(self._entries, self._paths(key))
 
     def entries(self, *, nested: bool = True) -> Iterator[DirectoryEntry]:
         """The entries, sorted; with `nested=False` those of this directory alone, as dirdb has them."""
-        self._check_open()
-        paths = entries(self._directory, self._suffix, self._has_path, nested=nested)
-        return (DirectoryEntry(self, self._found(path)) for path in paths)
+        self._entries.check_open()
+        layout = self._entries.layout
+        paths = entries(layout, self._entries.has, nested=nested)
+        return (DirectoryEntry(self._entries, layout.at(path)) for path in paths)
 
     def stat(self, key: Key) -> EntryStat:
         """Sizes and times of an entry's files."""
@@ -282,9 +270,9 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
 
         Its root's record is seen in it alone, not from here.
         """
-        self._check_open()
+        self._entries.check_open()
         return DirectoryStore(
-            os.path.join(self._name, check_directory(self, self._directory, name, self._suffix)),
+            os.path.join(self._name, self._entries.layout.nested(name)),
             codec=self._codec,
             create=create,
             lock_timeout=self.lock_timeout,
@@ -293,8 +281,8 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
 
     def subdirs(self) -> Iterator[DirectoryStore]:
         """The nested directories of this one, as stores, sorted by name."""
-        self._check_open()
-        names = subdirectories(self._directory, self._suffix)
+        self._entries.check_open()
+        names = subdirectories(self._entries.layout)
         return (self.subdb((name,), create=False) for name in names)
 
     def is_below(self, other: Store) -> bool:
@@ -307,10 +295,10 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
 
     def close(self) -> None:
         """End the use of this object; there is nothing to be written any more."""
-        self._is_closed = True
+        self._entries.is_closed = True
 
     def __enter__(self) -> DirectoryStore:
-        self._check_open()
+        self._entries.check_open()
         return self
 
     def __repr__(self) -> str:
@@ -327,120 +315,28 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (self._directory, self._codec, self.lock_timeout, self.durable)
 
-    # --- For entries and stages --------------------------------------------------------------------------------------
+    # --- A source and a sink -----------------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise StoreClosedError(f"{self!r} is closed; open it again")
+    def paths(self) -> Iterator[Path]:
+        """The keys of all entries, sorted, each before those below it."""
+        self._entries.check_open()
+        return entries(self._entries.layout, self._entries.has)
 
-    def _place(self, key: object) -> Place:
-        if self._is_closed:
-            self._check_open()
-        return place_of(self, self._directory, self._suffix, key)
-
-    def _found(self, path: tuple[str, ...]) -> Place:
-        return place_at(self._directory, path, self._suffix)
-
-    def _has_path(self, path: tuple[str, ...]) -> bool:
-        return self._pairs.has(self._found(path))
-
-    def _sweep(self, place: Place) -> None:
-        """Clear away what killed writers have left in an entry's directory, once."""
-        if place.directory not in self._swept:
-            sweep(place, self._suffix, self._pairs.take_up)
-            self._swept.add(place.directory)
-
-    def _has(self, place: Place) -> bool:
-        self._check_open()
-        return self._pairs.has(place)
-
-    def _read_value(self, place: Place) -> Any:
-        self._check_open()
-        descriptor = self._pairs.open_one(place, "value")
-        if descriptor is None:
-            raise no_such_key(self, place.path)
-        try:
-            return decoded(self, self.codec, place, descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _read_meta(self, place: Place) -> Metadata | None:
-        self._check_open()
-        descriptor = self._pairs.open_one(place, "meta")
-        if descriptor is None:
-            return None
-        with open(descriptor, "rb") as file:
-            return parsed(self, place, file.read())
-
-    def _read_pair(self, place: Place) -> tuple[Any, Metadata | None]:
-        found = self._opened(place)
-        if found is None:
-            raise no_such_key(self, place.path)
-        value, meta = found
-        with closing(value):
-            return value.read(), meta
-
-    def _opened(self, place: Place) -> tuple[OpenValue, Metadata | None] | None:
-        """The value and the metadata that belong together."""
-        self._check_open()
-        opened = self._pairs.open(place)
-        if opened is None:
-            return None
-        value = OpenValue(self, self.codec, place, opened[0])
-        return value, None if opened[1] is None else parsed(self, place, opened[1])
-
-    def _put_value(self, place: Place, value: Any) -> None:
-        self._check_open()
-        self._pairs.change_value(place, self._prepared(place, value, None))
-
-    def _put(self, place: Place, value: Any, text: bytes | None) -> None:
-        self._check_open()
-        self._pairs.change(place, self._prepared(place, value, text), REMOVE if text is None else REPLACE, REPLACE)
-
-    def _put_meta(self, place: Place, text: bytes | None) -> None:
-        self._check_open()
-        self._pairs.change_meta(place, text)
-
-    def _prepared(self, place: Place, value: Any, text: bytes | None) -> str:
-        dump = self.codec.dump
-
-        def write(file: IO[bytes]) -> None:
-            dump(value, file)
-
-        try:
-            return self._pairs.prepare(place, write, text)
-        except (CodecError, NotPicklableError) as error:
-            raise type(error)(f"{self!r}: the value of {as_text(place.path)}: {error}") from error
-        except Exception as error:
-            if not isinstance(error, OSError):  # of a pair of functions
-                add_note(error, f"{self!r}: the value of {as_text(place.path)}")
-            raise
-
-    def _delete(self, place: Place, *, with_meta: bool) -> None:
-        self._check_open()
-        self._pairs.complete(place)
-        if not self._pairs.has(place) and not (with_meta and os.path.isfile(place.meta)):
-            raise no_such_key(self, place.path)
-        self._pairs.change(place, self._pairs.prepare(place, None, None), REMOVE, REMOVE)
+    __iter__ = paths
 
     def records(self) -> Iterator[StoredRecord]:
-        for path in self:
-            found = self._opened(self._found(path))
-            if found is not None:  # else it was removed meanwhile
-                value, meta = found
-                with closing(value):
-                    yield StoredRecord(path, meta, value.read, StoredPayload(self, path))
+        """What is stored, in the order of the paths; the file of a value stays open until the next one comes."""
+        return self._entries.records(map(self._entries.layout.at, self.paths()))
 
     def find(self, path: Path) -> StoredRecord | None:
-        place = self._place(path)
-        found = self._opened(place)
-        if found is None:
-            return None
-        value, meta = found
-        return StoredRecord(place.path, meta, value.read, StoredPayload(self, place.path))
+        return self._entries.find(self._paths(path))
 
     def load(self, key: Any) -> Any:
         return self[key]
+
+    def writing(self) -> AbstractContextManager[DirectoryWriter]:
+        self._entries.check_open()
+        return nullcontext(DirectoryWriter(self._entries, self._swept))
 
     def delete_many(self, paths: Iterable[Path]) -> None:
         """Delete what is under some paths, each entry whole; a path with nothing under it is passed over."""
@@ -448,10 +344,10 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
             with suppress(NoSuchKeyError):
                 del self[path]
 
-    @contextmanager
-    def writing(self) -> Iterator[Writer]:
-        self._check_open()
-        yield DirectoryWriter(self)
+    def _paths(self, key: object) -> EntryPaths:
+        if self._entries.is_closed:
+            self._entries.check_open()
+        return self._entries.layout.of(key)
 
 
 class _Values(ValuesView[Any]):
