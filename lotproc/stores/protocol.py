@@ -139,6 +139,7 @@ class Store(ABC):
         return (record.path for record in self.records())
 
     def __len__(self) -> int:
+        """How many records there are; where nothing can be deleted, those that were replaced may count, too."""
         return sum(1 for _ in self.paths())
 
     def is_below(self, other: Store) -> bool:

@@ -23,6 +23,7 @@ from toolz import pipe
 
 import lotproc as lp
 from lotproc.stores import Archive, DirectoryStore, LmdbStore
+from lotproc.testing import StoreTests
 
 try:
     import lmdb  # noqa: F401
@@ -69,6 +70,25 @@ class Place:
 def place(kind: str) -> Iterator[Place]:
     with tempfile.TemporaryDirectory() as folder:
         yield Place(kind, Path(folder))
+
+
+# --- The contract of stores -------------------------------------------------------------------------------------------
+
+
+class TestDirectoryStore(StoreTests):
+    def make(self, folder: Path, *, reading: bool = False) -> DirectoryStore:
+        return DirectoryStore(folder / "store", durable=False)
+
+
+@pytest.mark.skipif("lmdb" not in MAPPINGS, reason="lmdb is not installed")
+class TestLmdbStore(StoreTests):
+    def make(self, folder: Path, *, reading: bool = False) -> LmdbStore:
+        return LmdbStore(folder / "store", sync=False)
+
+
+class TestArchive(StoreTests):
+    def make(self, folder: Path, *, reading: bool = False) -> Archive:
+        return Archive(folder / "store.rox", "r" if reading else "a", codec="pickle", durable=False)
 
 
 # --- Mappings ---------------------------------------------------------------------------------------------------------
