@@ -24,14 +24,14 @@ class Note(NamedTuple):
 
     Args:
         stage: The stage that looked.
-        found: The names that there were.
-        missing: Those that there were not.
+        names: These names.
+        missing: Those of them that nothing had.
         others: Names that there were besides.
         is_part: Whether it saw only a part of what there is.
     """
 
     stage: str
-    found: frozenset[str]
+    names: frozenset[str]
     missing: frozenset[str]
     others: frozenset[str]
     is_part: bool = False
@@ -75,7 +75,7 @@ class Sought:
         """The stream was read to its end: tell what nothing in it had, but these names."""
         if self._looked and not self._raises:
             missing = self.wanted.difference(but)
-            tell(Note(self._stage, self._names - missing, frozenset(missing), frozenset(self._others), self._is_part))
+            tell(Note(self._stage, self._names, frozenset(missing), frozenset(self._others), self._is_part))
 
 
 class Notes(dict[object, Note]):
@@ -86,10 +86,9 @@ class Notes(dict[object, Note]):
         if not note.is_part:
             self[note] = note
             return
-        names = note.found | note.missing
-        other = self.get((note.stage, names), note)
-        found = note.found | other.found
-        self[note.stage, names] = Note(note.stage, found, names - found, note.others | other.others, is_part=True)
+        key = note.stage, note.names
+        other = self.get(key, note)
+        self[key] = note._replace(missing=note.missing & other.missing, others=note.others | other.others)
 
     def add_parts(self, notes: Iterable[Note]) -> None:
         """Take up what was noted in a part of a stream."""

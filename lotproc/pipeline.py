@@ -132,13 +132,12 @@ class Pipeline(MayHoldRoot):
                     "Pipeline.prepare: give fn or attributes, not both; fn makes what the processor gets"
                 )
             return self._then_items(f"prepare({_name(fn)})", _map(fn))
+        if include_all_attributes and attribute_names is not None:
+            raise ArgumentError("Pipeline.prepare: give attribute_names or include_all_attributes=True, not both")
         if include_all_attributes:
-            if attribute_names is not None:
-                raise ArgumentError("Pipeline.prepare: give attribute_names or include_all_attributes=True, not both")
             return self._then_items("prepare(include_all_attributes=True)", snapshot(...))
-        if attribute_names is None:
-            return self._then_items("prepare()", snapshot(()))
-        return self._then_items(f"prepare(attribute_names={attribute_names!r})", snapshot(attribute_names))
+        options = "" if attribute_names is None else f"attribute_names={attribute_names!r}"
+        return self._then_items(f"prepare({options})", snapshot(() if attribute_names is None else attribute_names))
 
     def process(
         self, fn: Callable[[list[Any]], Any], mode: Mode = "sync", workers: int | None = None, **options: Any

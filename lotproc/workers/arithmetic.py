@@ -17,41 +17,41 @@ class Arithmetic(NamedTuple):
     Args:
         numpy: What `numpy.geterr` says.
         callback: What `numpy.geterrcall` says, where an error may come to it.
-        decimal: The arguments of a `decimal.Context`: precision, rounding, least and greatest exponent, capitals,
-            clamp; and the signals that it traps.
+        context: Decimal's, with no flag set.
     """
 
-    numpy: tuple[tuple[str, Any], ...]
+    numpy: dict[str, Any]
     callback: Any
-    decimal: tuple[Any, ...]
+    context: decimal.Context
 
     @classmethod
     def here(cls) -> Arithmetic:
         """Those that hold where this is called."""
-        handled = np.geterr()
+        handled: dict[str, Any] = {**np.geterr()}
         callback = np.geterrcall() if "call" in handled.values() or "log" in handled.values() else None
-        context = decimal.getcontext()
-        trapped = tuple([signal for signal, is_trapped in context.traps.items() if is_trapped])
-        return cls(
-            tuple(handled.items()),
-            callback,
-            (context.prec, context.rounding, context.Emin, context.Emax, context.capitals, context.clamp, trapped),
-        )
+        context = decimal.getcontext().copy()
+        context.clear_flags()
+        return cls(handled, callback, context)
 
     @classmethod
     def changed(cls) -> Arithmetic | None:
         """The same, for a pickle: `None` where nobody changed them."""
         here = cls.here()
-        return None if here == _AS_IMPORTED else here
+        return None if here.is_same(_AS_IMPORTED) else here
+
+    def is_same(self, other: Arithmetic) -> bool:
+        """Whether these are the same; contexts are equal only to themselves, and say all that they are."""
+        return self[:2] == other[:2] and repr(self.context) == repr(other.context)
 
 
 #: The settings of a program that has changed none.
 _AS_IMPORTED = Arithmetic(
-    tuple({"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}.items()),
+    {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"},
     None,
-    (
+    decimal.Context(
         *(28, decimal.ROUND_HALF_EVEN, -999999, 999999, 1, 0),
-        (decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow),
+        flags=[],
+        traps=[decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow],
     ),
 )
 
@@ -61,11 +61,9 @@ def within(arithmetic: Arithmetic | None, call: Callable[..., Any], *arguments: 
 
     What the call changes of it, decimal's flags too, ends with the call.
     """
-    numpy, callback, settings = arithmetic or _AS_IMPORTED
-    prec, rounding, least, greatest, capitals, clamp, traps = settings
-    context = decimal.Context(prec, rounding, least, greatest, capitals, clamp, flags=[], traps=list(traps))
+    numpy, callback, context = arithmetic or _AS_IMPORTED
     calling = {} if callback is None else {"call": callback}
-    with np.errstate(**dict(numpy), **calling), decimal.localcontext(context):
+    with np.errstate(**numpy, **calling), decimal.localcontext(context):
         return call(*arguments)
 
 
@@ -76,4 +74,4 @@ def changed_by(initializer: Callable[[], object] | None) -> Arithmetic | None:
     before = Arithmetic.here()
     initializer()
     after = Arithmetic.here()
-    return None if after == before else after
+    return None if after.is_same(before) else after

@@ -16,7 +16,7 @@ from .._missing import Notes, tell_all
 from .._tracebacks import error_types
 from ..errors import LiveNodeError, NotReadyError, WorkerDiedError, WorkerTimeoutError, add_note
 from .backends import Submit, begin
-from .batches import Unit, halves, span, units_of, where
+from .batches import halves, named, span, units_of, where
 from .errors import ErrorOutcome
 from .packing import Initializer, loaded
 from .tasks import Outcome, Task, failure_of, spliced
@@ -241,7 +241,8 @@ class Flight:
             self.notes.add_parts(outcome.notes)
             part.outcome = outcome
             if entry.blamed and entry.is_done and not self._task.collects:
-                self._fail(entry, _of_none(entry.blamed))
+                what = f"{entry.blamed}; in parts it can be processed, so smaller batches may"
+                self._fail(entry, type(entry.blamed)(f"parallel_map: the batch as a whole: {what}"))
 
     def _lost(self, entry: _Entry, part: _Part, error: BaseException) -> None:
         """Do what follows from the backend having failed with a part, or with all of them."""
@@ -278,18 +279,9 @@ class Flight:
             entry.parts[index : index + 1] = parts
             for half in parts:
                 self._submit(entry, half)
+        elif self._task.collects:
+            part.outcome = Outcome([failure_of(error, units[0], part.attempts)], in_parts=True)
         else:
-            self._give_up(entry, part, units[0], error)
-
-    def _give_up(self, entry: _Entry, part: _Part, unit: Unit, error: BaseException) -> None:
-        if self._task.collects:
-            part.outcome = Outcome([failure_of(error, unit, part.attempts)], in_parts=True)
-        else:
-            self._fail(entry, type(error)(f"parallel_map: {where(unit.item)}: {error}"))
-
-
-def _of_none(error: BaseException) -> BaseException:
-    """The error where a batch can't be processed, and its records can."""
-    return type(error)(
-        f"parallel_map: the batch as a whole: {error}; in parts it can be processed, so smaller batches may"
-    )
+            lost = type(error)(f"parallel_map: {where(units[0].item)}: {error}")
+            vars(lost).update(path=named(units[0].item)[0])
+            self._fail(entry, lost)

@@ -196,14 +196,14 @@ def test_building_runs_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"traversal": "all"}, "must be one of 'leaves', 'level'; got 'all'"),
+        ({"traversal": "all"}, "must be one of 'leaves', 'level', got 'all'"),
         ({"traversal": "level", "level": -1}, "at least 0, got -1"),
         ({"filter_key_pattern": "clip_("}, r"clip_\("),
         ({"invert_filter": True}, "invert_filter=True has no filter to invert"),
         ({"buffer_size": 0}, "at least 1, got 0"),
         ({"prepare_fn": len, "attribute_names": ["x"]}, "not both"),
         ({"attribute_names": ["x"], "include_all_attributes": True}, "not both"),
-        ({"mode": "fork"}, "must be one of 'sync', 'thread', 'process'; got 'fork'"),
+        ({"mode": "fork"}, "must be one of 'sync', 'thread', 'process', got 'fork'"),
         ({"workers": 0}, "at least 1, got 0"),
     ],
 )

@@ -173,6 +173,8 @@ def values(record: NodeRecord) -> None:
 def mistakes(root: BaseNode, records: Iterable[NodeRecord], handle: PayloadHandle) -> None:
     # Each of these must be an error; mypy's warning about unused ignores says so if it is none.
     parallel_map(len, [[1]], on_error="ignore")  # type: ignore[call-overload]
+    parallel_map(len, [[1]], max_worker=2)  # type: ignore[call-overload]
+    parallel_map(len, retries="2")  # type: ignore[call-overload]
     walk(root, order="random")  # type: ignore[call-overload]
     level("highest", root)  # type: ignore[call-overload]
     chunked("128", records)  # type: ignore[call-overload]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import gc
+import inspect
 import itertools
 import multiprocessing
 import operator
 import os
 import pickle
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -38,6 +37,7 @@ from lotproc import (
     NotPicklableError,
     chunked,
     each,
+    parallel,
     parallel_map,
 )
 
@@ -411,15 +411,6 @@ def test_after_the_last_result_the_input_is_closed_and_no_thread_is_left(mode: s
     assert lotproc_threads() == []
 
 
-def test_closing_reaches_through_chained_stages() -> None:
-    source = Source(range(20))
-    results = mapped(sum, chunked(2, mapped(abs, source, mode="thread")), mode="thread")
-    next(results)
-    results.close()
-    assert source.closed
-    assert lotproc_threads() == []
-
-
 @pytest.mark.parametrize("ordered", [True, False])
 def test_closing_cancels_what_has_not_started(ordered: bool) -> None:
     held = HeldExecutor()
@@ -662,9 +653,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "unknown mode": (
         {"mode": "threads"},
         ArgumentError,
-        "mode must be one of 'sync', 'thread', 'process'; got 'threads'",
+        "mode must be one of 'sync', 'thread', 'process', got 'threads'",
     ),
     "mode that is no str": ({"mode": None}, ArgumentError, "mode must be one of .* got None"),
+    "misspelt option": ({"max_worker": 2}, ArgumentTypeError, "got an unexpected keyword argument 'max_worker'"),
     "no workers": ({"max_workers": 0}, ArgumentError, "max_workers must be at least 1, got 0"),
     "half a worker": ({"max_workers": 1.5}, ArgumentTypeError, "max_workers must be a whole number, got float 1.5"),
     "workers as a bool": (
@@ -693,6 +685,51 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         LiveNodeError,
         "holds a persistent BaseNode",
     ),
+    "unknown on_error": (
+        {"on_error": "ignore"},
+        ArgumentError,
+        "on_error must be one of 'raise', 'skip', 'collect', got 'ignore'",
+    ),
+    "negative retries": ({"retries": -1}, ArgumentError, "retries must be at least 0, got -1"),
+    "retries as a float": ({"retries": 1.0}, ArgumentTypeError, "retries must be a whole number"),
+    "retry_on by name": (
+        {"retry_on": "OSError"},
+        ArgumentTypeError,
+        "retry_on must be a class of errors .* 'OSError'",
+    ),
+    "retry_on in a list": (
+        {"retry_on": [OSError]},
+        ArgumentTypeError,
+        "retry_on must be a class of errors or a tuple",
+    ),
+    "retry_on of no error": ({"retry_on": (OSError, int)}, ArgumentTypeError, "retry_on must be a class of errors"),
+    "no time": ({"timeout": 0}, ArgumentError, "timeout must be more than 0 seconds, got 0"),
+    "no number of seconds": (
+        {"timeout": float("nan")},
+        ArgumentError,
+        "timeout must be more than 0 seconds, got nan",
+    ),
+    "time as a str": ({"timeout": "3 s"}, ArgumentTypeError, "timeout must be a number of seconds"),
+    "timeout on threads": ({"timeout": 3, "mode": "thread"}, ArgumentError, 'timeout=3 needs mode="process"'),
+    "timeout in line": ({"timeout": 3, "mode": "sync"}, ArgumentError, "not mode='sync'"),
+    "timeout on an executor": ({"timeout": 3, "executor": HeldExecutor()}, ArgumentError, "not an executor"),
+    "initializer that is none": ({"initializer": 3}, ArgumentTypeError, "initializer must be a function"),
+    "initializer that can't be sent": (
+        {"initializer": lambda lock=LOCK: None},
+        NotPicklableError,
+        "the initializer .* can't be sent to a process",
+    ),
+    "initializer of an executor": (
+        {"initializer": print, "executor": HeldExecutor()},
+        ArgumentError,
+        "initializer does not go with an executor",
+    ),
+    "no batches": ({"max_tasks_per_child": 0}, ArgumentError, "max_tasks_per_child must be at least 1, got 0"),
+    "fresh threads": (
+        {"max_tasks_per_child": 3, "mode": "thread"},
+        ArgumentError,
+        "only worker processes are replaced",
+    ),
 }
 
 
@@ -707,6 +744,14 @@ def test_bad_options_are_refused_at_once(case: str) -> None:
     with pytest.raises(error, match=message):
         parallel_map(fn, source, **options)
     assert source.pulled == 0
+
+
+def test_the_options_that_type_checkers_know_are_those_that_there_are() -> None:
+    (typed,) = (node for node in ast.walk(ast.parse(inspect.getsource(parallel))) if isinstance(node, ast.ClassDef))
+    parameters = inspect.signature(parallel_map).parameters.values()
+    options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    assert [node.target.id for node in typed.body if isinstance(node, ast.AnnAssign)] == options  # type: ignore[union-attr]
+    assert "max_tasks_per_child" in str(inspect.signature(parallel_map))
 
 
 def test_a_processor_that_can_not_travel_is_refused_for_an_executor_of_processes() -> None:
@@ -765,11 +810,6 @@ def test_a_live_node_in_a_batch_is_an_error_and_never_reaches_the_processor(
         assert not called.exists()
 
 
-def test_an_empty_source_gives_nothing() -> None:
-    for mode in MODES:
-        assert list(mapped(sum, [], mode=mode)) == []
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_it_runs_on_the_executor_of_dask() -> None:
     distributed = pytest.importorskip("distributed")
@@ -795,40 +835,6 @@ def test_a_function_of_a_record_that_gets_a_batch_is_told_of_each(mode: Any) -> 
 def test_a_processor_that_holds_a_database_is_refused() -> None:
     with database() as db, pytest.raises(LiveNodeError, match="holds an open database inside, a LOTDB"):
         parallel_map(lambda batch: db.name)
-
-
-INTERRUPTED = """
-import os, signal
-from lotproc import parallel_map
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-
-def report_and_wait_for_ever(batch):
-    os.write(1, b"%d\\n" % os.getpid())  # at once, where print writes the number and the end of the line in turn
-    os.read(os.pipe()[0], 1)
-
-if __name__ == "__main__":
-    print(os.getpid(), flush=True)
-    list(parallel_map(report_and_wait_for_ever, [[1], [2], [3]], max_workers=2))
-"""
-
-
-def test_an_interrupt_ends_the_program_and_its_workers() -> None:
-    program = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert program.stdout is not None
-    try:
-        parent, *workers = (int(program.stdout.readline()) for _ in range(3))
-        os.kill(parent, signal.SIGINT)
-        _, errors = program.communicate(timeout=100)  # both streams end when no worker is left to hold them
-    finally:
-        program.kill()
-    assert program.returncode != 0
-    assert errors.rstrip().endswith("KeyboardInterrupt")
-    for worker in workers:
-        with pytest.raises(ProcessLookupError):
-            os.kill(worker, 0)
 
 
 @dataclasses.dataclass
