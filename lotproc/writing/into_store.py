@@ -82,8 +82,10 @@ def planned_items(store: Store, options: Options, progress: Progress) -> Callabl
                 skipped += 1
                 continue
             attributes = with_copies(planned.path, planned.attributes, store.codec)
-            is_new = there is None or options.if_exists == "replace"
-            coming[planned.path] = dict(attributes) if is_new else merged(there or {}, attributes)
+            if there is None or options.if_exists == "replace":
+                coming[planned.path] = dict(attributes)
+            else:
+                coming[planned.path] = merged(there, attributes)
             written, last_path = written + 1, planned.path
         progress.add(Done(written, skipped, last_path))
         return [as_item(options.name, store, path, values, options.output) for path, values in coming.items()]

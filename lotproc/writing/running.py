@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter
 from typing import Any, overload
 
@@ -21,7 +21,7 @@ from .into_store import check_store, opened_store, planned_items
 from .ledger import Ledger
 from .options import IfExists, IfMissing, Options
 from .planning import Policy, flat_batches, planner, writes_of
-from .progress import Progress, apply_batches
+from .progress import Progress, Target, apply_batches
 from .transactions import check_writable
 
 __all__ = ["write"]
@@ -183,12 +183,7 @@ def write(
             try:
                 with book or nullcontext():
                     batches = _noted(flat_batches("write", results), planned, progress)
-                    if isinstance(target, Store):
-                        items = planned_items(target, options, progress)
-                        opened: Any = opened_store(target, items, commit_every, progress)
-                    else:
-                        opened = opened_tree(target, options, progress)
-                    apply_batches(batches, opened, progress)
+                    apply_batches(batches, _opened(target, options, progress), progress)
             except BaseException as error:
                 with suppress(AttributeError):  # of the few errors that take no attribute
                     error.report = progress.report(perf_counter() - start, waited.seconds)  # type: ignore[attr-defined]
@@ -212,3 +207,11 @@ def _noted(
         writes = writes_of(batch, planned)
         progress.note(batch)
         yield writes
+
+
+def _opened(
+    target: BaseNode | Store, options: Options, progress: Progress
+) -> AbstractContextManager[Target[list[Write]]]:
+    if not isinstance(target, Store):
+        return opened_tree(target, options, progress)
+    return opened_store(target, planned_items(target, options, progress), options.commit_every, progress)
