@@ -124,15 +124,19 @@ class LmdbReading(Store, Mapping[Any, Any]):
         given = list(keys)
         wanted = list(map(self._encoding.key, given))
         buffer = self._buffer or self._open()
-        data: dict[bytes, bytes | None] = {}
+        held: dict[bytes, bytes | None] = {}
         if buffer.pending:
             waiting = ((key, buffer.pending.get(key, MISSING)) for key in wanted)
-            data = {key: value for key, value in waiting if value is not MISSING}
-            if self.autoflush_on_read and len(data) < len(set(wanted)):
+            held = {key: value for key, value in waiting if value is not MISSING}
+            if self.autoflush_on_read and len(held) < len(set(wanted)):
                 buffer.flush_to_read()
-        stored = [key for key in dict.fromkeys(wanted) if key not in data]
-        data.update(zip(stored, self._read(stored), strict=True))
-        found = {key: self._encoding.decoded(key, data[key]) for key in dict.fromkeys(wanted) if data[key] is not None}
+        stored = [key for key in dict.fromkeys(wanted) if key not in held]
+        pairs: Iterable[tuple[bytes, bytes | None]] = zip(stored, self._read(stored), strict=True)
+        if held:
+            held.update(pairs)
+            pairs = ((key, held[key]) for key in dict.fromkeys(wanted))
+        decoded = self._encoding.decoded
+        found = {key: decoded(key, value) for key, value in pairs if value is not None}
         missing = [
             self._form.to_text(bytes(key)) if decode_not_found and not isinstance(key, (str, tuple)) else key
             for key, encoded in zip(given, wanted, strict=True)
