@@ -43,7 +43,7 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-__all__ = ["acquire", "holder", "is_held", "keep_out", "let_in", "release"]
+__all__ = ["acquire", "holder", "is_held", "keep_out", "let_in", "release", "take"]
 
 #: What Windows locks, where nobody may read it then: beyond all that is read and written, or where filelock does.
 _BEYOND, _AS_FILELOCK = 1 << 20, 0
@@ -79,6 +79,10 @@ def keep_out(descriptor: int, timeout: float | None, byte: int = _BEYOND) -> boo
 def let_in(descriptor: int) -> None:
     """Close a file, and unlock it, so that a child that was forked meanwhile does not keep the lock."""
     try:
+        if descriptor in _noted:
+            _noted.discard(descriptor)
+            with suppress(OSError):  # a full disk must not keep the lock
+                os.pwrite(descriptor, b"free", 0)
         if descriptor in _ours:
             _ours.discard(descriptor)
             _unlock(descriptor)
@@ -102,7 +106,7 @@ def acquire(path: str, timeout: float | None, what: Callable[[], str]) -> bool:
     if held is not None:
         held[1] += 1
         return False
-    descriptor = _taken(path, timeout)
+    descriptor = take(path, timeout)
     if descriptor is None:
         raise StoreLockedError(
             f"{what()} is locked by {holder(path)}; waited {timeout:g} s. Wait for it, end it, or give the store a "
@@ -121,10 +125,6 @@ def release(path: str) -> None:
     held[1] -= 1
     if not held[1]:
         del _held[key]
-        if held[0] in _noted:
-            _noted.discard(held[0])
-            with suppress(OSError):  # a full disk must not keep the lock
-                os.pwrite(held[0], b"free", 0)
         let_in(held[0])
 
 
@@ -164,7 +164,8 @@ def _flock_holder(status: os.stat_result) -> int | None:
     return None
 
 
-def _taken(path: str, timeout: float | None) -> int | None:
+def take(path: str, timeout: float | None) -> int | None:
+    """Lock the file at a path, which is made, and note there who has it; None if somebody else has it all the time."""
     while True:
         try:
             descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)

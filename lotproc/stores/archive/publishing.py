@@ -12,12 +12,11 @@ import json
 import os
 import secrets
 import shutil
-import socket
 from contextlib import suppress
 
-from ..._files import check_regular, has_no_locks, open_regular
-from ..._locks import keep_out, let_in
-from ...errors import ForeignFileError, ReadOnlyStoreError, StoreLockedError
+from ..._files import check_regular, has_no_locks, sync_directory, write_new
+from ..._locks import holder, let_in, take
+from ...errors import ReadOnlyStoreError, StoreLockedError
 from .names import hidden, is_temporary, read_pending
 
 __all__ = ["Lock", "complete", "decide", "temporary_beside"]
@@ -39,15 +38,9 @@ class Lock:
     """
 
     def __init__(self, name: str, base: str, timeout: float | None) -> None:
-        self._owner, self._pid = hidden(base, "owner"), os.getpid()
-        check_regular(self._owner)
-        self._descriptor = _locked(name, hidden(base, "lock"), self._owner, timeout)
+        self._pid = os.getpid()
+        self._descriptor = _locked(name, hidden(base, "lock"), timeout)
         try:
-            with suppress(OSError):  # which only makes an error message better
-                with suppress(FileNotFoundError):
-                    os.unlink(self._owner)
-                with open(self._owner, "x") as file:
-                    file.write(f"process {os.getpid()} on {socket.gethostname()}")
             complete(base, durable=True, was_replaced=False)
             for path in glob.glob(f"{glob.escape(hidden(base, ''))}*.tmp"):
                 if is_temporary(base, path):  # what a writer left that was killed
@@ -59,51 +52,31 @@ class Lock:
 
     def release(self) -> None:
         """Let the next writer begin."""
-        if os.getpid() != self._pid:  # a fork's copy; the lock is still held where it was taken
-            return
-        with suppress(OSError):
-            os.unlink(self._owner)
-        let_in(self._descriptor)
+        if os.getpid() == self._pid:  # else it is a fork's copy; the lock is still held where it was taken
+            let_in(self._descriptor)
 
 
-def _locked(name: str, path: str, owner: str, timeout: float | None) -> int:
+def _locked(name: str, path: str, timeout: float | None) -> int:
     """The lock file, locked."""
-    descriptor, is_made = -1, False
+    is_left = os.path.lexists(path)
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            descriptor, is_made = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), True
-        except FileExistsError:
-            descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
-        if keep_out(descriptor, timeout):
-            return descriptor
-    except BaseException as error:
-        if descriptor >= 0:
-            os.close(descriptor)
-        if not isinstance(error, OSError):
-            raise
-        if is_made:
-            os.unlink(path)
+        descriptor = take(path, timeout)
+    except OSError as error:
         if has_no_locks(error):
+            if not is_left:
+                os.unlink(path)
             raise ReadOnlyStoreError(
                 f"{name} can only be read: the file system of {path} has no locks ({error.strerror}), which keep a "
                 "second writer out; mount it with locks, or write the archive elsewhere and move it"
             ) from error
         what = f'{error.strerror}: a writer needs {path}; to read, open it with mode "r"'
         raise OSError(error.errno, f"{name} can't be written to: {what}", path) from error
-    os.close(descriptor)
-    raise StoreLockedError(
-        f"{name}: {_owner(owner)} is writing to it, and did not end within {timeout:g} s; "
-        "wait for longer with Archive(..., lock_timeout=...)"
-    )
-
-
-def _owner(path: str) -> str:
-    try:
-        with open(path, opener=open_regular, errors="replace") as file:
-            return file.read(200) or "another writer"
-    except (OSError, ForeignFileError):
-        return "another writer"
+    if descriptor is None:
+        raise StoreLockedError(
+            f"{name}: {holder(path)} is writing to it, and did not end within {timeout:g} s; "
+            "wait for longer with Archive(..., lock_timeout=...)"
+        )
+    return descriptor
 
 
 def temporary_beside(base: str) -> str:
@@ -136,13 +109,10 @@ def decide(base: str, moves: list[tuple[str, str]], deletes: list[str], *, durab
         "moves": [[os.path.basename(at), os.path.basename(to)] for at, to in moves],
         "deletes": list(map(os.path.basename, deletes)),
     }
-    temporary = temporary_beside(base)
-    with open(temporary, "xb") as file:
-        file.write(json.dumps({"version": 1, **names}).encode("ascii"))
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    os.replace(temporary, hidden(base, "pending"))
+    temporary, pending = temporary_beside(base), hidden(base, "pending")
+    text = json.dumps({"version": 1, **names}).encode("ascii")
+    write_new(temporary, pending, lambda file: file.write(text), durable=durable)
+    os.replace(temporary, pending)
 
 
 def complete(base: str, *, durable: bool, was_replaced: bool = True) -> None:
@@ -174,12 +144,5 @@ def complete(base: str, *, durable: bool, was_replaced: bool = True) -> None:
 
 
 def _sync_folder(base: str) -> None:
-    """Wait until names are on the disk, where a folder can be synced."""
-    try:
-        folder = os.open(os.path.dirname(base), os.O_RDONLY)
-    except OSError:  # Windows
-        return
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with suppress(PermissionError):  # of a folder that nobody may list
+        sync_directory(os.path.dirname(base))
