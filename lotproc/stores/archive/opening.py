@@ -120,13 +120,7 @@ def is_nothing(path: str) -> bool:
 
 
 def check_codecs(name: str, codec: Codec, shards: Iterable[Shard]) -> None:
-    """Refuse shards that another codec wrote.
-
-    Args:
-        name: What the archive is called in errors.
-        codec: The codec that is to read them.
-        shards: The shards.
-    """
+    """Refuse shards that another codec wrote."""
     for shard in shards:
         if shard.notes is not None:
             if shard.notes.codec != codec.name:

@@ -1,4 +1,4 @@
-"""One writer at a time, whose files take the place of the old ones in one step, whatever happens in between.
+"""Publishing an archive: one writer at a time, whose new files take the place of the old ones in one step.
 
 A single file is renamed. For several, what is to be renamed and deleted is written down first, in a hidden file beside
 them; from then on lotproc's readers see the new ones, and whoever writes next does what was left. Other readers may see

@@ -1,4 +1,4 @@
-"""A new shard: a file that nobody sees yet, which goes on from an old shard or begins."""
+"""Writing a shard of an archive: a file that nobody sees yet, which goes on from an old shard or begins."""
 
 from __future__ import annotations
 

@@ -151,18 +151,8 @@ class Archive(ArchiveRecords):
             )
         check_flag("Archive", "durable", durable)
         check_flag("Archive", "check", check)
-        if max_shard_bytes is not None:
-            if isinstance(max_shard_bytes, bool) or not isinstance(max_shard_bytes, (int, np.integer)):
-                raise ArgumentTypeError(
-                    f"Archive: max_shard_bytes must be a number of bytes, got {got(max_shard_bytes)}"
-                )
-            if max_shard_bytes < 1:
-                raise ArgumentError(f"Archive: max_shard_bytes must be at least 1, got {max_shard_bytes}")
-        if lock_timeout is not None:
-            if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)):
-                raise ArgumentTypeError(f"Archive: lock_timeout must be seconds or None, got {got(lock_timeout)}")
-            if not lock_timeout >= 0:
-                raise ArgumentError(f"Archive: lock_timeout must be at least 0, got {lock_timeout}")
+        _check_number("max_shard_bytes", max_shard_bytes, "a number of bytes", (int, np.integer), least=1)
+        _check_number("lock_timeout", lock_timeout, "seconds", (int, float), least=0)
         self.mode, self._limit = mode, None if max_shard_bytes is None else int(max_shard_bytes)
         self._durable, self._lock_timeout = bool(durable), lock_timeout
         self._begin_turns()
@@ -550,6 +540,15 @@ class Archive(ArchiveRecords):
         if isinstance(self._source, str):
             source = str(self._source) if isinstance(self._source, Pattern) else Path(self._source)
         return _reopened, (source, self._codec_given, self._check)
+
+
+def _check_number(what: str, value: Any, words: str, kinds: Any, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise ArgumentTypeError(f"Archive: {what} must be {words} or None, got {got(value)}")
+    if not value >= least:
+        raise ArgumentError(f"Archive: {what} must be at least {least}, got {value}")
 
 
 def _reopened(source: Any, codec: CodecLike, check: bool) -> Archive:

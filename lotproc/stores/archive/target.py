@@ -50,17 +50,7 @@ class Target(NamedTuple):
 def begin(
     name: str, source: Source, limit: int | None, codec: Codec, *, is_new: bool, check: bool, durable: bool
 ) -> tuple[Target, Shard | None]:
-    """Where to write, and the last of the shards that stay; the lock is held.
-
-    Args:
-        name: What the archive is called in errors.
-        source: Its files.
-        limit: Bytes of a shard at most.
-        codec: The codec.
-        is_new: Whether what is there is to be replaced.
-        check: Whether checksums are looked at.
-        durable: Whether to wait for the disk.
-    """
+    """Where to write, and the last of the shards that stay; the lock is held. What `is_new` replaces what is there."""
     base, path, files = _files_of(name, source, limit, is_new)
     files = [path for path in files if not is_nothing(path)]
     old, number, replaced, set_id, origin = None, 0, [], None, None

@@ -1,4 +1,4 @@
-"""What makes bytes of values for an archive, and what takes the results of a run."""
+"""Encoding records for an archive, and its writer, which takes the results of a run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ __all__ = ["ArchiveWriter", "Encoding"]
 
 
 class Encoding:
-    """Makes of values what a session takes, with errors that name the record.
-
-    Args:
-        name: What the archive is called in errors.
-        codec: The codec.
-    """
+    """Makes of values what a session takes, with errors that name the archive and the record."""
 
     def __init__(self, name: str, codec: Codec) -> None:
         self._name, self.codec = name, codec

@@ -1,4 +1,4 @@
-"""What waits to be stored together: the changes of a store, and the results of a run, encoded already."""
+"""Buffering what an LMDB store writes: its changes, and the results of a run, encoded and stored together."""
 
 from __future__ import annotations
 

@@ -31,13 +31,7 @@ MAX_VALUE = 2**32 - 1
 
 
 class Encoding:
-    """Makes bytes of the keys and values of a store, and values of the bytes; for any thread.
-
-    Args:
-        name: The store, for errors.
-        form: How keys are written.
-        codec: How values are.
-    """
+    """Makes bytes of the keys and values of a store, and values of the bytes; for any thread."""
 
     def __init__(self, name: str, form: KeyForm, codec: Codec) -> None:
         self.form, self._name, self._codec = form, name, codec

@@ -25,9 +25,6 @@ def meaning(
     """The error that is raised instead of one of LMDB's.
 
     Args:
-        lmdb: The package.
-        error: What it raised.
-        files: The store's files.
         name: The store, if it is not open yet.
         size: Bytes that were to be written.
         is_readonly: Whether it is, or was to be, open for reading only.

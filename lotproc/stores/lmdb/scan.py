@@ -1,4 +1,4 @@
-"""One pass over keys and values in order, in chunks, over a snapshot that gives way when the map has to grow."""
+"""Scanning an LMDB store: keys and values in order, from a snapshot that gives way when the map has to grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoded items that wait for one transaction: in memory while they are few, then in a file without a name."""
+"""Spooling items for one transaction: in memory while they are few, then in a file without a name."""
 
 from __future__ import annotations
 
