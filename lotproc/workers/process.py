@@ -13,6 +13,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -67,42 +68,37 @@ def serve(connection: Any) -> None:
     code = LoadedCode()
     task: Any = None
     timeout: float | None = None
-    while True:
-        try:
-            message = inbox.get(timeout=timeout)
-        except Empty:
-            break
-        if message is None:
-            break
-        is_busy = True
-        kind, packed = message[:1], message[1:]
-        del message
-        timeout = IDLE_SECONDS if kind == REST else None
-        if kind == REST:
-            task = None
-            code.note(thoroughly=True)
-            is_busy = False
-            continue
-        answer, outcome = DONE, b""
-        try:
-            if kind == BATCH:
-                outcome = task(packed)
-            elif code.is_stale():
-                answer = STALE
-            else:
-                task = _prepared(packed)
-        except BaseException as error:
-            answer, outcome = FAILED, pickle.dumps(ErrorOutcome(error))
-        del packed
-        if os.getpid() != worker:  # a child that a processor forked, and did not end
-            os._exit(1)
-        code.note()
-        is_busy = False  # from the answer on: the parent may let us go as soon as it has it
-        try:
-            connection.send_bytes(answer + outcome)
-        except OSError:  # the parent is gone
-            break
-        del outcome
+    with suppress(Empty):  # there was no other call
+        while (message := inbox.get(timeout=timeout)) is not None:
+            is_busy = True
+            kind, packed = message[:1], message[1:]
+            del message
+            timeout = IDLE_SECONDS if kind == REST else None
+            if kind == REST:
+                task = None
+                code.note(thoroughly=True)
+                is_busy = False
+                continue
+            answer, outcome = DONE, b""
+            try:
+                if kind == BATCH:
+                    outcome = task(packed)
+                elif code.is_stale():
+                    answer = STALE
+                else:
+                    task = _prepared(packed)
+            except BaseException as error:
+                answer, outcome = FAILED, pickle.dumps(ErrorOutcome(error))
+            del packed
+            if os.getpid() != worker:  # a child that a processor forked, and did not end
+                os._exit(1)
+            code.note()
+            is_busy = False  # from the answer on: the parent may let us go as soon as it has it
+            try:
+                connection.send_bytes(answer + outcome)
+            except OSError:  # the parent is gone
+                break
+            del outcome
     _end_in_time()
 
 

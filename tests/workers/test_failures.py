@@ -128,12 +128,12 @@ def test_good_records_give_what_they_would_give_alone_and_each_bad_one_comes_onc
         assert pickle.loads(pickle.dumps(failure)) == failure
 
 
-@settings(max_examples=8)  # each death costs the start of another worker
+@settings(max_examples=6)  # each death costs the start of another worker
 @given(
-    job=st.tuples(st.integers(0, 12), st.integers(1, 6)),
-    raising=st.sets(st.integers(0, 11), max_size=2),
-    killing=st.sets(st.integers(0, 11), max_size=2),
-    ending=st.sets(st.integers(0, 11), max_size=1),
+    job=st.tuples(st.integers(0, 10), st.integers(1, 5)),
+    raising=st.sets(st.integers(0, 9), max_size=2),
+    killing=st.sets(st.integers(0, 9), max_size=2),
+    ending=st.sets(st.integers(0, 9), max_size=1),
     workers=st.integers(1, 3),
     ordered=st.booleans(),
 )
@@ -815,7 +815,7 @@ def test_a_program_ends_and_leaves_nothing_when(program: str, tmp_path: Path) ->
         assert "Traceback" not in done.stderr, done.stderr
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     count=st.integers(0, 30),
     first=st.tuples(st.sampled_from([*MODES, "executor"]), st.integers(1, 4), st.booleans()),
