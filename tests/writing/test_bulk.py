@@ -10,6 +10,7 @@ import itertools
 import os
 import pathlib
 import pickle
+import pickletools
 import signal
 import sys
 import tempfile
@@ -1282,6 +1283,19 @@ def test_a_record_is_what_zodb_makes_of_the_node(kind: type, key: str, attribute
     db.close()
 
 
+def numbers_in_billions(data: bytes) -> bool:
+    """Whether a pickle numbers an object so high that the unpickler would take gigabytes to make room."""
+    stream = io.BytesIO(data)
+    try:
+        for _ in ("class", "state"):
+            for operation, argument, _ in pickletools.genops(stream):
+                if "PUT" in operation.name and int(argument) > 1000:
+                    return True
+    except Exception:  # where the unpickler will stop, too
+        pass
+    return False
+
+
 @settings(max_examples=200)
 @given(at=st.integers(0, 1000), byte=st.integers(0, 255))
 def test_a_node_is_read_as_it_is_or_not_at_all(at: int, byte: int) -> None:
@@ -1289,7 +1303,7 @@ def test_a_node_is_read_as_it_is_or_not_at_all(at: int, byte: int) -> None:
     data = bytearray(_encoding._pickled(BaseNode("\x00" * 3, parent), parent))
     right = _encoding.read_node(bytes(data))
     data[at % len(data)] = byte
-    assume(byte != ord("r"))  # which may number an object in billions, for which the unpickler makes room
+    assume(not numbers_in_billions(bytes(data)))
     assume(data.count(b"\x00" * 3 + b"q\x06"))  # the key is nobody's business here
     try:
         kind, state = _encoding.read_record(bytes(data))
