@@ -91,7 +91,7 @@ def check_batch(writes: Iterable[Write], options: Options, connection: Any) -> b
         payloads, handles = payload_names(values, options.arrays), handle_names(values)
         if payloads or handles:
             values = {name: without_handles(value) for name, value in values.items() if name not in payloads}
-        whole = check_storable("write", planned.path, values, connection)
+        whole = check_storable(options.name, planned.path, values, connection)
         plain = plain and whole and not payloads and not handles
     return plain
 
@@ -112,7 +112,7 @@ def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
         elif options.if_exists == "error":
             raise options.already_there(planned.path)
         else:  # stamps that are left would say that this result is another one
-            check_classes("write", planned.path, node, None if replaces else planned.attributes)
+            check_classes(options.name, planned.path, node, None if replaces else planned.attributes)
             stale = node.all_attribute_keys() if replaces else STAMPS
             for name in set(stale) - planned.attributes.keys():
                 if name in node.attribute_storage:
