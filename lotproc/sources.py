@@ -44,8 +44,8 @@ def records(names: Names, *, output_attribute: str = OUTPUT) -> Callable[[Source
     Args:
         names: The attributes to take: one name, several, or `...` for all, the value included. An absent one is `None`;
             of one that no entry had there is a warning at the end.
-        source: A `DirectoryStore`, an `LmdbStore`, an `Archive`; or a node of a tree, of which all nodes below it that
-            have attributes are taken.
+        source: A `DirectoryStore`, an `LmdbStore`, an `Archive` or another `Store`; or a node of a tree, of which all
+            nodes below it that have attributes are taken.
         output_attribute: What the value is called among the attributes; as for `write`.
 
     Returns:
@@ -75,7 +75,8 @@ def as_store(name: str, store: object) -> Store:
     """Refuse what is no store, where a tree would do as well."""
     if not isinstance(store, Store):
         raise ArgumentTypeError(
-            f"{name}: expected a DirectoryStore, an LmdbStore, an Archive or a lotdb node, got {got(store)}"
+            f"{name}: expected a store, such as a DirectoryStore, an LmdbStore or an Archive, or a lotdb node; got "
+            f"{got(store)}"
         )
     return store
 

@@ -169,7 +169,10 @@ class StoreTests:
                 with self.make(folder) as store:
                     for target in (root, store):
                         try:
-                            report = write(inline("_proc"), target, written, if_exists=if_exists)
+                            commit_every = 3 if target is store else None
+                            report = write(
+                                inline("_proc"), target, written, if_exists=if_exists, commit_every=commit_every
+                            )
                             reports.append((report.written, report.skipped, report.last_path))
                         except ExistsError:
                             reports.append("is there")

@@ -241,7 +241,7 @@ class AgainstDict(RuleBasedStateMachine):
 
 
 def test_a_store_is_what_a_dict_would_be() -> None:
-    run_state_machine_as_test(AgainstDict, settings=settings(max_examples=30, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(AgainstDict, settings=settings(max_examples=20, stateful_step_count=25, deadline=None))
 
 
 @given(meta=metadata)
@@ -282,13 +282,6 @@ def test_a_name_that_no_file_can_have_is_refused_everywhere(store: DirectoryStor
 def test_a_str_with_a_separator_is_told_of_tuples(store: DirectoryStore) -> None:
     with pytest.raises(ArgumentError, match=r"give a tuple, such as \('ann', 'clip_1'\)"):
         store["ann/clip_1"] = 1
-
-
-@pytest.mark.parametrize("key", [1, None, b"a", ["a"], ("a", 1), ("a", b"b")], ids=repr)
-def test_a_key_is_a_str_or_a_tuple_of_them(store: DirectoryStore, key: Any) -> None:
-    for use in (lambda: key in store, lambda: store.get(key), lambda: store.pop(key), lambda: store.put(key, 1)):
-        with pytest.raises(ArgumentTypeError, match="must be a"):
-            use()
 
 
 @pytest.mark.parametrize("name", ["x.pickle", "x.json", "x.lock", ".x.pair", ".lotproc-1.value.tmp"])
@@ -1004,19 +997,6 @@ def test_deletion_takes_the_metadata_with_it(store: DirectoryStore) -> None:
     assert files(store) == []
 
 
-def test_a_mapping(store: DirectoryStore) -> None:
-    store.update({"a": 1, ("n", "b"): 2}, c=3)
-    assert store.setdefault("a", 9) == 1
-    assert store.setdefault("d", 4) == 4
-    assert store.popitem() == (("a",), 1)
-    assert list(store.keys()) == [("c",), ("d",), ("n", "b")]
-    store.clear()
-    assert len(store) == 0
-    with pytest.raises(KeyError, match=r"has nothing under \('a',\)") as raised:
-        store["a"]
-    assert isinstance(raised.value, NoSuchKeyError)
-
-
 def test_nested_databases(store: DirectoryStore) -> None:
     sub = store.subdb("ann")
     sub["clip_1"] = 1
@@ -1235,17 +1215,6 @@ def test_stores_are_equal_where_they_are_the_same(tmp_path: Path) -> None:
     assert store != DirectoryStore(tmp_path / "u")
     assert store != {}
     assert repr(store) == f"DirectoryStore({str(tmp_path / 's')!r})"
-
-
-def test_a_payload_is_read_where_it_is_needed(store: DirectoryStore) -> None:
-    store[("n", "a")] = np.arange(3)
-    payloads = [entry.payload for entry in store.records()]
-    payload = pickle.loads(pickle.dumps(payloads[0]))
-    assert payload == payloads[0]
-    assert np.asarray(payload).tolist() == [0, 1, 2]
-    del store[("n", "a")]
-    with pytest.raises(NoSuchKeyError):
-        payload.read()
 
 
 def test_durable_writes_are_synced_before_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

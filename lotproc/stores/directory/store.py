@@ -201,9 +201,7 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
 
     def clear(self) -> None:
         """Remove all values with their metadata, also in nested directories; metadata without a value stays."""
-        for path in self:
-            with suppress(NoSuchKeyError):
-                del self[path]
+        self.delete_many(self.paths())
 
     # --- Values with metadata ----------------------------------------------------------------------------------------
 
@@ -350,28 +348,23 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         return self._entries.layout.of(key)
 
 
-class _Values(ValuesView[Any]):
-    def __init__(self, store: DirectoryStore) -> None:
-        super().__init__(store)
-        self._store = store
-
-    def __iter__(self) -> Iterator[Any]:
-        for _, value in self._store.items():
-            yield value
-
-
 class _Items(ItemsView[Key, Any]):
-    def __init__(self, store: DirectoryStore) -> None:
-        super().__init__(store)
-        self._store = store
+    _mapping: DirectoryStore
 
     def __iter__(self) -> Iterator[tuple[Key, Any]]:
-        for key in self._store:
+        for path in self._mapping:
             try:
-                value = self._store[key]
+                value = self._mapping[path]
             except NoSuchKeyError:
                 continue
-            yield key, value
+            yield path, value
+
+
+class _Values(ValuesView[Any]):
+    _mapping: DirectoryStore
+
+    def __iter__(self) -> Iterator[Any]:
+        return (value for _, value in self._mapping.items())
 
 
 def _unpickled(directory: str, codec: CodecLike, lock_timeout: float | None, durable: bool) -> DirectoryStore:
