@@ -18,7 +18,6 @@ import tracemalloc
 import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ from lotproc.errors import (
 )
 from lotproc.stores.lmdb.errors import os_error
 from lotproc.stores.lmdb.keys import KeyForm
-from lotproc.stores.protocol import Item, StoredPayload, StoredRecord
+from lotproc.stores.protocol import Item
 
 lmdb = pytest.importorskip("lmdb")
 
@@ -1562,50 +1561,16 @@ def test_arrays_and_buffers_stay_when_the_map_moves(path: Path) -> None:
         assert store["a"] == b"\0\1\2"
 
 
-def read(entry: StoredRecord) -> Any:
-    assert entry.payload is not None
-    return entry.payload.read()
-
-
-def test_entries_are_lazy_and_outlive_the_pass(path: Path) -> None:
-    with LmdbStore(path) as store:
-        store[()] = {"root": True}
-        store["a", "b"] = {"x": 1}
-        store["a//b"] = {"x": 2}
-        entries = list(store.records())
-        assert [entry.path for entry in entries] == [(), ("a//b",), ("a", "b")]
-        assert [entry.metadata for entry in entries] == [None] * 3
-        assert entries[2].load() == read(entries[2]) == {"x": 1}
-        assert entries[1].payload == StoredPayload(store, "a//b")
-        found = store.find(("a", "b"))
-        assert found is not None
-        assert found.load() == {"x": 1}
-        assert store.find(("a",)) is None
-        del store["a/b"]
-        with pytest.raises(NoSuchKeyError):
-            read(entries[2])
-
-
-def test_a_writer_stores_at_commit_all_or_nothing_of_a_batch(path: Path) -> None:
-    with LmdbStore(path) as store:
-        with store.writing() as writer:
-            writer.put([Item(("a",), 1, None), Item(("b",), 2, None)])
-            with pytest.raises(NotPicklableError, match="'x/y'"):
-                writer.put([Item(("c",), 3, None), Item(("x", "y"), lambda: None, None)])
-            found = writer.find(("a",))
-            assert found is not None
-            assert found.load() == 1
-            assert writer.find(("c",)) is None
-            assert stored(path) == 0
-            writer.commit()
-            assert stored(path) == 2
-            assert writer.find(("b",)).load() == 2  # type: ignore[union-attr]
-        with suppress(ZeroDivisionError), store.writing() as writer:
-            writer.put([Item(("d",), 1, None)])
-            raise ZeroDivisionError
-        assert sorted(store) == ["a", "b"]
+def test_what_a_writer_took_is_in_the_file_from_commit_on_or_when_there_is_no_room_for_more(path: Path) -> None:
     with LmdbStore(path, max_buffer_bytes=1000) as store, store.writing() as writer:
-        for key in "efg":
+        writer.put([Item(("a",), b"x" * 300, None)])
+        with pytest.raises(NotPicklableError, match="'x/y'"):
+            writer.put([Item(("b",), 3, None), Item(("x", "y"), lambda: None, None)])
+        writer.put([Item(("c",), b"x" * 300, None)])
+        assert stored(path) == 0
+        writer.commit()
+        assert stored(path) == 2
+        for key in "def":
             writer.put([Item((key,), b"x" * 600, None)])
         assert stored(path) == 4
         writer.commit()
