@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from ..._extras import needed
 from ..._files import check_regular
@@ -24,13 +24,6 @@ __all__ = ["Environment"]
 
 #: What the map grows by at least and at most, unless more is wanted.
 MIN_GROWTH, MAX_GROWTH = 64 << 20, 1 << 40
-
-
-class IdleTransaction(Protocol):
-    """A read transaction that is open while nobody uses it."""
-
-    def drop(self) -> None:
-        """Abort it; nobody has a transaction at work."""
 
 
 class _Count:
@@ -78,7 +71,8 @@ class Environment:
         self._is_wanted_alone = False
         #: Whether `enter` has to look closer: somebody wants to be alone, it is closed or forked.
         self._is_restricted = False
-        self.idle: set[IdleTransaction] = set()
+        #: What aborts the read transactions that are open while nobody uses them.
+        self.idle: set[Callable[[], None]] = set()
         self._env: Any = self._opened(name, kept)
         self.identity = identity(files.data)
 
@@ -229,11 +223,11 @@ class Environment:
         finally:
             self.leave()
 
-    def end_idle(self, idle: IdleTransaction) -> None:
+    def end_idle(self, abort: Callable[[], None]) -> None:
         """End a transaction that is open while nobody uses it."""
         with self._lock:
-            self.idle.discard(idle)
-            idle.drop()
+            self.idle.discard(abort)
+            abort()
 
     # --- The map -------------------------------------------------------------------------------------------------
 
@@ -245,8 +239,8 @@ class Environment:
             try:
                 while any(count.inside for count in list(self._counts)):
                     self._changed.wait()
-                for idle in self.idle:
-                    idle.drop()
+                for abort in self.idle:
+                    abort()
                 yield
             finally:
                 self._is_wanted_alone = False

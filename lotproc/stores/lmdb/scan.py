@@ -40,9 +40,9 @@ class _Scan:
         self._cursor: Any = None
         self._pairs: Iterator[Any] | None = None
         self._has_large = False
-        environment.idle.add(self)
+        environment.idle.add(self.abort)
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """Called by the environment, when nobody is inside a transaction."""
         transaction, self._transaction, self._pairs, self._cursor = self._transaction, None, None, None
         if transaction is not None:
@@ -52,7 +52,7 @@ class _Scan:
         environment = self._environment
         if environment.is_forked:
             return  # the transaction is the parent's; what is left of it here does nothing
-        environment.end_idle(self)
+        environment.end_idle(self.abort)
 
     def read(self, count: int) -> list[Any]:
         """The next pairs, or keys, about as many as wanted; none at the end."""
