@@ -118,6 +118,7 @@ class _Entry:
         self.index = index
         self.batch = batch
         self.parts = [_Part(batch)]
+        self.running = 1
         self.error: BaseException | None = None
         #: What was wrong with a part of it that was halved to find the record that is to blame.
         self.blamed: BaseException | None = None
@@ -126,7 +127,12 @@ class _Entry:
 
     @property
     def is_done(self) -> bool:
-        return self.error is not None or all(part.outcome is not None for part in self.parts)
+        return self.error is not None or not self.running
+
+    def settle(self, part: _Part, outcome: Outcome) -> None:
+        """Note what became of a part."""
+        part.outcome = outcome
+        self.running -= 1
 
     def outcome(self) -> Outcome:
         """What became of the whole batch."""
@@ -197,11 +203,10 @@ class Flight:
 
     def _done(self) -> _Entry | None:
         """The batch that is to be given next, if it is done."""
-        for entry in self._entries:
-            is_first = entry is self._entries[0]
-            if entry.is_done and (is_first or not (self._ordered or entry.is_refused)):
-                return entry
-        return None
+        first = self._entries[0]
+        if first.is_done or self._ordered:
+            return first if first.is_done else None
+        return next((entry for entry in self._entries if entry.is_done and not entry.is_refused), None)
 
     def _wait(self, seconds: float) -> bool:
         """Wait for a part that is finished, so many seconds at most; whether one was."""
@@ -239,7 +244,7 @@ class Flight:
             self._failed(entry, part, outcome.error)
         else:
             self.notes.add_parts(outcome.notes)
-            part.outcome = outcome
+            entry.settle(part, outcome)
             if entry.blamed and entry.is_done and not self._task.collects:
                 what = f"{entry.blamed}; in parts it can be processed, so smaller batches may"
                 self._fail(entry, type(entry.blamed)(f"parallel_map: the batch as a whole: {what}"))
@@ -277,10 +282,11 @@ class Flight:
             parts = [_Part(half, part.deaths) for half in halves(part.batch, units)]
             index = entry.parts.index(part)
             entry.parts[index : index + 1] = parts
+            entry.running += 1
             for half in parts:
                 self._submit(entry, half)
         elif self._task.collects:
-            part.outcome = Outcome([failure_of(error, units[0], part.attempts)], in_parts=True)
+            entry.settle(part, Outcome([failure_of(error, units[0], part.attempts)], in_parts=True))
         else:
             lost = type(error)(f"parallel_map: {where(units[0].item)}: {error}")
             vars(lost).update(path=named(units[0].item)[0])
