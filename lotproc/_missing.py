@@ -60,10 +60,9 @@ class Sought:
         absent = {name for name in self.wanted if name not in there}
         if self._raises:
             if absent:
-                raise ArgumentError(
-                    f"{self._stage}: {as_text(path)} has no attribute {_said(sorted(absent), there)}; leave it out of "
-                    f'the names, or give missing="warn" where not every node has it'
-                )
+                what = f"{self._stage}: {as_text(path)} has no attribute {_said(sorted(absent), there)}"
+                hint = 'leave it out of the names, or give missing="warn" where not every node has it'
+                raise ArgumentError(what, hint=hint)
             return
         self._looked += 1
         if len(absent) < len(self.wanted):

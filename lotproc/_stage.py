@@ -34,7 +34,8 @@ from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, 
 from .models import NodeRecord, Partition
 
 __all__ = [
-    *("MayHoldRoot", "Stage", "check_choice", "check_count", "check_on_error", "check_root", "root_hint", "stage"),
+    *("MayHoldRoot", "Stage", "check_choice", "check_count", "check_function", "check_on_error", "check_root"),
+    *("root_hint", "stage"),
 ]
 
 
@@ -272,6 +273,12 @@ def check_count(name: str, argument: str, value: object, minimum: int = 1) -> No
 def root_hint(name: str, value: object) -> str | None:
     """What to do if an argument is a root that came too early."""
     return f"the root comes last: {name}(..., root)" if isinstance(value, BaseNode) else None
+
+
+def check_function(name: str, argument: str, value: object, expected: str) -> None:
+    """Refuse what can't be called."""
+    if not callable(value):
+        raise ArgumentTypeError(f"{name}: {argument}", expected=expected, got=got(value))
 
 
 def check_choice(name: str, argument: str, value: object, choices: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
-from ._stage import check_choice, check_count, check_on_error, stage
+from ._stage import check_choice, check_count, check_function, check_on_error, stage
 from ._tracebacks import error_types
 from .errors import ArgumentError, ArgumentTypeError, add_note, got
 from .models import Failure, NodeRecord, OnError, in_its_place
@@ -150,15 +150,14 @@ def parallel_map(
         Exception: Whatever `fn` raises, as it was raised: its type, arguments and message, with the lines that it came
             through, and a note that names the batch and its paths.
     """
-    if not callable(fn):
-        raise ArgumentTypeError(f"parallel_map: fn must be a function of a batch, got {got(fn)}")
+    check_function("parallel_map", "fn", fn, "a function of a batch")
     check_choice("parallel_map", "mode", mode, ("sync", "thread", "process"))
     counts = {"max_workers": max_workers, "buffersize": buffersize, "max_tasks_per_child": max_tasks_per_child}
     for name, value in counts.items():
         if value is not None:
             check_count("parallel_map", name, value)
     if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise ArgumentTypeError(f"parallel_map: executor must have a submit method, got {got(executor)}")
+        raise ArgumentTypeError("parallel_map: executor", "must have a submit method", got=got(executor))
     check_on_error("parallel_map", on_error)
     check_count("parallel_map", "retries", retries, minimum=0)
     where_to = mode if executor is None else "executor"
@@ -210,8 +209,7 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
         ArgumentTypeError: `fn` is not callable.
         Exception: Whatever `fn` raises, also as a generator, with a note that names the record's path.
     """
-    if not callable(fn):
-        raise ArgumentTypeError(f"each: fn must be a function of a record, got {got(fn)}")
+    check_function("each", "fn", fn, "a function of a record")
 
     def run(batch: Iterable[T]) -> list[R]:
         results = []
@@ -237,17 +235,14 @@ def _check_workers(where_to: str, timeout: object, initializer: object, max_task
     """Refuse what the workers can't do."""
     if timeout is not None:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise ArgumentTypeError(f"parallel_map: timeout must be a number of seconds, got {got(timeout)}")
+            raise ArgumentTypeError("parallel_map: timeout", expected="a number of seconds", got=got(timeout))
         if not timeout > 0:
-            raise ArgumentError(f"parallel_map: timeout must be more than 0 seconds, got {timeout}")
-    if initializer is not None and not callable(initializer):
-        raise ArgumentTypeError(
-            f"parallel_map: initializer must be a function without arguments, got {got(initializer)}"
-        )
-    if where_to == "executor" and initializer is not None:
-        raise ArgumentError(
-            "parallel_map: initializer does not go with an executor, which has its own workers; give it to the executor"
-        )
+            raise ArgumentError("parallel_map: timeout", expected="more than 0 seconds", got=str(timeout))
+    if initializer is not None:
+        check_function("parallel_map", "initializer", initializer, "a function without arguments")
+        if where_to == "executor":
+            why = "does not go with an executor, which has its own workers"
+            raise ArgumentError("parallel_map: initializer", why, hint="give it to the executor")
     given = "an executor" if where_to == "executor" else f"mode={where_to!r}"
     for name, value, why in (
         ("timeout", timeout, "only a process can be stopped from outside"),
@@ -261,9 +256,8 @@ def _error_classes(retry_on: object) -> tuple[type[BaseException], ...]:
     classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
     for kind in classes:
         if not isinstance(kind, type) or not issubclass(kind, BaseException):
-            raise ArgumentTypeError(
-                f"parallel_map: retry_on must be a class of errors or a tuple of such classes, got {got(kind)}"
-            )
+            expected = "a class of errors or a tuple of such classes"
+            raise ArgumentTypeError("parallel_map: retry_on", expected=expected, got=got(kind))
     return classes
 
 

@@ -11,7 +11,7 @@ from toolz import pipe
 
 from ._missing import Notes, noting, tell_all
 from ._public import public
-from ._stage import MayHoldRoot, Stage, check_choice, check_root, stage
+from ._stage import MayHoldRoot, Stage, check_choice, check_function, check_root, stage
 from .buffering import chunked
 from .errors import ArgumentError, ArgumentTypeError, got
 from .filters import match_key
@@ -69,7 +69,7 @@ class Pipeline(MayHoldRoot):
     def from_iterable(cls, items: Iterable[Any]) -> Pipeline:
         """Start from any items: nodes, records, those of a store too; from an iterator only once."""
         if not isinstance(items, Iterable):
-            raise ArgumentTypeError(f"Pipeline.from_iterable: items must be an iterable, got {got(items)}")
+            raise ArgumentTypeError("Pipeline.from_iterable: items", expected="an iterable", got=got(items))
         return cls(items)
 
     def traverse(
@@ -96,8 +96,7 @@ class Pipeline(MayHoldRoot):
 
     def filter(self, predicate: Callable[[Any], Any]) -> Pipeline:
         """Keep the items for which `predicate`, a function of an item, is true."""
-        if not callable(predicate):
-            raise ArgumentTypeError(f"Pipeline.filter: predicate must be a function of an item, got {got(predicate)}")
+        check_function("Pipeline.filter", "predicate", predicate, "a function of an item")
         return self._then_items(f"filter({_name(predicate)})", _keep(predicate))
 
     def filter_key(self, pattern: str, invert: bool = False) -> Pipeline:
@@ -125,12 +124,10 @@ class Pipeline(MayHoldRoot):
             include_all_attributes: Take all attributes.
         """
         if fn is not None:
-            if not callable(fn):
-                raise ArgumentTypeError(f"Pipeline.prepare: fn must be a function of a node, got {got(fn)}")
+            check_function("Pipeline.prepare", "fn", fn, "a function of a node")
             if attribute_names is not None or include_all_attributes:
-                raise ArgumentError(
-                    "Pipeline.prepare: give fn or attributes, not both; fn makes what the processor gets"
-                )
+                why = "give fn or attributes, not both; fn makes what the processor gets"
+                raise ArgumentError("Pipeline.prepare:", why)
             return self._then_items(f"prepare({_name(fn)})", _map(fn))
         if include_all_attributes and attribute_names is not None:
             raise ArgumentError("Pipeline.prepare: give attribute_names or include_all_attributes=True, not both")
@@ -164,9 +161,8 @@ class Pipeline(MayHoldRoot):
     def write(self, target: WriteTarget) -> Pipeline:
         """Write what the processor returns to a target."""
         if not isinstance(target, WriteTarget):
-            raise ArgumentTypeError(
-                f"Pipeline.write: expected an InlineTarget or another WriteTarget, got {got(target)}"
-            )
+            expected = "an InlineTarget or another WriteTarget"
+            raise ArgumentTypeError("Pipeline.write:", expected=expected, got=got(target))
         self._expect("write", "items", "batches", "results")
         return replace(self, target=target)
 

@@ -124,8 +124,9 @@ def detached(batches: Iterable[Any]) -> Iterator[Any]:
             batch = list(batch)
         if (node := _live_node(batch)) is not None:
             raise LiveNodeError(
-                f"parallel_map: batch {index} holds a live node, {as_text(node_path(node))}; a ZODB connection belongs "
-                f"to one thread, so turn nodes into records with snapshot(...) first"
+                f"parallel_map: batch {index} holds a live node",
+                path=node_path(node),
+                hint="a ZODB connection belongs to one thread, so turn nodes into records with snapshot(...) first",
             )
         yield batch
 

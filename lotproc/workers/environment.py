@@ -75,8 +75,9 @@ class Environment(NamedTuple):
             folder = os.getcwd()
         except OSError as error:
             raise NotReadyError(
-                f"parallel_map: worker processes can't be where this program is, since its working directory is gone "
-                f'({error}); os.chdir(...) to one that is there, or use mode="thread" or mode="sync"'
+                "parallel_map: worker processes can't be where this program is, "
+                f"since its working directory is gone ({error})",
+                hint='os.chdir(...) to one that is there, or use mode="thread" or mode="sync"',
             ) from None
         variables = {**dict.fromkeys(_THREADS, str(threads)), **os.environ}
         method = multiprocessing.get_start_method(allow_none=True)

@@ -43,7 +43,8 @@ def packed_batch(batch: Any) -> bytes:
     try:
         return dumps_detached((Arithmetic.changed(), batch), pickler=by_value())
     except LiveNodeError as error:
-        raise LiveNodeError(f"parallel_map: a batch can't leave its process: {error}; snapshot(...) it first") from None
+        what = f"parallel_map: a batch can't leave its process: {error}"
+        raise LiveNodeError(what, hint="snapshot(...) it first") from None
     except Exception as error:
         raise NotPicklableError(f"parallel_map: {got(batch)} can't be sent to a process: {error}") from error
 
@@ -86,9 +87,8 @@ def _packed_outcome(outcome: Outcome) -> bytes:
     except Exception as error:
         what, value = next(_unpicklable(outcome.result), ("what fn returned", outcome.result))
         advice = iterator_in(value) or got(value)
-        raise NotPicklableError(
-            f"parallel_map: {what} can't be sent back from a worker process: {error}; {advice}"
-        ) from error
+        what = f"parallel_map: {what} can't be sent back from a worker process: {error}"
+        raise NotPicklableError(what, hint=advice) from error
 
 
 def _unpicklable(result: Any) -> Iterator[tuple[str, Any]]:
@@ -139,13 +139,13 @@ def _sendable(what: str, fn: object, value: object, pickler: Any = None) -> byte
         raise
     except LiveNodeError as error:
         raise LiveNodeError(
-            f"parallel_map: the {what} {got(fn)} can't leave its process: {error}; pass what it needs as records or "
-            f"plain values"
+            f"parallel_map: the {what} {got(fn)} can't leave its process: {error}",
+            hint="pass what it needs as records or plain values",
         ) from None
     except Exception as error:
         raise NotPicklableError(
-            f"parallel_map: the {what} {got(fn)} can't be sent to a process: {error}; create what it holds inside "
-            f'it, or use mode="thread"'
+            f"parallel_map: the {what} {got(fn)} can't be sent to a process: {error}",
+            hint='create what it holds inside it, or use mode="thread"',
         ) from error
 
 

@@ -59,7 +59,7 @@ class Pool:
             worker = Worker(inherited)
         except Exception as error:  # a daemonic process may have no children, for instance
             raise NotReadyError(
-                f'parallel_map: no worker process can be started: {error}; use mode="thread" or mode="sync"'
+                f"parallel_map: no worker process can be started: {error}", hint='use mode="thread" or mode="sync"'
             ) from error
         self.all.add(worker)
         return worker
