@@ -1,22 +1,39 @@
-"""Objects read from records at one transaction, outside of every connection."""
+"""Objects read from records at one transaction, outside of every connection; what the states of BTrees hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
+from lotdb import BaseNode
 from persistent import PickleCache
 from ZODB.blob import Blob
+from ZODB.broken import Broken
 from ZODB.POSException import ReadOnlyError
 from ZODB.serialize import ObjectReader
 from ZODB.utils import u64
 
 from .errors import DamagedDatabaseError, OutOfViewError, as_text
 
-__all__ = ["RecordJar", "at_path", "damaged", "unreadable"]
+__all__ = [
+    *(
+        "Items",
+        "Parts",
+        "RecordJar",
+        "at_path",
+        "checked_node",
+        "damaged",
+        "gone",
+        "items_or_parts_in",
+        "path_and_root",
+    ),
+    "unreadable",
+]
 
 #: Objects that a jar keeps when it trims its cache.
 KEPT = 400
+#: Nodes between two trims of the cache.
+TRIM_EVERY = 200
 
 
 class RecordJar:
@@ -44,6 +61,7 @@ class RecordJar:
         self._storage = storage  # blobs look for it under this name
         self._sibling = sibling
         self._family: dict[str, RecordJar] = {db.database_name: self}
+        self._untrimmed = 0
         self._cache = PickleCache(self, KEPT)
         self._reader = ObjectReader(self, self._cache, db.classFactory)
 
@@ -70,6 +88,14 @@ class RecordJar:
             found = self._family[name] = self._sibling(name)
             found._family = self._family
         return found
+
+    def node(self, oid: bytes) -> BaseNode:
+        """The lotdb node with this id; now and then, what the nodes before it take in memory is dropped."""
+        self._untrimmed += 1
+        if self._untrimmed >= TRIM_EVERY:
+            self._untrimmed = 0
+            self.cacheGC()
+        return checked_node(oid, self.get(oid))
 
     def cacheGC(self) -> None:
         """Drop the states of objects that were not used lately, as a connection's function of this name does."""
@@ -102,9 +128,81 @@ class RecordJar:
         """Part of the protocol of connections."""
 
 
+def checked_node(oid: bytes, node: Any) -> BaseNode:
+    """The object with this id, if it is a lotdb node with all its parts.
+
+    Raises:
+        DamagedDatabaseError: It is not.
+    """
+    if not isinstance(node, BaseNode):
+        raise damaged(oid, f"is no lotdb node but a {type(node).__qualname__}")
+    try:
+        parts = node.parent, node.key, node.node_storage, node.attribute_storage
+    except AttributeError as error:
+        raise unreadable(oid, error) from error
+    if any(isinstance(part, Broken) for part in parts):
+        raise damaged(oid, "refers to an object whose class can't be found")
+    if any(isinstance(part, BaseNode) for part in parts[2:]):
+        raise damaged(oid, "has a node where the tree of its children or of its attributes should be")
+    return node
+
+
+def path_and_root(node: BaseNode) -> tuple[tuple[str, ...], BaseNode]:
+    """The path of a node, whose parents may be damaged, and the root of its tree."""
+    keys: list[str] = []
+    seen: set[tuple[int, bytes]] = set()  # also of sibling databases, which have ids of their own
+    oid = node._p_oid
+    try:
+        while (parent := node.parent) is not None:
+            place = id(node._p_jar), node._p_oid
+            if place in seen:
+                raise damaged(oid, "has itself among its parents")
+            seen.add(place)
+            keys.append(node.key)
+            node = parent
+    except AttributeError as error:
+        raise damaged(oid, f"is not what a lotdb node should be: {error}") from error
+    return tuple(reversed(keys)), node
+
+
+class Parts(NamedTuple):
+    """How a BTree that has split, or a part of one, is parted.
+
+    Args:
+        bounds: The first key that may be in each part but the first.
+        parts: What refers to the parts.
+    """
+
+    bounds: Sequence[Any]
+    parts: Sequence[Any]
+
+
+#: The keys and the values of a small BTree, or of a bucket.
+Items: TypeAlias = "tuple[Sequence[Any], Sequence[Any]]"
+
+
+def items_or_parts_in(state: Any, *, is_bucket: bool = False) -> Items | Parts:
+    """What the state of a BTree, or of one of its buckets, holds; whatever error comes where it is none."""
+    if state is None:
+        return (), ()
+    if not is_bucket:
+        if len(state) > 1:
+            return Parts(state[0][1::2], state[0][::2])
+        ((state,),) = state  # all in one bucket, which is stored with the tree
+    items = state[0]
+    return items[::2], items[1::2]
+
+
 def damaged(oid: bytes, what: str) -> DamagedDatabaseError:
     """The error for a record that says of its object what can't be."""
     return DamagedDatabaseError(f"the record of object {u64(oid):#x} {what}")
+
+
+def gone(oid: bytes, before: bytes) -> DamagedDatabaseError:
+    """The error for an object that something refers to and that is not there."""
+    return damaged(
+        oid, f"is not there as of the transaction before {u64(before):#x}; was the database packed, or cut, since?"
+    )
 
 
 def unreadable(oid: bytes, error: Exception) -> Exception:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from BTrees.OOBTree import OOBucket
 from ZODB.broken import Broken
 
-from ._jar import RecordJar, damaged
+from ._jar import Parts, RecordJar, damaged, items_or_parts_in
 from ._nodes import first_inside
 from .errors import got
 
@@ -61,15 +61,12 @@ def _salvaged(tree: Any) -> dict[str, Any]:
         seen.add(part._p_oid)
         unpickler = _Unpickler(BytesIO(load(part._p_oid)[0]), jar._reader)
         unpickler.load()  # its class
-        state = unpickler.load()
-        if state is None:
-            continue
-        if isinstance(part, OOBucket) or len(state) == 1:
-            items = state[0] if isinstance(part, OOBucket) else state[0][0][0]
-            for name, value in zip(items[::2], items[1::2], strict=True):
-                found[name] = unpickler.unreadable_in(value) or value
+        items = items_or_parts_in(unpickler.load(), is_bucket=isinstance(part, OOBucket))
+        if isinstance(items, Parts):
+            waiting += reversed(items.parts)
         else:
-            waiting += reversed(state[0][::2])
+            for name, value in zip(*items, strict=True):
+                found[name] = unpickler.unreadable_in(value) or value
     return found
 
 

@@ -21,9 +21,9 @@ from .stores.lookup import StoreLookup
 from .stores.protocol import Store
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
 from .writing.ledger import outstanding_failures
-from .zodb.lookup import LiveLookup, Lookup, RecordLookup, top_of
+from .zodb.lookup import LiveLookup, Lookup, RecordLookup, root_of
+from .zodb.partitioning import opened_partition
 from .zodb.pinned import until_closed
-from .zodb.places import opened_partition
 
 __all__ = ["pending", "retry_failed"]
 
@@ -127,7 +127,7 @@ def _lookup(root: BaseNode | Partition | Store, *, at_top: bool) -> Lookup:
         return StoreLookup(root)
     if isinstance(root, Partition):
         storage = opened_partition("pending", root)
-        return RecordLookup(storage, top_of(storage, root.root) if at_top else root.root)
+        return RecordLookup(storage, root_of(storage, root.root) if at_top else root.root)
     connection = root._p_jar if root._p_jar is not None else connection_of(root)
     if connection is not None and connection.opened is None:
         raise ArgumentError("pending: the connection of its root is closed; open it again, and take its root")

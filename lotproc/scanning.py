@@ -20,9 +20,10 @@ from .filters import attribute_test
 from .models import NodeRecord, OnError, Partition
 from .snapshots import Names, Payload, check_payload, checked_names
 from .traversal import Skip, check_level, skip_tests
+from .zodb.attributes import Wanted
+from .zodb.partitioning import opened_partition, starts_of_parts
 from .zodb.pinned import PinnedStorage, pinned_view, until_closed
-from .zodb.places import opened_partition, starts_of_parts
-from .zodb.scanner import Scanner, Wanted
+from .zodb.scanner import Scanner
 
 __all__ = ["partitions", "scan"]
 
@@ -131,29 +132,18 @@ def scan(
         check_level("scan", "level", level)
     key, tests = _tests(where)
     skip_key, skip_node = skip_tests("scan", skip)
-    wanted = Wanted(taken, payload, key, tests, skip_key, skip_node, on_error=on_error, missing=missing)
+    wanted = Wanted(taken, payload, key, tests, skip_key, skip_node, level, on_error, missing)
 
     def run(root: BaseNode | Partition) -> Iterator[NodeRecord]:
         if isinstance(root, Partition):
             storage, oid, start, stop = opened_partition("scan", root), root.root, root.start, root.stop
         else:
             storage, oid, start, stop = pinned_storage("scan", root, uncommitted), root._p_oid, (), ()
-        if isinstance(level, str):
-            records = _deepest(storage, wanted, oid, start, stop)
-        else:
-            scanner = Scanner(storage, replace(wanted, depth=level), is_part=bool(start or stop))
-            records = scanner.records(oid, start, stop)
+        scanner = Scanner(storage, replace(wanted, is_part=bool(start or stop)))
+        records = scanner.records(oid, start, stop)
         return until_closed(records, storage.close) if storage.must_close else records
 
     return run
-
-
-def _deepest(
-    storage: PinnedStorage, wanted: Wanted, oid: bytes, start: tuple[str, ...], stop: tuple[str, ...]
-) -> Iterator[NodeRecord]:
-    depth = Scanner(storage, wanted).deepest(oid)
-    scanner = Scanner(storage, replace(wanted, depth=depth), is_part=bool(start or stop))
-    yield from scanner.records(oid, start, stop)
 
 
 def _tests(where: Where) -> tuple[Callable[[str], object] | None, tuple[tuple[str, Callable[[Any], bool]], ...]]:

@@ -12,6 +12,7 @@ import pickle
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal, TypeAlias, overload
 
@@ -108,7 +109,7 @@ def level(n: int | Literal["deepest"], *, skip: Skip = None) -> Callable[[BaseNo
 
     def run(root: BaseNode) -> Iterator[BaseNode]:
         depth = _depth_of(root, skipped) if isinstance(n, str) else n
-        yield from _pre_order(root, skipped, depth, depth)
+        yield from _depth_first(root, skipped, depth, depth)
 
     return run
 
@@ -141,7 +142,7 @@ def children(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
         PatternError: `skip` is a glob that can't be read.
     """
     skipped = skip_tests("children", skip)
-    return lambda root: _pre_order(root, skipped, 1, 1)
+    return lambda root: _depth_first(root, skipped, 1, 1)
 
 
 @overload
@@ -230,7 +231,7 @@ def glob(pattern: str | Sequence[str]) -> Callable[[BaseNode], Iterator[BaseNode
 
 
 def _matching(root: BaseNode, pattern: PathPattern) -> Iterator[BaseNode]:
-    trim = _trimmer(root)
+    trim = trimmer(root)
 
     def below(node: BaseNode, positions: frozenset[int]) -> Iterator[tuple[BaseNode, frozenset[int]]]:
         literals = pattern.literals(positions)
@@ -259,7 +260,7 @@ def _matching(root: BaseNode, pattern: PathPattern) -> Iterator[BaseNode]:
 
 
 def _leaves(root: BaseNode, skip: _Skip) -> Iterator[BaseNode]:
-    trim = _trimmer(root)
+    trim = trimmer(root)
     stack: list[_Siblings] = [iter((root,))]
     while stack:
         for node in stack[-1]:
@@ -276,26 +277,11 @@ def _leaves(root: BaseNode, skip: _Skip) -> Iterator[BaseNode]:
             stack.pop()
 
 
-def _pre_order(root: BaseNode, skip: _Skip, min_depth: int, max_depth: int | None) -> Iterator[BaseNode]:
-    trim = _trimmer(root)
-    stack: list[_Siblings] = [iter((root,))]
-    while stack:
-        depth = len(stack) - 1
-        for node in stack[-1]:
-            if node is None:
-                continue
-            below = _children(node, skip, trim) if depth != max_depth and node.node_storage else None
-            if depth >= min_depth:
-                yield node
-            if below is not None:
-                stack.append(below)
-                break
-        else:
-            stack.pop()
-
-
-def _post_order(root: BaseNode, skip: _Skip, min_depth: int, max_depth: int | None) -> Iterator[BaseNode]:
-    trim = _trimmer(root)
+def _depth_first(
+    root: BaseNode, skip: _Skip, min_depth: int, max_depth: int | None, *, post: bool = False
+) -> Iterator[BaseNode]:
+    """The nodes between two depths, each before what is below it, or after."""
+    trim = trimmer(root)
     stack: list[_Siblings] = [iter((root,))]
     above: list[BaseNode] = []
     while stack:
@@ -303,22 +289,23 @@ def _post_order(root: BaseNode, skip: _Skip, min_depth: int, max_depth: int | No
         for node in stack[-1]:
             if node is None:
                 continue
-            if depth != max_depth and node.node_storage:
-                above.append(node)
-                stack.append(_children(node, skip, trim))
-                break
-            if depth >= min_depth:
+            below = _children(node, skip, trim) if depth != max_depth and node.node_storage else None
+            if depth >= min_depth and (below is None or not post):
                 yield node
+            if below is not None:
+                above.append(node)
+                stack.append(below)
+                break
         else:
             stack.pop()
             if above:
                 node = above.pop()
-                if len(above) >= min_depth:
+                if post and len(above) >= min_depth:
                     yield node
 
 
 def _breadth_first(root: BaseNode, skip: _Skip, min_depth: int, max_depth: int | None) -> Iterator[BaseNode]:
-    trim = _trimmer(root)
+    trim = trimmer(root)
     queue: deque[tuple[int, _Siblings]] = deque([(0, iter((root,)))])
     while queue:
         depth, siblings = queue.popleft()
@@ -331,12 +318,16 @@ def _breadth_first(root: BaseNode, skip: _Skip, min_depth: int, max_depth: int |
                 yield node
 
 
-_ORDERS = {"pre": _pre_order, "post": _post_order, "breadth": _breadth_first}
+_ORDERS: dict[str, Callable[..., Iterator[BaseNode]]] = {
+    "pre": _depth_first,
+    "post": partial(_depth_first, post=True),
+    "breadth": _breadth_first,
+}
 
 
 def _depth_of(root: BaseNode, skip: _Skip) -> int:
     """The depth of the deepest node."""
-    trim = _trimmer(root)
+    trim = trimmer(root)
     stack: list[_Siblings] = [iter((root,))]
     deepest = 0
     while stack:
@@ -386,7 +377,7 @@ def _frozen_keys(node: BaseNode, trim: Callable[[int], None]) -> Iterator[list[s
     return chain((first,), (pickle.loads(zlib.decompress(window)) for window in packed))
 
 
-def _trimmer(root: BaseNode) -> Callable[..., None]:
+def trimmer(root: BaseNode) -> Callable[..., None]:
     """A function to call for each node: now and then it lets the connection drop what it no longer needs.
 
     `cacheGC` keeps the connection's view where it is, unlike `abort`, and never drops changes.

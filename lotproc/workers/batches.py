@@ -63,10 +63,10 @@ def _nodes_of(partition: Partition) -> list[Unit]:
     The nodes are the leaves from its start on, each behind those of its parents that did not come yet.
     """
     # Here, since it is a seventh of what a worker loads at its start.
-    from ..zodb.places import opened_partition
-    from ..zodb.scanner import Scanner, Wanted
+    from ..zodb.partitioning import opened_partition
+    from ..zodb.scanner import Scanner
 
-    scanner = Scanner(opened_partition("parallel_map", partition), Wanted())
+    scanner = Scanner(opened_partition("parallel_map", partition))
     top = scanner.path_of(partition.root)
     nodes: list[tuple[str, ...]] = []
     before: tuple[str, ...] | None = None

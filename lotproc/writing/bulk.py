@@ -20,12 +20,12 @@ from ..models import Write
 from ..zodb.appending import NewRecord, check_there, new_oids, store_new
 from ..zodb.encoding import INLINE, KNOWN, attributes_record, new_node_encoder, tree_record, tree_records
 from ..zodb.pinned import view_of
-from ..zodb.records import EMPTY_TREE
+from ..zodb.records import EMPTY_TREE, NotServed
 from .options import Options, merged
-from .stored_nodes import NOTHING, Node, NotServed, StoredNodes, is_known
+from .stored_nodes import NOTHING, Node, StoredNodes, is_known
 from .transactions import is_clean
 
-__all__ = ["Bulk", "NotServed"]
+__all__ = ["Bulk"]
 
 _Record: TypeAlias = "tuple[bytes, bytes, bytes]"
 

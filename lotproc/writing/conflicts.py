@@ -16,7 +16,8 @@ from .._interrupts import uninterrupted
 from .._nodes import connection_of
 from ..errors import DamagedDatabaseError, UncommittedError, add_note, as_text
 from ..models import Write, counted
-from .bulk import Bulk, NotServed
+from ..zodb.records import NotServed
+from .bulk import Bulk
 from .live_nodes import MemoryTree, apply, check_batch, check_there
 from .options import Options
 from .progress import Done, Progress, Target

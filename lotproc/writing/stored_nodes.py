@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 from ZODB.utils import z64
 
+from .._jar import Parts
 from ..errors import DamagedDatabaseError
-from ..zodb.encoding import KNOWN, NotServed, Reference, read_node, read_record
-from ..zodb.pinned import PinnedStorage, as_oids, pinned_in_thread
-from ..zodb.records import EMPTY_TREE, NODE, NodeReader, beginning_with
+from ..zodb.encoding import KNOWN, read_node
+from ..zodb.pinned import PinnedStorage, pinned_in_thread
+from ..zodb.record_arrays import as_oids, beginning_with
+from ..zodb.records import EMPTY_TREE, NODE, NotServed, Reference, items_or_parts
+from ..zodb.shapes import NodeReader
 
-__all__ = ["NOTHING", "Node", "NotServed", "StoredNodes", "decoded", "is_known", "part_of"]
+__all__ = ["NOTHING", "Node", "StoredNodes", "is_known", "part_of"]
 
 #: Nodes read, from which on it pays to open the file once more and read the records from there.
 MANY = 50
@@ -64,7 +66,7 @@ class StoredNodes:
         self._pinned: PinnedStorage | None = None  # what reads faster, once it is worth its making
         self._reader = NodeReader()
         self._ahead: dict[bytes, tuple[bytes, bytes]] = {}  # childless nodes: their trees, and who stored these
-        self._parts: dict[bytes, Any] = {}  # of trees that are stored in parts
+        self._parts: dict[bytes, dict[str, Reference] | Parts] = {}  # of trees that are stored in parts
 
     def child(self, node: Node, key: str) -> Node | None:
         """The child of a node, if it is there.
@@ -92,40 +94,39 @@ class StoredNodes:
         if self._loads == MANY:
             self._pinned = pinned_in_thread(self._view, self._connection)
             self._load = self._pinned.load
-        found = decoded(read_node, self._load(node.oid)[0])
-        if found is None or found[0] is not node.kind:
+        kind, tree = read_node(self._load(node.oid)[0])
+        if kind is not node.kind:
             raise NotServed
-        data, node.serial = self._load(found[1])
-        part = {} if data == EMPTY_TREE else decoded(part_of, data)
-        if type(part) is dict:
-            node.stored = part
+        data, node.serial = self._load(tree)
+        part = {} if data == EMPTY_TREE else part_of(data)
+        if isinstance(part, Parts):
+            self._parts[tree] = part
         else:
-            self._parts[found[1]] = part
-        node.tree = found[1]
+            node.stored = part
+        node.tree = tree
 
     def _in_parts(self, oid: bytes, key: str) -> dict[str, Reference]:
         """The items of the part of a tree in which a key would be."""
         while True:
             part = self._parts.get(oid)
             if part is None:
-                part = self._parts[oid] = decoded(part_of, self._load(oid)[0])
-            if type(part) is dict:
+                part = self._parts[oid] = part_of(self._load(oid)[0])
+            if not isinstance(part, Parts):
                 return part
-            bounds, parts = part
-            number = bisect_right(bounds, key)
-            oid = parts[number][0]
-            if self._pinned is not None and number and oid not in self._parts and parts[number - 1][0] in self._parts:
-                self._read_ahead(parts[number : number + AHEAD], self._pinned)
+            oids = part.parts
+            number = bisect_right(part.bounds, key)
+            oid = oids[number]
+            if self._pinned is not None and number and oid not in self._parts and oids[number - 1] in self._parts:
+                self._read_ahead(oids[number : number + AHEAD], self._pinned)
 
-    def _read_ahead(self, parts: Iterable[Reference], pinned: PinnedStorage) -> None:
+    def _read_ahead(self, oids: Sequence[bytes], pinned: PinnedStorage) -> None:
         """Read parts of a tree, and the nodes in them, many at once: it seems that all of them will be asked for."""
-        oids = [oid for oid, _ in parts]
         children: dict[bytes, str] = {}
         try:
             found = pinned.load_many(as_oids(oids))
-            for oid, start, length in zip(oids, found.starts.tolist(), found.lengths.tolist(), strict=True):
-                part = self._parts[oid] = decoded(part_of, bytes(found.data[start : start + length]))
-                if type(part) is not dict:
+            for row, oid in enumerate(oids):
+                part = self._parts[oid] = part_of(found.one(row))
+                if isinstance(part, Parts):
                     return
                 children.update({child[0]: key for key, child in part.items() if is_known(child, BaseNode)})
             records = pinned.load_many(as_oids(list(children)))
@@ -144,27 +145,14 @@ class StoredNodes:
 
 def is_known(reference: Reference, *kinds: type) -> bool:
     """Whether it refers to a node of a known class, or of these, in the same database."""
-    return type(reference) is tuple and reference[1] in (kinds or KNOWN) and type(reference[0]) is bytes
+    return type(reference) is Reference and reference[1] in (kinds or KNOWN) and type(reference[0]) is bytes
 
 
-def part_of(record: bytes) -> Any:
-    """A part of a tree of children or attributes: its items, or the keys at which it is parted and its parts."""
-    kind, state = read_record(record)
-    if kind is OOBTree and state is not None:
-        if len(state) > 1:
-            return state[0][1::2], state[0][::2]
-        state = state[0][0]  # all in one bucket, which is stored with the tree
-    items = () if state is None else state[0]
-    return dict(zip(items[::2], items[1::2], strict=True))
-
-
-def decoded(decode: Callable[[bytes], Any], data: bytes) -> Any:
-    """What a function makes of a record.
+def part_of(record: bytes) -> dict[str, Any] | Parts:
+    """What the record of a tree, or of a part of one, holds by name; or how it is parted.
 
     Raises:
         NotServed: It can't be read without live nodes.
     """
-    try:
-        return decode(data)
-    except Exception as error:  # a class that is not there, a record of another kind: the live tree knows, or says
-        raise NotServed from error
+    found = items_or_parts(record)
+    return found if isinstance(found, Parts) else dict(zip(*found, strict=True))

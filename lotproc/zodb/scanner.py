@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, count, islice
-from types import EllipsisType
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
-from ZODB.broken import Broken
 
-from .._jar import RecordJar, at_path, damaged, unreadable
-from .._missing import Missing, Sought
+from .._jar import RecordJar, at_path, checked_node, damaged, path_and_root, unreadable
+from .._missing import Sought
 from ..errors import LotprocError
-from ..models import NodeRecord, OnError, failure_at, in_its_place, node_record
-from ..snapshots import ATOMS, Payload, costs_one, detached, looked_for, record_of
-from .pinned import Oids, PinnedStorage, as_oids
-from .records import EMPTY_TREE, TREE, Children, NodeReader, beginning_with, children_in, class_and_state
+from ..models import NodeRecord, OnError, failure_at, in_its_place
+from ..snapshots import costs_one
+from .attributes import AttributeReader, Wanted
+from .pinned import PinnedStorage
+from .record_arrays import Oids, as_oids, beginning_with
+from .records import EMPTY_TREE, Children, children_in
+from .shapes import NodeReader
 
-__all__ = ["Scanner", "Wanted"]
+__all__ = ["Scanner"]
 
 #: Nodes that are decoded together: at first few, so that the first record comes soon, then up to this many.
 WINDOW = 1024
 FIRST_WINDOW = 32
-#: Nodes read through their real classes between two trims of what that keeps in memory.
-TRIM_EVERY = 200
+
+_LEAVES = Wanted()
 
 _Path: TypeAlias = "tuple[str, ...]"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a scan gives.
+class _Bounds(NamedTuple):
+    """The paths below a node from which on, and up to which, nodes are given, the last not included; empty for none."""
 
-    Args:
-        names: The attributes, or `...` for all.
-        payload: As `snapshot` takes it.
-        key: A test of keys; only nodes that pass it are given.
-        tests: Tests of records, by the attributes that they look at.
-        skip_key: A test of keys; branches that pass it do not exist.
-        skip_node: The same, for nodes.
-        depth: Give the nodes at this depth; `None` gives the leaves.
-        on_error: As `snapshot` takes it.
-        missing: The same.
-    """
+    lower: _Path = ()
+    upper: _Path = ()
 
-    names: tuple[str, ...] | EllipsisType = ()
-    payload: Payload = None
-    key: Callable[[str], object] | None = None
-    tests: tuple[tuple[str, Callable[[Any], bool]], ...] = ()
-    skip_key: Callable[[str], object] | None = None
-    skip_node: Callable[[BaseNode], object] | None = None
-    depth: int | None = None
-    on_error: OnError = "raise"
-    missing: Missing = "warn"
+    def below(self, key: str) -> _Bounds:
+        """What they mean below the child with this key."""
+        lower, upper = self
+        return _Bounds(lower[1:] if lower[:1] == (key,) else (), upper[1:] if upper[:1] == (key,) else ())
+
+    def within(self, children: Children) -> Children:
+        """The children that are, or have below them, something between the bounds."""
+        lower, upper = self
+        return _chosen(
+            children,
+            lambda key, _: (
+                (not lower or key >= lower[0]) and (not upper or key < upper[0] or (key == upper[0] and len(upper) > 1))
+            ),
+        )
+
+
+def _chosen(children: Children, test: Callable[[str, bytes], object]) -> Children:
+    kept = [(key, oid) for key, oid in zip(*children, strict=True) if test(key, oid)]
+    return Children([key for key, _ in kept], [oid for _, oid in kept])
 
 
 class _Branch:
@@ -69,14 +69,13 @@ class _Branch:
         path: Its path, from the root of the whole tree.
         tree: The record of the tree of its children.
         above: The branch that it is a child of; `None` for the root of the scan.
-        lower: The path below it from which on nodes are given; empty if there is no such bound.
-        upper: The path below it up to which nodes are given, itself not included.
+        bounds: What of it is given.
     """
 
-    __slots__ = ("above", "depth", "lower", "oid", "path", "ready", "siblings", "tree", "upper", "windows")
+    __slots__ = ("above", "bounds", "depth", "oid", "path", "ready", "siblings", "tree", "windows")
 
-    def __init__(self, oid: bytes, path: _Path, tree: bytes, above: _Branch | None, lower: _Path, upper: _Path) -> None:
-        self.oid, self.path, self.tree, self.above, self.lower, self.upper = oid, path, tree, above, lower, upper
+    def __init__(self, oid: bytes, path: _Path, tree: bytes, above: _Branch | None, bounds: _Bounds) -> None:
+        self.oid, self.path, self.tree, self.above, self.bounds = oid, path, tree, above, bounds
         #: Its depth below the root of the scan.
         self.depth: int = above.depth + 1 if above else 0
         #: Its children, a window at a time.
@@ -102,7 +101,7 @@ class _Elsewhere:
 
 
 _Entry: TypeAlias = "NodeRecord | _Branch | _Failed | _Elsewhere"
-_UNBOUND: tuple[_Path, _Path] = ((), ())
+_UNBOUND = _Bounds()
 
 
 class Scanner:
@@ -113,32 +112,25 @@ class Scanner:
         wanted: What to give.
         jar: What loads objects from them, if that is at hand; it stays open.
         sought: What looks for names in the scan that this one is a piece of, and ends with that.
-        is_part: Whether it is the scan of a part of a tree.
     """
 
     def __init__(
         self,
         storage: PinnedStorage,
-        wanted: Wanted,
+        wanted: Wanted = _LEAVES,
         *,
         jar: RecordJar | None = None,
         sought: Sought | None = None,
-        is_part: bool = False,
     ) -> None:
         self._storage = storage
         self._jar = storage.jar() if jar is None else jar
         self._has_own_jar = jar is None
         self._wanted = wanted
+        self._depth = wanted.depth
         self._reader = NodeReader()
-        self._collects = wanted.on_error != "raise"
-        names, tested = looked_for(wanted.names, wanted.payload), [name for name, _ in wanted.tests]
-        self._sought = sought or Sought("scan", [*names, *tested], is_part=is_part)
+        self._attributes = AttributeReader(storage, self._jar, wanted, sought)
         self._is_piece = sought is not None
-        self._required = Sought("scan", names, "error") if wanted.missing == "error" else None
-        #: Names that are not asked for where nothing is given.
-        self._unasked = frozenset(names) - frozenset(tested)
         self._window = FIRST_WINDOW
-        self._untrimmed = 0
         self._deepest = 0
         #: Nodes that lie in sibling databases, by ids that stand for them among those of this one.
         self._elsewhere: dict[bytes, BaseNode] = {}
@@ -153,7 +145,9 @@ class Scanner:
         waiting: list[Iterator[_Entry | None]] = []
         gave = False
         try:
-            entries = self._top(oid, lower, upper)
+            if self._depth == "deepest":
+                self._depth = self._depth_below(oid)
+            entries = self._top(oid, _Bounds(lower, upper))
             while True:
                 for entry in entries:
                     if type(entry) is NodeRecord:
@@ -177,43 +171,42 @@ class Scanner:
                         break
                     entries = waiting.pop()
             if not self._is_piece:
-                self._sought.end(but=() if gave else self._unasked)
+                self._attributes.end(gave=gave)
         finally:
             if self._has_own_jar:
                 self._jar.close()
 
     def _instead(self, failed: _Failed) -> Any:
         """What is given in place of what can't be read; `None` for nothing."""
-        if not self._collects or not costs_one(failed.error):
+        if not self._wanted.collects or not costs_one(failed.error):
             raise failed.error
         return in_its_place(self._wanted.on_error, failure_at(failed.path, failed.error))
 
     def path_of(self, oid: bytes) -> tuple[str, ...]:
         """The path of the node with this id, from the root of the whole tree."""
-        return _path_of(self._node(oid))
+        return path_and_root(self._node(oid))[0]
 
-    def deepest(self, oid: bytes) -> int:
+    def _depth_below(self, oid: bytes) -> int:
         """The depth of the deepest node below the object with this id."""
-        on_error: OnError = "skip" if self._collects else "raise"
-        wanted = replace(self._wanted, key=lambda key: False, depth=None, on_error=on_error)
-        structure = Scanner(self._storage, wanted)
+        on_error: OnError = "skip" if self._wanted.collects else "raise"
+        structure = Scanner(self._storage, replace(self._wanted, key=lambda key: False, depth=None, on_error=on_error))
         deque(structure.records(oid), maxlen=0)
         return structure._deepest
 
     # --- From a branch to what is below it --------------------------------------------------------------------------
 
-    def _top(self, oid: bytes, lower: _Path, upper: _Path) -> Iterator[_Entry | None]:
+    def _top(self, oid: bytes, bounds: _Bounds) -> Iterator[_Entry | None]:
         try:
-            return iter([self._unusual(oid, None, lower, upper)])
+            return iter([self._unusual(oid, None, bounds)])
         except Exception as error:
-            return iter([self._failed((), lower, error)])
+            return iter([self._failed((), bounds, error)])
 
-    def _failed(self, path: _Path, lower: _Path, error: Exception) -> _Failed | None:
+    def _failed(self, path: _Path, bounds: _Bounds, error: Exception) -> _Failed | None:
         """What stands for a node that can't be read, or for the rest below it.
 
         One that comes before the lower bound is that of another part, unless the scan ends with it.
         """
-        return None if lower and self._collects else _Failed(path, error)
+        return None if bounds.lower and self._wanted.collects else _Failed(path, error)
 
     def _below(self, branch: _Branch) -> Iterable[_Entry | None]:
         if branch.ready is None:
@@ -233,7 +226,7 @@ class Scanner:
                     branch.ready = self._childless(branch)
             except Exception as error:
                 branches.popleft()
-                branch.ready = [self._failed(branch.path, branch.lower, error)]
+                branch.ready = [self._failed(branch.path, branch.bounds, error)]
                 continue
             if children is not None and len(children.keys) >= self._window:
                 branch.windows = chain([children], branch.windows)
@@ -253,9 +246,9 @@ class Scanner:
     def _childless(self, branch: _Branch) -> list[_Entry | None]:
         """What a branch gives whose record of children is not that of an empty tree, and yet has none to give."""
         node = self._node(branch.oid)
-        if self._wanted.depth is not None or node.node_storage or not self._gives(node.key, branch.lower):
+        if self._depth is not None or node.node_storage or not self._gives(node.key, branch.bounds):
             return []  # those that it has are out of bounds
-        return [self._record(node, branch.path)]
+        return [self._attributes.one(node, branch.path)]
 
     def _window_by_window(self, branch: _Branch) -> Iterator[_Entry | None]:
         """What is below a branch that has many children."""
@@ -264,7 +257,7 @@ class Scanner:
             for children in windows:
                 yield from self._decoded([(branch, children)])[0]
         except Exception as error:
-            yield self._failed(branch.path, branch.lower, error)
+            yield self._failed(branch.path, branch.bounds, error)
 
     def _list(self, branch: _Branch) -> bool:
         """Begin to list the children of a branch; tell whether it has any that exist for this scan."""
@@ -275,8 +268,8 @@ class Scanner:
             if first is None:
                 return False
             parts = chain([first], parts)
-        if branch.lower or branch.upper:
-            parts = (_within(part, branch.lower, branch.upper) for part in parts)
+        if branch.bounds != _UNBOUND:
+            parts = map(branch.bounds.within, parts)
         branch.windows = self._windows(parts)
         return True
 
@@ -323,12 +316,10 @@ class Scanner:
 
     def _not_skipped(self, children: Children) -> Children:
         skip_key, skip_node = self._wanted.skip_key, self._wanted.skip_node
-        kept = [
-            (key, oid)
-            for key, oid in zip(*children, strict=True)
-            if not (skip_key and skip_key(key)) and not (skip_node and skip_node(self._node(oid)))
-        ]
-        return Children([key for key, _ in kept], [oid for _, oid in kept])
+        return _chosen(
+            children,
+            lambda key, oid: not (skip_key and skip_key(key)) and not (skip_node and skip_node(self._node(oid))),
+        )
 
     # --- From children to their records -----------------------------------------------------------------------------
 
@@ -357,8 +348,8 @@ class Scanner:
                 try:
                     entries += self._entries([branch], [key], as_oids([oid]))
                 except Exception as error:
-                    entries.append(self._failed((*branch.path, key), _bound_below(branch.lower, key), error))
-                    if not self._collects:
+                    entries.append(self._failed((*branch.path, key), branch.bounds.below(key), error))
+                    if not self._wanted.collects:
                         return entries
         return entries
 
@@ -372,35 +363,35 @@ class Scanner:
         parents = as_oids([branch.oid for branch in branches])
         usual = nodes.usual & (nodes.parents == parents).all(axis=1) & self._storage.plain_classes
         bounds = {
-            row: (_bound_below(branch.lower, keys[row]), _bound_below(branch.upper, keys[row]))
+            row: branch.bounds.below(keys[row])
             for row, branch in enumerate(branches if self._bounded else ())
-            if branch.lower or branch.upper
+            if branch.bounds != _UNBOUND
         }
         entries: list[_Entry | None] = [None] * len(keys)
         for row in np.flatnonzero(~usual).tolist():
-            entries[row] = self._unusual(oids[row].tobytes(), branches[row], *bounds.get(row, _UNBOUND))
+            entries[row] = self._unusual(oids[row].tobytes(), branches[row], bounds.get(row, _UNBOUND))
 
         rows = np.flatnonzero(usual)
-        if depth != self._wanted.depth and len(rows):
+        if depth != self._depth and len(rows):
             trees = self._storage.load_many(nodes.children[rows])
             childless = (trees.lengths == len(EMPTY_TREE)) & beginning_with(EMPTY_TREE, trees)
             for place in np.flatnonzero(~childless).tolist():
-                row, start = int(rows[place]), int(trees.starts[place])
-                tree = bytes(trees.data[start : start + int(trees.lengths[place])])
+                row = int(rows[place])
                 path = (*branches[row].path, keys[row])
-                branch = _Branch(oids[row].tobytes(), path, tree, branches[row], *bounds.get(row, _UNBOUND))
+                branch = _Branch(oids[row].tobytes(), path, trees.one(place), branches[row], bounds.get(row, _UNBOUND))
                 if self._list(branch):
                     entries[row] = branch
                 else:
                     childless[place] = True
-            rows = rows[childless] if self._wanted.depth is None else rows[:0]
+            rows = rows[childless] if self._depth is None else rows[:0]
         given = rows.tolist()
         if self._bounded or self._wanted.key is not None:
-            given = [row for row in given if self._gives(keys[row], bounds.get(row, _UNBOUND)[0])]
+            given = [row for row in given if self._gives(keys[row], bounds.get(row, _UNBOUND))]
         if given:
             paths = [(*branches[row].path, keys[row]) for row in given]
-            for row, record in zip(given, self._records(paths, oids[given], nodes.attributes[given]), strict=False):
-                entries[row] = record  # an error is the last of them
+            records = self._attributes.many(paths, oids[given], nodes.attributes[given])
+            for row, path, record in zip(given, paths, records, strict=False):  # fewer records, if one is an error
+                entries[row] = _Failed(path, record) if isinstance(record, Exception) else record
         return entries
 
     def _entries_with_elsewhere(self, branches: list[_Branch], keys: list[str], oids: Oids) -> list[_Entry | None]:
@@ -409,177 +400,44 @@ class Scanner:
         for row, (branch, key) in enumerate(zip(branches, keys, strict=True)):
             oid = oids[row].tobytes()
             if oid in self._elsewhere:
-                bounds = _bound_below(branch.lower, key), _bound_below(branch.upper, key)
-                entries.append(_Elsewhere(self._records_elsewhere(oid, branch.depth + 1, *bounds)))
+                entries.append(_Elsewhere(self._records_elsewhere(oid, branch.depth + 1, branch.bounds.below(key))))
             else:
                 entries += self._entries([branch], [key], oids[row : row + 1])
         return entries
 
-    def _records_elsewhere(self, stand_in: bytes, depth: int, lower: _Path, upper: _Path) -> Iterator[NodeRecord]:
+    def _records_elsewhere(self, stand_in: bytes, depth: int, bounds: _Bounds) -> Iterator[NodeRecord]:
         node = self._elsewhere.pop(stand_in)
         storage = self._storage.sibling(node._p_jar.db().database_name)
-        below = None if self._wanted.depth is None else self._wanted.depth - depth
-        scanner = Scanner(storage, replace(self._wanted, depth=below), jar=node._p_jar, sought=self._sought)
-        yield from scanner.records(node._p_oid, lower, upper)
+        wanted = replace(self._wanted, depth=self._depth - depth if isinstance(self._depth, int) else None)
+        scanner = Scanner(storage, wanted, jar=node._p_jar, sought=self._attributes.sought)
+        yield from scanner.records(node._p_oid, *bounds)
         self._deepest = max(self._deepest, depth + scanner._deepest)
 
-    def _gives(self, key: str, lower: _Path) -> bool:
+    def _gives(self, key: str, bounds: _Bounds) -> bool:
         """Whether a node with this key is one to give; one with a lower bound below it comes before that bound."""
-        return not lower and (self._wanted.key is None or bool(self._wanted.key(key)))
+        return not bounds.lower and (self._wanted.key is None or bool(self._wanted.key(key)))
 
-    def _unusual(self, oid: bytes, above: _Branch | None, lower: _Path, upper: _Path) -> _Entry | None:
+    def _unusual(self, oid: bytes, above: _Branch | None, bounds: _Bounds) -> _Entry | None:
         """What a node gives that only its real class can read, as a live one would."""
         node = self._node(oid)
-        path = _path_of(node)
+        path, _ = path_and_root(node)
         depth = above.depth + 1 if above else 0
-        if depth != self._wanted.depth:
+        if depth != self._depth:
             tree = node.node_storage
             if tree:
                 is_stored = type(tree) is OOBTree and tree._p_oid is not None and tree._p_jar is self._jar
                 record = self._storage.load(tree._p_oid)[0] if is_stored else b""
-                branch = _Branch(oid, path, record, above, lower, upper)
+                branch = _Branch(oid, path, record, above, bounds)
                 while above is not None:
                     if above.oid == oid:
                         raise damaged(oid, "has itself among its children")
                     above = above.above
                 if self._list(branch):
                     return branch
-            if self._wanted.depth is not None:
+            if self._depth is not None:
                 return None
-        return self._record(node, path) if self._gives(node.key, lower) else None
-
-    def _records(self, paths: list[_Path], oids: Oids, attributes: Oids) -> Iterator[NodeRecord | _Failed | None]:
-        """The records of nodes with these paths, ids, and ids of the trees of their attributes."""
-        names, tests = self._wanted.names, self._wanted.tests
-        found = self._storage.load_many(attributes)
-        usual = beginning_with(TREE, found) if self._wanted.payload is None else np.zeros(len(paths), np.bool_)
-        data, starts, stops = found.data, found.starts.tolist(), (found.starts + found.lengths).tolist()
-        needed = None if names is ... else frozenset([*names, *(name for name, _ in tests)])
-        required = self._required
-        known: tuple[Any, ...] | None = None
-        places: list[tuple[str, int]] = []
-        for row, (path, start, stop, plain) in enumerate(zip(paths, starts, stops, usual.tolist(), strict=True)):
-            try:
-                items = _plain_items(data, start, stop, needed) if plain else None
-                if items is not None and items[::2] != known:
-                    if not _are_sorted_names(items[::2]):
-                        items = None
-                    else:
-                        known = items[::2]
-                        self._sought.look(known, path)
-                        wanted = known if names is ... else names
-                        places = [(name, 2 * known.index(name) + 1 if name in known else 0) for name in wanted]
-                if items is None:
-                    yield self._record(self._node(oids[row].tobytes()), path)
-                    continue
-                if tests:
-                    probe = node_record(path, path[-1], dict(zip(items[::2], items[1::2], strict=True)), None)
-                    if not all(test(probe) for _, test in tests):
-                        yield None
-                        continue
-                if required is not None:
-                    required.look(known or (), path)
-                attributes_of = {}
-                for name, place in places:
-                    value = items[place] if place else None
-                    if type(value) not in ATOMS:
-                        value = detached("scan", value, f"attribute {name!r}", path)
-                    attributes_of[name] = value
-                yield node_record(path, path[-1], attributes_of, None)
-            except Exception as error:
-                yield _Failed(path, error)
-                if not self._collects:
-                    return
-
-    def _record(self, node: BaseNode, path: _Path) -> NodeRecord | None:
-        """The record of one node, read through its class, if it passes the tests."""
-        tests = self._wanted.tests
-        if tests:
-            probe = record_of("scan", node, tuple(name for name, _ in tests), None, path, self._sought)
-            if not all(test(probe) for _, test in tests):
-                return None
-        sought = self._required or self._sought
-        return record_of("scan", node, self._wanted.names, self._wanted.payload, path, sought)
+        return self._attributes.one(node, path) if self._gives(node.key, bounds) else None
 
     def _node(self, oid: bytes) -> BaseNode:
         """A node as an object of its class, loaded from the records."""
-        self._untrimmed += 1
-        if self._untrimmed >= TRIM_EVERY:
-            self._untrimmed = 0
-            self._jar.cacheGC()
-        node = self._elsewhere[oid] if oid in self._elsewhere else self._jar.get(oid)
-        if not isinstance(node, BaseNode):
-            raise damaged(oid, f"is no lotdb node but a {type(node).__qualname__}")
-        try:
-            parts = node.parent, node.key, node.node_storage, node.attribute_storage
-        except AttributeError as error:
-            raise unreadable(oid, error) from error
-        if any(isinstance(part, Broken) for part in parts):
-            raise damaged(oid, "refers to an object whose class can't be found")
-        if any(isinstance(part, BaseNode) for part in parts[2:]):
-            raise damaged(oid, "has a node where the tree of its children or of its attributes should be")
-        return node
-
-
-def _plain_items(data: Any, start: int, stop: int, needed: frozenset[str] | None) -> tuple[Any, ...] | None:
-    """The names and values in the record of a small tree, one after the other.
-
-    `None` for a tree that is not small, or where a needed value may refer to another object.
-    """
-    try:
-        try:
-            state = pickle.loads(data[start + len(TREE) : stop])
-            refers = False
-        except pickle.UnpicklingError:  # it refers to other objects
-            _, state = class_and_state(data[start:stop])
-            refers = True
-        if state is None:
-            return ()
-        if len(state) != 1:  # not all in one bucket, which is stored with the tree
-            return None
-        items: tuple[Any, ...] = state[0][0][0]
-    except Exception:
-        return None
-    if refers:
-        for name, value in zip(items[::2], items[1::2], strict=True):
-            if type(value) not in ATOMS and (needed is None or name in needed):
-                return None
-    return items
-
-
-def _are_sorted_names(names: tuple[Any, ...]) -> bool:
-    """Whether these can be all keys of a tree of attributes, which is searched by halves."""
-    return set(map(type, names)) <= {str} and list(names) == sorted(names)
-
-
-def _within(children: Children, lower: _Path, upper: _Path) -> Children:
-    """The children that are, or have below them, something between two bounds."""
-    kept = [
-        (key, oid)
-        for key, oid in zip(*children, strict=True)
-        if (not lower or key >= lower[0]) and (not upper or key < upper[0] or (key == upper[0] and len(upper) > 1))
-    ]
-    return Children([key for key, _ in kept], [oid for _, oid in kept])
-
-
-def _bound_below(bound: _Path, key: str) -> _Path:
-    """What a bound means below the child with this key."""
-    return bound[1:] if bound[:1] == (key,) else ()
-
-
-def _path_of(node: BaseNode) -> _Path:
-    """The path of a node, whose parents may be damaged."""
-    keys: list[str] = []
-    seen: set[tuple[int, bytes]] = set()  # also of sibling databases, which have ids of their own
-    oid = node._p_oid
-    try:
-        while (parent := node.parent) is not None:
-            place = id(node._p_jar), node._p_oid
-            if place in seen:
-                raise damaged(oid, "has itself among its parents")
-            seen.add(place)
-            keys.append(node.key)
-            node = parent
-    except AttributeError as error:
-        raise damaged(oid, f"is not what a lotdb node should be: {error}") from error
-    return tuple(reversed(keys))
+        return checked_node(oid, self._elsewhere[oid]) if oid in self._elsewhere else self._jar.node(oid)

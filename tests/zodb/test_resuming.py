@@ -406,7 +406,8 @@ def check_all(root: BaseNode, policy: Policy) -> None:
         wanted = left(policy, root, records, version, inputs)
         assert told(pending(policy, root, records, version=version, inputs=inputs)) == told(wanted)
         assert told(pending(policy, root, records[::-1], version=version, inputs=inputs)) == told(wanted[::-1])
-        assert told(chain_each(policy, root, records, version, inputs)) == told(wanted)
+        some = records[:: 1 + len(records) // 200]
+        assert told(chain_each(policy, root, some, version, inputs)) == told(left(policy, root, some, version, inputs))
 
 
 def chain_each(policy: Policy, root: BaseNode, records: list[Any], version: Any, inputs: bool) -> list[Any]:
@@ -502,7 +503,7 @@ class FactoryDB(DB):
 
 
 def test_a_wide_tree_takes_several_windows(tmp_path: Path) -> None:
-    clips = {f"{number:05}": {} for number in range(9_000)}
+    clips = {f"{number:05}": {} for number in range(4_500)}
     with stored(tmp_path, {"ann": clips, "bob": {}}) as root:
         results = [lp.ProcessResult(("ann", key), 0.5, {VERSION: "v1"}) for key in clips if int(key) % 3]
         lp.write(lp.inline("_proc"), root, results, commit_every=20_000)
@@ -692,7 +693,11 @@ def test_errors_come_behind_the_items_before_them(tmp_path: Path, place: str, nu
                 "path: key 1 of .* must be a str, got int 1",
             ),  # type: ignore[arg-type]
             ([*records[: number + 1]], lambda result: _fails_at(number, result), f"policy at {number}"),
-            ([*records[: number + 1]], lambda result: _empty_at(number, result), "the policy's path of the result at"),
+            (
+                [*records[: number + 1]],
+                lambda result: _empty_at(number, result),
+                "the policy's path: .* of the result at",
+            ),
         ]
         for items, policy, message in bad:
             kept, error = until_error(pending(policy, root, [*items, *records]))

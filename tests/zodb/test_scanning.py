@@ -595,14 +595,14 @@ def test_what_cant_be_detached(in_file: BaseNode, value: Any) -> None:
 
 @pytest.fixture(scope="module")
 def wide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree with nodes of 1, 30, 31, 1,000 and 20,000 children, and a chain of 10,000."""
+    """A tree with nodes of 1, 30, 31, 1,000 and 5,000 children, and a chain of 3,000."""
     path = tmp_path_factory.mktemp("wide") / "data.fs"
     with opened(FileStorage(str(path))) as root:
-        for count in (1, 30, 31, 1000, 20_000):
+        for count in (1, 30, 31, 1000, 5_000):
             for number in range(count):
                 root.gn(f"{count}").gn(f"n{number}")
             root.gn(f"{count}").gn("n0").set_attribute("number", count)
-        for name, length in (("chain", 10_000), ("short chain", 1000)):
+        for name, length in (("chain", 3_000), ("short chain", 1000)):
             node = root.gn(name)
             for key in chain_of(length):
                 node = node.gn(key)
@@ -623,7 +623,7 @@ def wide(request: pytest.FixtureRequest, wide_file: Path) -> Iterator[BaseNode]:
 
 def test_a_wide_and_deep_tree(wide: BaseNode) -> None:
     records = assert_scanned(wide, "number")
-    assert len(records) == 1 + 30 + 31 + 1000 + 20_000 + 2 + 150 + 25
+    assert len(records) == 1 + 30 + 31 + 1000 + 5_000 + 2 + 150 + 25
     assert records[-2].path == ("mixed", "n99", "_b2", "leaf")
 
 
@@ -654,7 +654,7 @@ def test_wide_nodes_with_skipped_children(wide: BaseNode, skip: str) -> None:
 
 
 def test_all_children_of_a_wide_node_are_skipped(wide: BaseNode) -> None:
-    for count in (1, 30, 31, 1000, 20_000):
+    for count in (1, 30, 31, 1000, 5_000):
         branch = wide.get_node(f"{count}", create=False)
         assert paths_of(lp.scan((), branch, skip="n*")) == [(f"{count}",)]
         last = sorted(f"n{number}" for number in range(count))[-1]

@@ -1,4 +1,4 @@
-"""Where to part a tree, so that the parts have similar sizes, and how a part is opened."""
+"""Partitions of a tree: where to part it, so that the parts have similar sizes, and how a part is opened."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from ZODB._compat import FILESTORAGE_MAGIC
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
+from .._jar import Parts
 from ..errors import ArgumentError, DamagedDatabaseError, LotprocError
 from ..models import Partition
-from .pinned import PinnedStorage, Places, last_complete, pinned_at
-from .records import UnusualRecord, bucket_or_parts, children_oid
+from .filestorage import FileIndex, last_complete
+from .pinned import PinnedStorage, pinned_at
+from .records import UnusualRecord, children_or_parts, stored_node
 
 __all__ = ["opened_partition", "starts_of_parts"]
 
@@ -89,7 +91,7 @@ class _Sizes:
         piece = _Piece(path if start is None else start)
         if depth < DEPTH:
             try:
-                tree = children_oid(self._load(oid))
+                tree = stored_node(self._load(oid), of_any_class=True).children
                 return self._of_tree(path, piece.start, tree, depth)
             except UnusualRecord:
                 pass
@@ -97,16 +99,16 @@ class _Sizes:
 
     def _of_tree(self, path: _Path, start: _Path, oid: bytes, depth: int) -> _Piece:
         """The piece that a tree of children, or a part of one, is; `path` is that of their parent."""
-        bucket, parts = bucket_or_parts(self._load(oid))
-        if parts:
-            starts = [start, *((*path, key) for key, _ in parts[1:])]
-            middle = self._of_tree(path, start, parts[len(parts) // 2][1], depth)
+        found = children_or_parts(self._load(oid))
+        if isinstance(found, Parts):
+            starts, parts = [start, *((*path, key) for key in found.bounds)], found.parts
+            middle = self._of_tree(path, start, parts[len(parts) // 2], depth)
             return _Piece(
                 start,
                 len(parts) * middle.size,
-                lambda: [self._of_tree(path, first, oid, depth) for first, (_, oid) in zip(starts, parts, strict=True)],
+                lambda: [self._of_tree(path, first, oid, depth) for first, oid in zip(starts, parts, strict=True)],
             )
-        kept = [(key, oid) for key, oid in zip(*bucket, strict=True) if not self._skips(key)]
+        kept = [(key, oid) for key, oid in zip(*found, strict=True) if not self._skips(key)]
         if not kept:
             return _Piece(start)
         key, oid = kept[len(kept) // 2]
@@ -124,7 +126,7 @@ class _Sizes:
 
 
 #: The databases that partitions were read from in this process, by file: which file that was, and what it is read with.
-_databases: dict[str, tuple[tuple[int, int], DB, Places]] = {}
+_databases: dict[str, tuple[tuple[int, int], DB, FileIndex]] = {}
 _databases_lock = Lock()
 #: Databases that stay open.
 KEPT_OPEN = 4
@@ -135,7 +137,7 @@ def opened_partition(name: str, partition: Partition) -> PinnedStorage:
     return pinned_at(partition.before, *_opened(name, partition))
 
 
-def _opened(name: str, partition: Partition) -> tuple[DB, Places]:
+def _opened(name: str, partition: Partition) -> tuple[DB, FileIndex]:
     """The database of a partition, open for reading; the same as last time if the file is."""
     with _databases_lock:
         try:
@@ -159,7 +161,7 @@ def _opened(name: str, partition: Partition) -> tuple[DB, Places]:
                 database = DB(storage)
             except Exception as error:
                 raise _unopened(name, partition, error) from error
-            known = identity, database, Places(database.storage._index._data)
+            known = identity, database, FileIndex(storage)
         _databases[partition.file] = known
         if len(_databases) > KEPT_OPEN:
             _databases.pop(next(iter(_databases)))[1].close()

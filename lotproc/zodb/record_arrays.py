@@ -1,0 +1,67 @@
+"""Many records at once, and many object ids, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+__all__ = ["Bytes", "Flags", "Numbers", "Oids", "Records", "as_oids", "beginning_with", "numbers_at", "rows_at"]
+
+Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+Flags: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
+#: Object ids: an array of bytes, 8 to a row.
+Oids: TypeAlias = Bytes
+Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
+
+class Records(NamedTuple):
+    """Many records at once.
+
+    Args:
+        data: Where they lie: bytes, or the map of a file.
+        array: The same as an array of bytes.
+        starts: Where each begins.
+        lengths: How many bytes each has.
+        tids: The transactions that stored them, one to a row.
+    """
+
+    data: Any
+    array: Bytes
+    starts: Numbers
+    lengths: Numbers
+    tids: Oids
+
+    def bounds(self) -> Iterator[tuple[int, int]]:
+        """Where each begins and ends."""
+        return zip(self.starts.tolist(), (self.starts + self.lengths).tolist(), strict=True)
+
+    def one(self, row: int) -> bytes:
+        """One of them."""
+        start = int(self.starts[row])
+        return bytes(self.data[start : start + int(self.lengths[row])])
+
+
+def as_oids(oids: Iterable[bytes]) -> Oids:
+    """Object ids as an array, one to a row."""
+    return np.frombuffer(b"".join(oids), np.uint8).reshape(-1, 8)
+
+
+def rows_at(array: Bytes, starts: Numbers, length: int) -> Any:
+    """As many bytes from each of some places on, a row for each."""
+    windows = np.ndarray((max(len(array) - length + 1, 0), length), np.uint8, array, strides=(1, 1))
+    return windows[starts]
+
+
+def numbers_at(rows: Bytes, column: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """The eight bytes from a column on as numbers, one for each row."""
+    return np.ascontiguousarray(rows[:, column : column + 8]).view(">u8").ravel().astype(np.uint64)
+
+
+def beginning_with(beginning: bytes, records: Records) -> Flags:
+    """Which of the records begin with these bytes."""
+    found: Flags = records.lengths >= len(beginning)
+    rows: Bytes = rows_at(records.array, records.starts[found], len(beginning))
+    found[found] = (rows == np.frombuffer(beginning, np.uint8)).all(axis=1)
+    return found
