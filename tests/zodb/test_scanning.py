@@ -1218,7 +1218,7 @@ import sys, time
 from lotdb import LOTDB
 database = LOTDB(path=sys.argv[1], name="tree")
 root = database.open_connection()
-for turn in range(8):
+for turn in range(4):
     for speaker in root.all_nodes():
         clips = speaker.all_nodes()
         clips[turn].set_attribute("number", -1)
@@ -1248,7 +1248,7 @@ def test_another_process_writes(clips_folder: Path, tmp_path: Path, pack: list[s
         )
         assert writer.stdin is not None
         assert writer.stdout is not None
-        for _ in range(8):
+        for _ in range(4):
             assert writer.stdout.readline() == "committed\n"
             begun += itertools.islice(records, 200)
             assert paths_of(assert_scanned(root, "number")) == CLIPS
