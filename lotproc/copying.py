@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeAlias
 
 from lotdb import BaseNode
 
+from ._detaching import detached
 from ._nodes import connection_of, node_path
 from ._public import public
 from ._stage import check_choice
 from .errors import ArgumentError, ArgumentTypeError, as_text, brief, got
 from .models import Write, WriteReport
-from .snapshots import detached
 from .sources import Source, as_store
 from .stores.protocol import OUTPUT, Item, Store, StoredRecord, Writer, as_attributes, as_item
 from .traversal import walk

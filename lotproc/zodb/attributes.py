@@ -10,10 +10,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from lotdb import BaseNode
 
+from .._detaching import ATOMS, detached
 from .._jar import RecordJar
 from .._missing import Missing, Sought
 from ..models import NodeRecord, OnError, node_record
-from ..snapshots import ATOMS, Payload, detached, looked_for, record_of
+from ..snapshots import Payload, looked_for, record_of
 from .pinned import PinnedStorage
 from .record_arrays import Oids, beginning_with
 from .records import TREE, are_sorted_names, attributes_in

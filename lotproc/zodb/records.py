@@ -18,8 +18,8 @@ from persistent import Persistent
 from ZODB._compat import _protocol
 from ZODB.serialize import ObjectWriter
 
+from .._detaching import ATOMS
 from .._jar import Items, Parts, items_or_parts_in
-from ..snapshots import ATOMS
 from .pinned import PinnedStorage
 from .record_arrays import as_oids, beginning_with
 

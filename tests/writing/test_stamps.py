@@ -26,8 +26,8 @@ from lotdb import LOTDB, BaseNode, add_blob
 from trees import Color, Segment, values
 
 import lotproc as lp
+from lotproc._detaching import detached
 from lotproc._stamps import DIGEST, inputs_stamp
-from lotproc.snapshots import detached
 
 NAN = float("nan")
 
