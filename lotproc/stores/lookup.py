@@ -1,4 +1,4 @@
-"""Whether results are in a store, and with which stamps: what `_lookup` does for trees."""
+"""Whether results are in a store, and with which stamps: what `zodb.lookup` does for trees."""
 
 from __future__ import annotations
 

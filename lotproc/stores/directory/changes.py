@@ -48,10 +48,7 @@ class Entries(Reading):
     """The entries of a store: read, and changed as a whole.
 
     Args:
-        store: For messages.
-        layout: Where they are.
-        codec: How values become bytes.
-        timeout: Seconds to wait for somebody else's change of an entry; None: for ever.
+        store, layout, codec, timeout: As for `Reading`.
         durable: Whether a change is on the disk when it is made.
     """
 
