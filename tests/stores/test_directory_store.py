@@ -563,6 +563,47 @@ def test_a_killed_writer_leaves_the_old_pair_or_the_new_one(tmp_path: Path) -> N
         assert (CHANGES[name][1] and list(CHANGES[name][1])) in all_found
 
 
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("durable", [False, True])
+def test_an_error_at_any_step_leaves_the_old_pair_or_the_new_one(
+    change: str, durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = ("old", {"old": 1}), CHANGES[change][1]
+
+    def failing(function: Any, left: list[bool]) -> Any:
+        def counted(*args: Any, **options: Any) -> Any:
+            if left and not left.pop():
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return function(*args, **options)
+
+        return counted
+
+    for step in range(100):
+        store = DirectoryStore(tmp_path / str(step), durable=durable)
+        store.put("a", *old)
+        left = [False] + [True] * step
+        error = None
+        with monkeypatch.context() as patch:
+            for name in ("open", "write", "unlink", "replace", "fsync", "ftruncate"):
+                patch.setattr(os, name, failing(getattr(os, name), left))
+            try:
+                exec(CHANGES[change][0], {"store": store})
+            except OSError as raised:
+                error = raised
+        if left:
+            break
+        entry = store.entry("a")
+        found = entry.read() if entry else None
+        assert found in (old, new)
+        assert error is not None or found == new
+        store.put("b", 1)
+        assert (entry.read() if entry else None) == found
+        store.put("a", "next", {"next": 1})
+        assert store.entry("a").read() == ("next", {"next": 1})
+        assert not os.path.exists(tmp_path / str(step) / ".a.pair")
+    assert step > 0
+
+
 def test_what_is_left_of_a_killed_writer_is_removed_when_it_is_a_day_old(store: DirectoryStore) -> None:
     store["a"] = 1
     store[("n", "a")] = 1
