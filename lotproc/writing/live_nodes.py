@@ -100,13 +100,13 @@ def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
     """Write to live nodes."""
     connection = connection_of(root)
     jar = None if connection is None else RecordJar(connection._storage.load, connection.db(), connection._storage)
-    arrays, replaces = options.arrays, options.if_exists == "replace"
+    arrays, replaces, skips = options.arrays, options.if_exists == "replace", options.if_exists == "skip"
     written, skipped, last_path = 0, 0, None
     for planned in writes:
         node = find(root, planned.path)
         if node is None:
             node = root.get_node_path(planned.path)
-        elif options.skips(partial(node.get_attribute, VERSION, None)):
+        elif skips and options.skips(partial(node.get_attribute, VERSION, None)):
             skipped += 1
             continue
         elif options.if_exists == "error":
@@ -132,8 +132,6 @@ def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
             elif not _stored_already(node, name, value, jar):
                 node.set_attribute(name, value)
         written, last_path = written + 1, planned.path
-        if jar is not None:
-            jar.cacheGC()
     return Done(written, skipped, last_path)
 
 
@@ -165,6 +163,8 @@ def _in_database(tree: Any, name: str, jar: RecordJar | None) -> Any:
     if jar is None or tree._p_jar is None or tree._p_changed:
         return _ABSENT
     try:
-        return jar.get(tree._p_oid).get(name, _ABSENT)
+        found = jar.get(tree._p_oid).get(name, _ABSENT)
     except DamagedDatabaseError:
         return _ABSENT
+    jar.cacheGC()
+    return found
