@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from test_bulk import assert_sound
 from trees import opened
 from ZEO.ClientStorage import ClientStorage
 from ZEO.Exceptions import ClientDisconnected
+from zeo_server import server
 
 import lotproc as lp
 
@@ -27,22 +27,6 @@ NAMES = ("one", "two")
 #: What ZEO raises when its server is gone; Python 3.13.0 makes it a TypeError where a transport is written to that was
 #: just closed.
 GONE = (ClientDisconnected, TypeError)
-
-
-@contextmanager
-def server(folder: pathlib.Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """A ZEO server in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "ZEO.runzeo", "-a", f"127.0.0.1:{port}", "-f", str(folder / "shared.fs")]
-    with open(folder / "server.log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, text=True, cwd=folder)
-    try:
-        yield port, process
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def connected(port: int, patience: float = 100) -> Any:

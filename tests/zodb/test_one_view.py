@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from hypothesis import Phase, example, given, settings, strategies as st
 from lotdb import LOTDB, BaseNode, PathFileObj, add_blob
-from test_several_writers import server
 from toolz import concat
 from transaction import TransactionManager
 from trees import Tree, exactly, opened, scanned_live, trees
 from view_writer import CHANGES, CLIPS, change, clip, relational
 from ZEO.ClientStorage import ClientStorage
+from zeo_server import server
 from ZODB.blob import BlobStorage
 from ZODB.DB import DB
 from ZODB.DemoStorage import DemoStorage
