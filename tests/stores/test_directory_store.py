@@ -667,6 +667,8 @@ def test_a_journal_that_comes_back_after_all_was_done_does_nothing(store: Direct
             store.put("a", "newer", {"newer": 1})
             Path(store._directory, ".a.pair").write_text(f"lotproc abc-1 {meta} {value}\n")
             assert store.entry("a").read() == ("newer", {"newer": 1})
+            store["a"] = "newest"  # what the journal says is looked at, and was done
+            assert store.entry("a").read() == ("newest", {"newer": 1})
 
 
 # --- Beside each other -----------------------------------------------------------------------------------------------
