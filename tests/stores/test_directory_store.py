@@ -41,7 +41,7 @@ from lotproc.errors import (
     StoreClosedError,
     StoreLockedError,
 )
-from lotproc.stores.directory import DirectoryStore, scan as scan
+from lotproc.stores.directory import DirectoryStore, reading as reading, scan as scan
 from lotproc.stores.directory.metadata import Metadata
 from lotproc.stores.protocol import Item
 
@@ -711,6 +711,24 @@ def test_readers_beside_writers_see_pairs_that_were_put(store: DirectoryStore) -
         for thread in threads:
             thread.join()
     assert not problems
+
+
+def test_a_pair_that_is_put_between_two_openings_is_read_as_one(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("a", "old", {"old": 1})
+    opened: list[str] = []
+    open_regular = reading.open_regular
+
+    def opening(path: str, **options: Any) -> int:
+        descriptor = open_regular(path, **options)
+        opened.append(path)
+        if len(opened) == 1:
+            store.put("a", "new", {"new": 1})
+        return descriptor
+
+    monkeypatch.setattr(reading, "open_regular", opening)
+    assert store.entry("a").read() == ("new", {"new": 1})
 
 
 HOLDING = """
