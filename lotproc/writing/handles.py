@@ -15,7 +15,7 @@ from ..errors import ArgumentError, MissingExtraError, NotPicklableError, Payloa
 from ..payloads import PayloadHandle
 from ..stores.codecs import Codec
 from ..stores.protocol import StoredPayload
-from ..zodb.arrays import Arrays, payload_names, sample_rate
+from .arrays import Arrays, payload_names, sample_rate
 from .payload_copies import PayloadCopy
 
 __all__ = ["as_payload", "checked_values", "handle_names", "with_copies", "with_payloads", "without_handles"]

@@ -16,7 +16,7 @@ from .._nodes import connection_of, find
 from .._stamps import STAMPS, VERSION
 from ..errors import DamagedDatabaseError
 from ..models import Write
-from ..zodb.arrays import as_data_node, payload_names, sample_rate, store_payload
+from .arrays import as_data_node, payload_names, sample_rate, store_payload
 from .handles import handle_names, with_payloads, without_handles
 from .options import Options
 from .progress import Done, Progress

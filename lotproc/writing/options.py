@@ -9,7 +9,7 @@ from .._stage import check_choice
 from .._stamps import STAMPS
 from ..errors import ArgumentError, ExistsError, NoSuchKeyError, as_text
 from ..stores.protocol import OUTPUT
-from ..zodb.arrays import Arrays
+from .arrays import Arrays
 
 __all__ = ["IfExists", "IfMissing", "Options", "merged"]
 

@@ -15,7 +15,7 @@ from .._missing import noting, tell_all
 from .._stage import check_root, stage
 from ..models import Failure, ProcessResult, Write, WriteReport
 from ..stores.protocol import OUTPUT, Store
-from ..zodb.arrays import Arrays, check_arrays
+from .arrays import Arrays, check_arrays
 from .conflicts import opened_tree
 from .into_store import check_store, opened_store, planned_items
 from .ledger import Ledger
