@@ -66,8 +66,10 @@ def detached(
     # Raised here, without the error behind it: a recursion has a traceback of a thousand frames, and some libraries
     # pickle errors with their tracebacks.
     raise DetachError(
-        f"{stage_name}: {what} of {as_text(path)} can't be detached: {reason}; leave it out of the names, or "
-        f"take what you need with a function as payload="
+        f"{stage_name}: {what}",
+        f"can't be detached: {reason}",
+        path=path,
+        hint="leave it out of the names, or take what you need with a function as payload=",
     )
 
 

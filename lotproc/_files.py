@@ -87,7 +87,8 @@ def check_regular(path: str, *, is_written: bool = False) -> None:
         raise _foreign(path, found.st_mode)
     if is_written and found.st_nlink > 1:
         raise ForeignFileError(
-            f"{path} has {found.st_nlink} names (hard links), and would change under each; put a copy in its place"
+            f"{path} has {found.st_nlink} names (hard links), and would change under each",
+            hint="put a copy in its place",
         )
 
 
@@ -101,11 +102,11 @@ def linked_inside(link: str, folder: str | None) -> str:
     if folder is None or not f"{real}{os.sep}".startswith(os.path.join(folder, "")):
         where = "" if folder is None else f" out of {folder}"
         raise ForeignFileError(
-            f"{link} is a symbolic link{where}, to {real}, which is not followed; put what it leads to in its place, "
-            "or open that where it lies"
+            f"{link} is a symbolic link{where}, to {real}, which is not followed",
+            hint="put what it leads to in its place, or open that where it lies",
         )
     if not os.path.lexists(real) or os.path.islink(real):
-        raise ForeignFileError(f"{link} is a symbolic link to {real}, where there is nothing; remove the link")
+        raise ForeignFileError(f"{link} is a symbolic link to {real}, where there is nothing", hint="remove the link")
     return real
 
 
@@ -116,7 +117,7 @@ def kind_of_file(mode: int) -> str:
 
 def _foreign(path: str, mode: int) -> ForeignFileError:
     return ForeignFileError(
-        f"{path} is {kind_of_file(mode)}, and should be a regular file; move it away, or name another one"
+        f"{path} is {kind_of_file(mode)}, and should be a regular file", hint="move it away, or name another one"
     )
 
 
@@ -190,7 +191,7 @@ def _keep_mode(descriptor: int, target: str) -> None:
     if stat.S_ISDIR(mode):  # which must not come to light when a change is half done
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
     if not stat.S_ISREG(mode):
-        raise ForeignFileError(f"{target} is {kind_of_file(mode)}, which is not written over; move it away")
+        raise ForeignFileError(f"{target} is {kind_of_file(mode)}, which is not written over", hint="move it away")
     if mode != os.fstat(descriptor).st_mode and hasattr(os, "fchmod"):
         os.fchmod(descriptor, mode & 0o7777)
 

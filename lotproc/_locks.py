@@ -109,8 +109,8 @@ def acquire(path: str, timeout: float | None, what: Callable[[], str]) -> bool:
     descriptor = take(path, timeout)
     if descriptor is None:
         raise StoreLockedError(
-            f"{what()} is locked by {holder(path)}; waited {timeout:g} s. Wait for it, end it, or give the store a "
-            "longer lock_timeout"
+            f"{what()} is locked by {holder(path)}",
+            hint=f"waited {timeout:g} s. Wait for it, end it, or give the store a longer lock_timeout",
         )
     _held[key] = [descriptor, 1]
     return True

@@ -332,5 +332,5 @@ def attributes_of(name: str, item: Any) -> Any:
 
 def no_item(name: str, item: object, expected: str = "a node or a record") -> ArgumentTypeError:
     """The error for something in a stream that a stage can't work on."""
-    hint = "; put it before chunked(), or toolz.concat in front" if isinstance(item, (list, tuple)) else ""
-    return ArgumentTypeError(f"{name}: expected {expected}, got {got(item)}{hint}")
+    hint = "put it before chunked(), or toolz.concat in front" if isinstance(item, (list, tuple)) else None
+    return ArgumentTypeError(f"{name}:", expected=expected, got=got(item), hint=hint)

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from persistent import Persistent
 
-from .errors import ArgumentTypeError, as_text, got
+from .errors import ArgumentTypeError, got
 from .payloads import PayloadHandle
 
 __all__ = [
@@ -116,7 +116,7 @@ def _digest(name: str, path: Iterable[str], attributes: Mapping[str, Any]) -> tu
         reason = str(error) or type(error).__name__
     # Raised here, without the error behind it: a recursion has a traceback of a thousand frames.
     raise ArgumentTypeError(
-        f"{name}: attribute {attribute!r} of {as_text(path)} has no digest: {reason}; leave it out of the names"
+        f"{name}: attribute {attribute!r}", f"has no digest: {reason}", path=path, hint="leave it out of the names"
     )
 
 

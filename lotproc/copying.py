@@ -87,12 +87,12 @@ def copy(
     """
     check_choice("copy", "if_exists", if_exists, ("replace", "skip", "error"))
     if progress is not None and not isinstance(progress, bool):
-        raise ArgumentTypeError(f"copy: progress must be True, False or None, got {got(progress)}")
+        raise ArgumentTypeError("copy: progress", expected="True, False or None", got=got(progress))
     for end in (source, target):
         if not isinstance(end, BaseNode):
             as_store("copy", end)
     if not isinstance(output_attribute, str):
-        raise ArgumentTypeError(f"copy: output_attribute must be a str, got {got(output_attribute)}")
+        raise ArgumentTypeError("copy: output_attribute", expected="a str", got=got(output_attribute))
     if _is_inside(source, target):
         raise ArgumentError(f"copy: the target {brief(target)} is the source {brief(source)}, or lies in it")
     options = Options("copy", commit_every, if_exists, output=output_attribute)
@@ -174,8 +174,9 @@ def _planned(entries: Iterable[StoredRecord], root: BaseNode, options: Options) 
         for name, value in attributes.items():
             if not isinstance(name, str):
                 raise ArgumentTypeError(
-                    f"copy: what is at {as_text(entry.path)} can't be attributes: the name of one must be a str, got "
-                    f"{got(name)}"
+                    f"copy: what is at {as_text(entry.path)} can't be attributes: the name of one",
+                    expected="a str",
+                    got=got(name),
                 )
             checked_values("copy", entry.path, {name: value})
             attributes[name] = as_payload("copy", entry.path, name, value, connection)

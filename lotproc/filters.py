@@ -138,7 +138,7 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
 def attribute_test(stage_name: str, name: str, test: Any) -> Callable[[Any], bool]:
     """The test behind `where`, of one node or record."""
     if not isinstance(name, str):
-        raise ArgumentTypeError(f"{stage_name}: the name of an attribute must be a str, got {got(name)}")
+        raise ArgumentTypeError(f"{stage_name}: the name of an attribute", expected="a str", got=got(name))
 
     def matches(item: Any) -> bool:
         try:

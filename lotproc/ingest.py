@@ -74,9 +74,9 @@ def index_files(folder: str | os.PathLike[str], pattern: str = "**/*.wav") -> It
         PatternError: `pattern` is no path pattern.
     """
     if not isinstance(folder, (str, os.PathLike)):
-        raise ArgumentTypeError(f"index_files: folder must be a str or a path, got {got(folder)}")
+        raise ArgumentTypeError("index_files: folder", expected="a str or a path", got=got(folder))
     if not isinstance(pattern, str):
-        raise ArgumentTypeError(f"index_files: pattern must be a str like '**/*.wav', got {got(pattern)}")
+        raise ArgumentTypeError("index_files: pattern", expected="a str like '**/*.wav'", got=got(pattern))
     top = Path(folder).absolute()
     if not top.is_dir():
         raise ArgumentError(f"index_files: {str(top)!r} is {'no folder' if top.exists() else 'not there'}")
@@ -209,16 +209,14 @@ def ingest_files(
     if attribute is None:
         attribute = "data" if content else "file"
     if not isinstance(attribute, str) or not attribute:
-        raise ArgumentTypeError(f"{name}: attribute must be the name of an attribute, got {got(attribute)}")
+        raise ArgumentTypeError(f"{name}: attribute", expected="the name of an attribute", got=got(attribute))
     if samplerate_hz is not None:
         if not isinstance(samplerate_hz, Real):
-            raise ArgumentTypeError(f"{name}: samplerate_hz must be a number, got {got(samplerate_hz)}")
+            raise ArgumentTypeError(f"{name}: samplerate_hz", expected="a number", got=got(samplerate_hz))
         if not samplerate_hz > 0:
-            raise ArgumentError(f"{name}: samplerate_hz must be more than 0, got {samplerate_hz}")
+            raise ArgumentError(f"{name}: samplerate_hz", expected="more than 0", got=f"{samplerate_hz}")
     if content and backend == "zarr" and not hasattr(database, "data_store_path"):
-        raise ArgumentError(
-            f'{name}: backend="zarr" needs database=, the LOTDB whose store to use; got {got(database)}'
-        )
+        raise ArgumentError(f'{name}: backend="zarr" needs database=, the LOTDB whose store to use', got=got(database))
     if commit_every == "auto":
         commit_every = None if connection_of(root) is None else 1_000
     check_writable(name, root, commit_every)
@@ -290,10 +288,12 @@ class _Unusable(Exception):
 
 def _checked(item: Any) -> tuple[tuple[str, ...], Path]:
     if not isinstance(item, IndexedFile):
-        raise ArgumentTypeError(f"ingest_files: expected an IndexedFile, got {got(item)}; index_files() makes them")
+        raise ArgumentTypeError(
+            "ingest_files:", expected="an IndexedFile", got=got(item), hint="index_files() makes them"
+        )
     path = tuple(item.path)
     if isinstance(item.path, str) or not path or not all(isinstance(key, str) and key for key in path):
-        raise ArgumentError(f"ingest_files: the path of {item.file} must be a tuple of keys, got {got(item.path)}")
+        raise ArgumentError(f"ingest_files: the path of {item.file}", expected="a tuple of keys", got=got(item.path))
     return path, Path(item.file).absolute()
 
 

@@ -180,12 +180,14 @@ class PayloadHandle:
         """
         self._check_array("blocks")
         if unit not in ("samples", "seconds"):
-            raise ArgumentError(f"blocks: unit must be 'samples' or 'seconds', got {got(unit)}")
+            raise ArgumentError("blocks: unit", expected="'samples' or 'seconds'", got=got(unit))
         samples = self._in_samples("blocks", "size", size) if unit == "seconds" else _number("blocks", "size", size)
         if samples <= 0:
-            raise ArgumentError(f"blocks: size must be more than 0, got {got(size)}")
+            raise ArgumentError("blocks: size", expected="more than 0", got=got(size))
         if unit == "samples" and samples != int(samples):
-            raise ArgumentError(f"blocks: size must be a whole number of samples, got {got(size)}; or unit='seconds'?")
+            raise ArgumentError(
+                "blocks: size", expected="a whole number of samples", got=got(size), hint="or unit='seconds'?"
+            )
         return self._blocks(math.ceil(samples))
 
     def _blocks(self, step: int) -> Iterator[np.ndarray[Any, Any]]:
@@ -203,7 +205,9 @@ class PayloadHandle:
         array = self._npy(mapped=True) if mapped else self.read()
         converted = np.asarray(array, dtype=dtype)
         if copy is False and not (mapped and converted is array):
-            raise ArgumentError(f"numpy.asarray: the array in {self.file} can't be had with copy=False; leave it out")
+            raise ArgumentError(
+                f"numpy.asarray: the array in {self.file} can't be had with copy=False", hint="leave it out"
+            )
         return converted
 
     def _is_final(self) -> bool:
@@ -256,21 +260,26 @@ class PayloadHandle:
     def _not_there(self, reason: str) -> PayloadError:
         where = self.file if self.dataset is None else f"{self.dataset} in {self.file}"
         return PayloadError(
-            f"{where} is not the payload it was: expected {self}, {reason}; it was cut off or replaced: take a new "
-            f"record of its node, or restore the file"
+            f"{where} is not the payload it was:",
+            expected=f"{self}, {reason}",
+            hint="it was cut off or replaced: take a new record of its node, or restore the file",
         )
 
     def _check_array(self, what: str) -> None:
         if self.kind != "array":
-            raise ArgumentTypeError(f"{what}: the payload in {self.file} is {self.kind}, not an array; use read()")
+            raise ArgumentTypeError(
+                f"{what}: the payload in {self.file} is {self.kind}, not an array", hint="use read()"
+            )
         if self.shape == () and what != "numpy.asarray":
-            raise ArgumentError(f"{what}: the array in {self.file} is a single number, without a time axis; use read()")
+            raise ArgumentError(
+                f"{what}: the array in {self.file} is a single number, without a time axis", hint="use read()"
+            )
 
     def _in_samples(self, what: str, argument: str, seconds: float) -> float:
         if self.samplerate_hz is None:
             raise ArgumentError(
-                f"{what}: {argument} is in seconds, and the payload in {self.file} was stored without samplerate_hz; "
-                f"use samples: blocks(size), or read() and a slice"
+                f"{what}: {argument} is in seconds, and the payload in {self.file} was stored without samplerate_hz",
+                hint="use samples: blocks(size), or read() and a slice",
             )
         return _number(what, argument, seconds) * self.samplerate_hz
 
@@ -317,9 +326,9 @@ def _told_if_gone() -> Iterator[None]:
 
 def _number(what: str, argument: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ArgumentTypeError(f"{what}: {argument} must be a number, got {got(value)}")
+        raise ArgumentTypeError(f"{what}: {argument}", expected="a number", got=got(value))
     if not math.isfinite(value):
-        raise ArgumentError(f"{what}: {argument} must be a finite number, got {got(value)}")
+        raise ArgumentError(f"{what}: {argument}", expected="a finite number", got=got(value))
     return float(value)
 
 

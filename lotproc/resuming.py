@@ -102,16 +102,16 @@ def pending(
     """
     if not callable(policy):
         raise ArgumentTypeError(
-            f"pending: policy must be inline(...), mirror(...), fresh(...) or a function; got {got(policy)}"
+            "pending: policy", expected="inline(...), mirror(...), fresh(...) or a function", got=got(policy)
         )
     if not isinstance(root, (Partition, Store)):
         check_root("pending", root)
     if version is not None and not isinstance(version, str):
-        raise ArgumentTypeError(f"pending: version must be a str or None, got {got(version)}")
+        raise ArgumentTypeError("pending: version", expected="a str or None", got=got(version))
     if version == "":
-        raise ArgumentError("pending: version must not be empty; leave it out where any version will do")
+        raise ArgumentError("pending: version must not be empty", hint="leave it out where any version will do")
     if not isinstance(inputs, bool):
-        raise ArgumentTypeError(f"pending: inputs must be True or False, got {got(inputs)}")
+        raise ArgumentTypeError("pending: inputs", expected="True or False", got=got(inputs))
     at_top = bool(getattr(policy, "starts_at_top", False))
 
     def run(items: Iterable[T]) -> Iterator[T]:
@@ -130,7 +130,7 @@ def _lookup(root: BaseNode | Partition | Store, *, at_top: bool) -> Lookup:
         return RecordLookup(storage, root_of(storage, root.root) if at_top else root.root)
     connection = root._p_jar if root._p_jar is not None else connection_of(root)
     if connection is not None and connection.opened is None:
-        raise ArgumentError("pending: the connection of its root is closed; open it again, and take its root")
+        raise ArgumentError("pending: the connection of its root is closed", hint="open it again, and take its root")
     is_saved = connection is not None and root._p_oid is not None and not has_changes(connection)
     while at_top and root.parent is not None:
         root = root.parent  # which may lie in another database than what is below it
@@ -255,8 +255,9 @@ def _with_inputs(record: NodeRecord, stamp: str) -> NodeRecord:
 def _no_record(item: object) -> ArgumentTypeError:
     if isinstance(item, BaseNode):
         return ArgumentTypeError(
-            f"pending: with inputs=True it needs records, and got the live node {as_text(node_path(item))}, which does "
-            f"not say what is taken of it; put snapshot(...) in front"
+            f"pending: with inputs=True it needs records, and got the live node {as_text(node_path(item))}, "
+            "which does not say what is taken of it",
+            hint="put snapshot(...) in front",
         )
     return no_item("pending", item, "a NodeRecord, as inputs=True needs it")
 
@@ -292,7 +293,7 @@ def retry_failed(ledger: str | os.PathLike[str]) -> Callable[[BaseNode], Iterato
         ArgumentTypeError: `ledger` is no path, or `root` no node.
     """
     if not isinstance(ledger, (str, os.PathLike)):
-        raise ArgumentTypeError(f"retry_failed: ledger must be the path of a file, got {got(ledger)}")
+        raise ArgumentTypeError("retry_failed: ledger", expected="the path of a file", got=got(ledger))
     return lambda root: _failed(ledger, root)
 
 

@@ -153,8 +153,9 @@ def _tests(where: Where) -> tuple[Callable[[str], object] | None, tuple[tuple[st
     conditions = [where] if isinstance(where, (str, re.Pattern, Mapping)) else where
     if not isinstance(conditions, Iterable):
         raise ArgumentTypeError(
-            f"scan: where must be a regular expression for keys, a mapping from attributes to tests, or several of "
-            f"these; got {got(where)}"
+            "scan: where",
+            expected="a regular expression for keys, a mapping from attributes to tests, or several of these",
+            got=got(where),
         )
     patterns: list[Callable[[str], object]] = []
     tests: list[tuple[str, Callable[[Any], bool]]] = []
@@ -165,8 +166,9 @@ def _tests(where: Where) -> tuple[Callable[[str], object] | None, tuple[tuple[st
             patterns.append(regex("scan", condition).search)
         else:
             raise ArgumentTypeError(
-                f"scan: where takes regular expressions for keys, and mappings like {{'seconds': 1.5}} from attributes "
-                f"to tests; got {got(condition)} among them"
+                "scan: where takes regular expressions for keys, and mappings like {'seconds': 1.5} from "
+                "attributes to tests",
+                got=f"{got(condition)} among them",
             )
     if len(patterns) < 2:
         return patterns[0] if patterns else None, tuple(tests)
@@ -229,8 +231,9 @@ def partitions(
         file = plain_file(storage)
         if file is None:
             raise ArgumentError(
-                f"partitions: {root.key!r} lies in a {type(unwrapped(storage)).__qualname__}, which can't be opened "
-                f"from elsewhere; only a FileStorage can. Give the root itself to scan()"
+                f"partitions: {root.key!r} lies in a {type(unwrapped(storage)).__qualname__}, which can't be "
+                "opened from elsewhere",
+                hint="only a FileStorage can. Give the root itself to scan()",
             )
         _save_index(file)
         pinned = pinned_view(connection)
@@ -254,22 +257,22 @@ def checked_connection(name: str, root: BaseNode, uncommitted: Uncommitted) -> A
     connection = connection_of(root)
     if connection is not None and connection.opened is None:
         raise ArgumentError(
-            f"{name}: the connection of its root is closed; open it again, and take the root from there"
+            f"{name}: the connection of its root is closed", hint="open it again, and take the root from there"
         )
     if connection is None:
         raise ArgumentError(
-            f"{name}: {root.key!r} is the root of a tree in memory; {name} reads the records of a database. Use "
-            f"leaves() and snapshot(), or save the tree first"
+            f"{name}: {root.key!r} is the root of a tree in memory",
+            hint=f"{name} reads the records of a database. Use leaves() and snapshot(), or save the tree first",
         )
     if uncommitted == "error" and has_changes(connection):
         raise UncommittedError(
-            f"{name}: the connection of {root.key!r} has changes that are not committed, and {name} reads what is; "
-            f'commit or abort them, or give uncommitted="ignore"'
+            f"{name}: the connection of {root.key!r} has changes that are not committed, and {name} reads what is",
+            hint='commit or abort them, or give uncommitted="ignore"',
         )
     saved = connection._savepoint_storage
     oid = root._p_oid
     if oid is None or oid in connection._added or (saved is not None and oid in saved.creating):
-        raise ArgumentError(f"{name}: {root.key!r} was never committed; commit it first")
+        raise ArgumentError(f"{name}: {root.key!r} was never committed", hint="commit it first")
     return connection
 
 

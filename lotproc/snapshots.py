@@ -246,15 +246,18 @@ def checked_names(stage_name: str, names: Names) -> tuple[str, ...] | EllipsisTy
         return (names,)
     if not isinstance(names, Iterable):
         raise ArgumentTypeError(
-            f"{stage_name}: names must be a str, several, or ... for all; got {got(names)}"
-            f"{f'; {hint}' if (hint := root_hint(stage_name, names)) else ''}"
+            f"{stage_name}: names",
+            expected="a str, several, or ... for all",
+            got=got(names),
+            hint=root_hint(stage_name, names),
         )
     names = tuple(names)
     for name in names:
         if not isinstance(name, str):
             raise ArgumentTypeError(
-                f"{stage_name}: the name of an attribute must be a str, got {got(name)} in {brief(names)}; the "
-                f"names come first: {stage_name}(names, ...)"
+                f"{stage_name}: the name of an attribute",
+                expected=f"a str, got {got(name)} in {brief(names)}",
+                hint=f"the names come first: {stage_name}(names, ...)",
             )
     return names
 
@@ -263,7 +266,7 @@ def check_payload(stage_name: str, payload: Payload) -> None:
     """Refuse what names no payload."""
     if payload is not None and not isinstance(payload, str) and not callable(payload):
         raise ArgumentTypeError(
-            f"{stage_name}: payload must be the name of a data attribute or a function of a node, got {got(payload)}"
+            f"{stage_name}: payload", expected="the name of a data attribute or a function of a node", got=got(payload)
         )
 
 
@@ -293,6 +296,8 @@ def handle_of(stage_name: str, value: Any, name: str, path: tuple[str, ...]) -> 
     else:
         reason = f"expected a DataObject, a BlobObject or a Blob, got {got(value)}"
     raise DetachError(
-        f"{stage_name}: attribute {name!r} of {as_text(path)} can't be the payload: {reason}; name another attribute, "
-        f"or take what you need with a function as payload="
+        f"{stage_name}: attribute {name!r}",
+        f"can't be the payload: {reason}",
+        path=path,
+        hint="name another attribute, or take what you need with a function as payload=",
     )

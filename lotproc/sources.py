@@ -61,7 +61,7 @@ def records(names: Names, *, output_attribute: str = OUTPUT) -> Callable[[Source
     """
     taken = checked_names("records", names)
     if not isinstance(output_attribute, str):
-        raise ArgumentTypeError(f"records: output_attribute must be a str, got {got(output_attribute)}")
+        raise ArgumentTypeError("records: output_attribute", expected="a str", got=got(output_attribute))
 
     def run(source: Source) -> Iterator[NodeRecord]:
         if isinstance(source, BaseNode):
@@ -75,8 +75,9 @@ def as_store(name: str, store: object) -> Store:
     """Refuse what is no store, where a tree would do as well."""
     if not isinstance(store, Store):
         raise ArgumentTypeError(
-            f"{name}: expected a store, such as a DirectoryStore, an LmdbStore or an Archive, or a lotdb node; got "
-            f"{got(store)}"
+            f"{name}:",
+            expected="a store, such as a DirectoryStore, an LmdbStore or an Archive, or a lotdb node",
+            got=got(store),
         )
     return store
 

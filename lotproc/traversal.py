@@ -399,7 +399,9 @@ def check_level(name: str, argument: str, level: int | str) -> None:
     """Refuse what is no depth of nodes."""
     if isinstance(level, str):
         if level != "deepest":
-            raise ArgumentError(f"{name}: {argument} must be a number of at least 0, or 'deepest'; got {level!r}")
+            raise ArgumentError(
+                f"{name}: {argument}", expected="a number of at least 0, or 'deepest'", got=f"{level!r}"
+            )
     else:
         check_count(name, argument, level, minimum=0)
 
@@ -412,4 +414,4 @@ def skip_tests(name: str, skip: Skip) -> _Skip:
         return key_glob(name, skip), None
     if callable(skip):
         return None, skip
-    raise ArgumentTypeError(f"{name}: skip must be a glob on keys or a function of a node, got {got(skip)}")
+    raise ArgumentTypeError(f"{name}: skip", expected="a glob on keys or a function of a node", got=got(skip))

@@ -62,14 +62,17 @@ def as_codec(name: str, codec: CodecLike) -> Codec:
     if isinstance(codec, str):
         if codec not in NAMED:
             raise ArgumentError(
-                f"{name}: codec must be one of {', '.join(map(repr, NAMED))}, or a pair of functions; got {codec!r}"
+                f"{name}: codec",
+                expected=f"one of {', '.join(map(repr, NAMED))}, or a pair of functions",
+                got=f"{codec!r}",
             )
         return NAMED[codec]
     if isinstance(codec, (tuple, list)) and len(codec) == 2 and all(map(callable, codec)):
         return _custom(*codec)
     raise ArgumentTypeError(
-        f"{name}: codec must be one of {', '.join(map(repr, NAMED))}, or a pair of functions (encode, decode); "
-        f"got {got(codec)}"
+        f"{name}: codec",
+        expected=f"one of {', '.join(map(repr, NAMED))}, or a pair of functions (encode, decode)",
+        got=got(codec),
     )
 
 
@@ -92,7 +95,7 @@ def check_codec(store: str, codec: Codec, data: Any) -> None:
     if found is not None:
         hint = {"an npy array": "npy", "a pickle": "pickle", "JSON": "json"}.get(found)
         what = f'; open it with codec="{hint}"' if hint else ": bytes of another codec, or damaged ones"
-        raise CodecError(f"{store}: its values are not of the codec {codec.name!r}; the first is {found}{what}")
+        raise CodecError(f"{store}: its values are not of the codec {codec.name!r}", hint=f"the first is {found}{what}")
 
 
 def json_metadata(attributes: dict[str, Any]) -> dict[str, Any] | None:
@@ -240,7 +243,7 @@ def _json_number(value: Any) -> Any:
 
 def _array(value: Any) -> np.ndarray[Any, Any]:
     if not isinstance(value, np.ndarray) or not _is_plain(value):
-        raise CodecError(f'codec "npy" takes numpy arrays, but not of objects and not masked ones; got {got(value)}')
+        raise CodecError('codec "npy" takes numpy arrays, but not of objects and not masked ones', got=got(value))
     return value
 
 
@@ -281,14 +284,14 @@ def _as_bytes(value: Any) -> Buffer:
     if type(value) is bytes:
         return value
     if isinstance(value, np.ndarray) and not _is_plain(value):
-        raise CodecError(f'codec "bytes" takes arrays, but not of objects and not masked ones; got {got(value)}')
+        raise CodecError('codec "bytes" takes arrays, but not of objects and not masked ones', got=got(value))
     try:
         view = memoryview(value)
         return view if view.format == "B" and view.ndim == 1 and view.c_contiguous else view.cast("B")
     except (TypeError, ValueError, BufferError):
         if isinstance(value, np.ndarray):  # of dates, which has no buffer; or not in one piece
             return value.tobytes()
-        raise CodecError(f'codec "bytes" takes bytes, arrays and other buffers; got {got(value)}') from None
+        raise CodecError('codec "bytes" takes bytes, arrays and other buffers', got=got(value)) from None
 
 
 def _dumping(encode: Callable[[Any], Buffer]) -> Callable[[Any, IO[bytes]], None]:
@@ -302,7 +305,7 @@ def _custom(encode: Callable[[Any], Any], decode: Callable[[bytes], Any]) -> Cod
     def encoded(value: Any) -> Buffer:
         data = encode(value)
         if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise CodecError(f"the codec's encode must return bytes, got {got(data)}")
+            raise CodecError("the codec's encode must return bytes", got=got(data))
         return data
 
     def decoded(data: Any) -> Any:

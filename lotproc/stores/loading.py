@@ -143,7 +143,7 @@ def shuffled(
     seed, epoch = _count("shuffled", "seed", seed, least=0), _count("shuffled", "epoch", epoch, least=0)
     check_flag("shuffled", "drop_last", drop_last)
     if collate is not None and not callable(collate):
-        raise ArgumentTypeError(f"shuffled: collate must be a function of a list of records, got {got(collate)}")
+        raise ArgumentTypeError("shuffled: collate", expected="a function of a list of records", got=got(collate))
     make = collate or _touched
     return _shuffled(
         _archive(archive), not isinstance(archive, Archive), batch_size, (seed, epoch), prefetch, make, drop_last
@@ -211,9 +211,9 @@ def _archive(archive: Any) -> Archive:
 
 def _count(name: str, what: str, value: Any, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ArgumentTypeError(f"{name}: {what} must be a whole number, got {got(value)}")
+        raise ArgumentTypeError(f"{name}: {what}", expected="a whole number", got=got(value))
     if value < least:
-        raise ArgumentError(f"{name}: {what} must be at least {least}, got {value}")
+        raise ArgumentError(f"{name}: {what}", expected=f"at least {least}", got=f"{value}")
     return int(value)
 
 
@@ -221,7 +221,7 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
     try:
         kind: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
-        raise ArgumentTypeError(f"token_batches: dtype must be a dtype, got {got(dtype)}") from error
+        raise ArgumentTypeError("token_batches: dtype", expected="a dtype", got=got(dtype)) from error
     if dtype is None or kind.hasobject or not kind.itemsize or kind.subdtype is not None:
-        raise ArgumentError(f"token_batches: dtype must be that of numbers, got {got(dtype)}")
+        raise ArgumentError("token_batches: dtype", expected="that of numbers", got=got(dtype))
     return kind

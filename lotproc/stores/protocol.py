@@ -213,11 +213,13 @@ def as_item(name: str, store: Store, path: Path, attributes: Mapping[str, Any], 
     where = f"{name}: the record at {as_text(path)}"
     if not has_output:
         raise CodecError(
-            f'{where} has no output ({output!r}), and codec "{store.codec.name}" can hold nothing else; codec "pickle" '
-            f"holds all its attributes"
+            f'{where} has no output ({output!r}), and codec "{store.codec.name}" can hold nothing else',
+            hint='codec "pickle" holds all its attributes',
         )
     why = "JSON can't hold exactly" if store.has_metadata else "have no place in this store"
-    raise CodecError(f'{where} has attributes that {why}: {", ".join(map(repr, others))}; codec "pickle" holds them')
+    raise CodecError(
+        f"{where} has attributes that {why}: {', '.join(map(repr, others))}", hint='codec "pickle" holds them'
+    )
 
 
 def as_attributes(name: str, path: Path, metadata: Mapping[str, Any] | None, value: Any, output: str) -> dict[str, Any]:
@@ -226,8 +228,10 @@ def as_attributes(name: str, path: Path, metadata: Mapping[str, Any] | None, val
         return dict(value)
     if metadata is not None and output in metadata:
         raise ArgumentError(
-            f"{name}: the metadata of {as_text(path)} has {output!r}, which is what its value is to be called; choose "
-            f"another output_attribute"
+            f"{name}: the metadata",
+            f"has {output!r}, which is what its value is to be called",
+            path=path,
+            hint="choose another output_attribute",
         )
     return {**(metadata or {}), output: value}
 

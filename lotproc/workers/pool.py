@@ -198,7 +198,8 @@ class Lease:
                 if call.failed_starts >= MOST_STARTS:
                     raise NotReadyError(
                         f"parallel_map: {MOST_STARTS} worker processes in turn ended before they could begin, in the "
-                        f"initializer or as the processor was loaded; of the last, {error}"
+                        "initializer or as the processor was loaded",
+                        hint=f"of the last, {error}",
                     ) from None
                 continue
             if kind == DONE:

@@ -86,7 +86,9 @@ class Worker:
             return WorkerDiedError("its worker process closed its connection, and was stopped")
         code = self._process.exitcode
         if code is None:
-            return WorkerDiedError("its worker process ended; of what is not known, since this program ignores SIGCHLD")
+            return WorkerDiedError(
+                "its worker process ended", hint="of what is not known, since this program ignores SIGCHLD"
+            )
         if code >= 0:
             return WorkerDiedError(f"its worker process ended with exit code {code}")
         try:

@@ -38,13 +38,13 @@ def check_arrays(name: str, root: BaseNode, arrays: Arrays) -> None:
         needed("zarr", "zarr", f'{name}: arrays="zarr"')
         if zarr_folder(connection) is None:
             raise ArgumentError(
-                f'{name}: arrays="zarr" puts arrays beside the file of a database, and {root.key!r} has none; use '
-                f'arrays="inline", or arrays="blob" where there is a directory for blobs'
+                f'{name}: arrays="zarr" puts arrays beside the file of a database, and {root.key!r} has none',
+                hint='use arrays="inline", or arrays="blob" where there is a directory for blobs',
             )
     if arrays == "blob" and connection is not None and not IBlobStorage.providedBy(connection.db().storage):
         raise ArgumentError(
-            f'{name}: arrays="blob" needs a database with a directory for blobs, and that of {root.key!r} has none; '
-            f'open it with one, or use arrays="inline"'
+            f'{name}: arrays="blob" needs a database with a directory for blobs, and that of {root.key!r} has none',
+            hint='open it with one, or use arrays="inline"',
         )
 
 
@@ -98,9 +98,9 @@ def as_data_node(node: BaseNode, data_attribute: str, arrays: Arrays, samplerate
         missing = class_name(stored) if is_broken(stored) else missing_class(vars(stored))
         if missing is not None:
             raise DetachError(
-                f"write: {as_text(node_path(node))} can't become a DataNode, with which it and its children are stored "
-                f"again: one of them is or holds a {missing}, which can't be imported; install what {missing} is in, "
-                f'or use arrays="inline"'
+                f"write: {as_text(node_path(node))} can't become a DataNode, with which it and its children are "
+                f"stored again: one of them is or holds a {missing}, which can't be imported",
+                hint=f'install what {missing} is in, or use arrays="inline"',
             )
     made = DataNode.from_tree(node, samplerate_hz, data_backend=arrays, data_attribute=data_attribute)
     for name, value in vars(node).items():

@@ -240,8 +240,8 @@ class _DatabaseTree:
         else:
             raise UncommittedError(
                 f"{self._options.name}: the source of the results aborted the transaction, and "
-                f"{counted(self._applied, 'result')} with it; let it abort before or after the call, or use a "
-                f"connection of its own"
+                f"{counted(self._applied, 'result')} with it",
+                hint="let it abort before or after the call, or use a connection of its own",
             )
         if now is before or not is_unchanged:
             self._batches = None  # to apply them again would take the source's own changes away
@@ -254,7 +254,8 @@ class _DatabaseTree:
         path = self._bulk.overtaken(self._root)
         if path is not None:
             raise UncommittedError(
-                f"{self._options.name}: the source of the results changed {as_text(path)}, where results wait that "
-                f"came before; let it change the tree before or after the call, or elsewhere than results go"
+                f"{self._options.name}: the source of the results changed {as_text(path)}, where results wait "
+                "that came before",
+                hint="let it change the tree before or after the call, or elsewhere than results go",
             )
         self._go_live()

@@ -11,7 +11,7 @@ from ZODB.blob import Blob
 from ZODB.interfaces import IBlobStorage
 
 from .._values import inside, is_flat, iterator_in
-from ..errors import ArgumentError, MissingExtraError, NotPicklableError, PayloadError, as_text
+from ..errors import ArgumentError, MissingExtraError, NotPicklableError, PayloadError
 from ..payloads import PayloadHandle
 from ..stores.codecs import Codec
 from ..stores.protocol import StoredPayload
@@ -48,7 +48,7 @@ def checked_values(name: str, path: tuple[str, ...], attributes: dict[str, Any])
                     "it into one of these, or store what its read() returns"
                 )
         if reason is not None:
-            raise NotPicklableError(f"{name}: attribute {attribute!r} of {as_text(path)} can't be stored: {reason}")
+            raise NotPicklableError(f"{name}: attribute {attribute!r}", f"can't be stored: {reason}", path=path)
     return _Marked(attributes) if marked else attributes
 
 
@@ -77,9 +77,10 @@ def as_payload(name: str, path: tuple[str, ...], attribute: str, value: Any, con
     made = _replaced(value, _restored)
     if made is not value and connection is not None and not IBlobStorage.providedBy(connection.db().storage):
         raise ArgumentError(
-            f"{name}: attribute {attribute!r} of {as_text(path)} is a payload, or a handle to one, which needs a "
-            f"database with a directory for blobs, and there is none; open it with one, or store what its read() "
-            f"returns"
+            f"{name}: attribute {attribute!r}",
+            "is a payload, or a handle to one, which needs a database with a directory for blobs, and there is none",
+            path=path,
+            hint="open it with one, or store what its read() returns",
         )
     return made
 
@@ -154,8 +155,9 @@ def _read(path: tuple[str, ...], name: str, value: Any, make: Callable[[Any], An
         raise
     except Exception as error:
         raise PayloadError(
-            f"write: attribute {name!r} of {as_text(path)} is, or holds, a handle to a payload that can't be read: "
-            f"{type(error).__name__}: {error}"
+            f"write: attribute {name!r}",
+            f"is, or holds, a handle to a payload that can't be read: {type(error).__name__}: {error}",
+            path=path,
         ) from error
 
 

@@ -28,7 +28,7 @@ def check_store(options: Options, store: Store) -> None:
         check_count(options.name, "commit_every", options.commit_every)
     if options.arrays != "inline":
         raise ArgumentError(
-            f'{options.name}: arrays="{options.arrays}" is for trees; {store!r} takes arrays as they are'
+            f'{options.name}: arrays="{options.arrays}" is for trees', hint=f"{store!r} takes arrays as they are"
         )
 
 

@@ -192,9 +192,9 @@ def _checked(name: str, path: object, *, must_exist: bool = False) -> str:
     """The path of a ledger, absolute, if a ledger is there or can be made there."""
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):
-        raise ArgumentTypeError(f"{name}: ledger must be the path of a file, got {got(path)}")
+        raise ArgumentTypeError(f"{name}: ledger", expected="the path of a file", got=got(path))
     if not text or "\0" in text:
-        raise ArgumentError(f"{name}: ledger must be the path of a file, got {text!r}")
+        raise ArgumentError(f"{name}: ledger", expected="the path of a file", got=f"{text!r}")
     text = os.path.abspath(text)
     try:
         with open(_opened(name, text), "rb") as file:
@@ -203,11 +203,11 @@ def _checked(name: str, path: object, *, must_exist: bool = False) -> str:
         folder = os.path.dirname(text)
         if not os.path.isdir(folder):
             raise ArgumentError(
-                f"{name}: the ledger {text} is to be in a folder that is not there; make {folder} first"
+                f"{name}: the ledger {text} is to be in a folder that is not there", hint=f"make {folder} first"
             ) from None
         if must_exist:
             raise ArgumentError(
-                f"{name}: there is no ledger {text}; write(..., ledger=...) makes it when it runs"
+                f"{name}: there is no ledger {text}", hint="write(..., ledger=...) makes it when it runs"
             ) from None
     return text
 
@@ -233,8 +233,9 @@ def _check_start(name: str, path: str, file: BinaryIO) -> None:
         if not any(start.startswith(text) for start in STARTS):
             start = brief(text[:MAX_BRIEF].decode(errors="replace"))
             raise ArgumentError(
-                f"{name}: {path} is no ledger; its line {number} should be a JSON object with the event of a failure "
-                f"or a commit, got {start}. Name a new file, or one that write(..., ledger=...) has made"
+                f"{name}: {path} is no ledger",
+                hint=f"its line {number} should be a JSON object with the event of a failure or a commit, got "
+                f"{start}. Name a new file, or one that write(..., ledger=...) has made",
             )
 
 

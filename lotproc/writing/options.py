@@ -55,12 +55,14 @@ class Options(NamedTuple):
     def already_there(self, path: tuple[str, ...]) -> ExistsError:
         """The error for a path where something is, with `if_exists="error"`."""
         others = '"merge", "replace" or "skip"' if self.name == "write" else '"replace" or "skip"'
-        return ExistsError(f"{self.name}: {as_text(path)} is already there; if_exists={others} would go on")
+        return ExistsError(f"{self.name}: {as_text(path)} is already there", hint=f"if_exists={others} would go on")
 
     def not_there(self, path: tuple[str, ...], nearest: tuple[str, ...] | None = None) -> NoSuchKeyError:
         """The error for a path where nothing is, with `if_missing="error"`."""
         hint = "" if nearest is None else f"; the nearest that is there is {as_text(nearest)}"
-        return NoSuchKeyError(f'{self.name}: nothing is at {as_text(path)}{hint}; if_missing="make" would make it')
+        return NoSuchKeyError(
+            f"{self.name}: nothing is at {as_text(path)}{hint}", hint='if_missing="make" would make it'
+        )
 
 
 def merged(there: Mapping[str, Any], coming: Mapping[str, Any]) -> dict[str, Any]:

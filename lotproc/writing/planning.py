@@ -69,21 +69,21 @@ def planner(
     """
     if not callable(policy):
         raise ArgumentTypeError(
-            f"{name}: policy must be inline(...), mirror(...), fresh(...) or a function; got {got(policy)}"
+            f"{name}: policy", expected="inline(...), mirror(...), fresh(...) or a function", got=got(policy)
         )
     if output_attribute is not None and not isinstance(output_attribute, str):
-        raise ArgumentTypeError(f"{name}: output_attribute must be a str or None, got {got(output_attribute)}")
+        raise ArgumentTypeError(f"{name}: output_attribute", expected="a str or None", got=got(output_attribute))
     if version is not None and not isinstance(version, str):
-        raise ArgumentTypeError(f"{name}: version must be a str or None, got {got(version)}")
+        raise ArgumentTypeError(f"{name}: version", expected="a str or None", got=got(version))
     if version == "":
-        raise ArgumentError(f"{name}: version must not be empty; name what makes the results")
+        raise ArgumentError(f"{name}: version must not be empty", hint="name what makes the results")
 
     def planned(result: ProcessResult) -> Write:
         path = checked_path("the policy's path", policy(result), of=result.path)
         if spares_source and path == tuple(result.path):
             raise ArgumentError(
-                f'{name}: if_exists="replace" would drop the attributes of the processed node {as_text(path)} itself; '
-                f"give inline() a base path, or the result a relative_path"
+                f'{name}: if_exists="replace" would drop the attributes of the processed node {as_text(path)} itself',
+                hint="give inline() a base path, or the result a relative_path",
             )
         attributes = written_attributes(name, result, output_attribute)
         for stamp, value in ((VERSION, version), (INPUTS, result.inputs)):
@@ -104,7 +104,7 @@ def planner(
 def flat_batches(name: str, results: Iterable[Any]) -> Iterator[list[ProcessResult | Failure]]:
     """The results and failures of each batch, however deep they are nested."""
     if isinstance(results, (str, bytes, bytearray, Mapping)):
-        raise ResultError(f"{name}: expected ProcessResults, nested in any iterables; got {got(results)}")
+        raise ResultError(f"{name}:", expected="ProcessResults, nested in any iterables", got=got(results))
     for index, batch in enumerate(results):
         yield [batch] if type(batch) is ProcessResult else list(_flat(name, index, batch))
 
@@ -127,9 +127,10 @@ def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult | Failure
             levels.append(iter(item))
         else:
             raise ResultError(
-                f"{name}: batch {index} (counted from 0): expected ProcessResults, nested in any iterables; got "
-                f"{got(item)}. "
-                f"A processor returns ProcessResult(path=record.path, output=...)"
+                f"{name}: batch {index} (counted from 0):",
+                expected="ProcessResults, nested in any iterables",
+                got=got(item),
+                hint="a processor returns ProcessResult(path=record.path, output=...)",
             )
 
 

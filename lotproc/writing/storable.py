@@ -14,7 +14,7 @@ from ZODB.POSException import ConflictError, POSKeyError
 from zodbpickle import pickle as zodb_pickle
 
 from .._nodes import dumps_detached, missing_class
-from ..errors import DetachError, NotPicklableError, as_text, got
+from ..errors import DetachError, NotPicklableError, got
 
 __all__ = ["check_classes", "check_storable", "plain_pickle", "stored_attributes"]
 
@@ -31,14 +31,16 @@ def check_storable(name: str, path: tuple[str, ...], attributes: Mapping[str, An
         missing = missing_class(value)
         if missing is not None:
             raise DetachError(
-                f"{name}: attribute {attribute!r} of {as_text(path)} can't be stored: it holds a {missing}, which "
-                f"can't be imported; install what {missing} is in"
+                f"{name}: attribute {attribute!r}",
+                f"can't be stored: it holds a {missing}, which can't be imported",
+                path=path,
+                hint=f"install what {missing} is in",
             )
         try:
             plain = _store_nowhere(value, connection) and plain
         except Exception as error:
             raise NotPicklableError(
-                f"{name}: attribute {attribute!r} of {as_text(path)} can't be stored: {error}; got {got(value)}"
+                f"{name}: attribute {attribute!r}", f"can't be stored: {error}", path=path, got=got(value)
             ) from error
     return plain
 
@@ -93,9 +95,10 @@ def check_classes(name: str, path: tuple[str, ...], node: BaseNode, replaced: Co
         missing = None if replaced is None or attribute in replaced else missing_class(value)
         if missing is not None:
             raise DetachError(
-                f"{name}: attribute {attribute!r} of {as_text(path)} holds a {missing}, which can't be imported, and "
-                f"would be stored again with what is written beside it; install what {missing} is in, or write to "
-                f"another node: inline('_proc')"
+                f"{name}: attribute {attribute!r}",
+                f"holds a {missing}, which can't be imported, and would be stored again with what is written beside it",
+                path=path,
+                hint=f"install what {missing} is in, or write to another node: inline('_proc')",
             )
 
 
@@ -107,8 +110,10 @@ def stored_attributes(name: str, path: tuple[str, ...], node: BaseNode) -> dict[
         raise
     except Exception as error:  # a class derived from dict or list, say, that can't be imported
         raise DetachError(
-            f"{name}: the attributes of {as_text(path)} can't be read: {error.__cause__ or error}; install what their "
-            f"classes are in"
+            f"{name}: the attributes",
+            f"can't be read: {error.__cause__ or error}",
+            path=path,
+            hint="install what their classes are in",
         ) from error
 
 

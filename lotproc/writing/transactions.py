@@ -105,15 +105,15 @@ def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:
     connection = connection_of(root)
     if connection is not None and connection.opened is None:
         raise ArgumentError(
-            f"{name}: the connection of its root is closed; open it again, and take the root from there"
+            f"{name}: the connection of its root is closed", hint="open it again, and take the root from there"
         )
     if commit_every is not None:
         check_count(name, "commit_every", commit_every)
         if connection is None:
             raise ArgumentError(
-                f"{name}: commit_every={commit_every} needs a tree in a database; {root.key!r} is in memory"
+                f"{name}: commit_every={commit_every} needs a tree in a database", hint=f"{root.key!r} is in memory"
             )
     if connection is not None and connection.isReadOnly():
         raise ReadOnlyTreeError(
-            f"{name}: the connection of {root.key!r} is read-only; open the database without read_only=True"
+            f"{name}: the connection of {root.key!r} is read-only", hint="open the database without read_only=True"
         )

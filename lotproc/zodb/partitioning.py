@@ -171,8 +171,8 @@ def _opened(name: str, partition: Partition) -> tuple[DB, FileIndex]:
 def _unopened(name: str, partition: Partition, error: Exception) -> LotprocError:
     if isinstance(error, FileNotFoundError):
         return ArgumentError(
-            f"{name}: {partition.file}, the database of a partition, is not there; was it moved, or can't this machine "
-            f"see it? Call partitions() again"
+            f"{name}: {partition.file}, the database of a partition, is not there",
+            hint="was it moved, or can't this machine see it? Call partitions() again",
         )
     return DamagedDatabaseError(
         f"{name}: {partition.file}, the database of a partition, can't be opened: {type(error).__name__}: {error}"

@@ -135,8 +135,8 @@ class PinnedStorage:
             database = self.db.databases.get(name)
             if database is None:
                 raise OutOfViewError(
-                    f"an object refers to the database {name!r}, which was not opened together with this one; a "
-                    f"partition knows the file of its own alone: read such a tree from its root"
+                    f"an object refers to the database {name!r}, which was not opened together with this one",
+                    hint="a partition knows the file of its own alone: read such a tree from its root",
                 )
             found = pinned_at(self.views.get(name, self.before_others), database)
             found.views, found.before_others, found._family = self.views, self.before_others, self._family
@@ -227,9 +227,9 @@ class PinnedInstance(PinnedStorage):
             self._is_current = seen == self.before
             if seen < self.before:
                 raise OutOfViewError(
-                    f"the root's connection sees transaction {u64(self.before) - 1:#x}, and a new one to "
-                    f"the {_kind(instance)} only {u64(seen) - 1:#x}, as from a copy that is behind; begin a "
-                    f"transaction and try again"
+                    f"the root's connection sees transaction {u64(self.before) - 1:#x}, and a new one to the "
+                    f"{_kind(instance)} only {u64(seen) - 1:#x}, as from a copy that is behind",
+                    hint="begin a transaction and try again",
                 )
         except BaseException:
             if is_own:
@@ -254,9 +254,10 @@ class PinnedInstance(PinnedStorage):
         if self._is_current:
             return gone(oid, self.before)
         return OutOfViewError(
-            f"object {u64(oid):#x} was written or removed by others since transaction {u64(self.before) - 1:#x}, which "
-            f"the root's connection sees, and the {_kind(self.storage)} no longer has it as it was; begin a "
-            f"transaction (connection.sync(), or abort what is begun) and try again"
+            f"object {u64(oid):#x} was written or removed by others since transaction "
+            f"{u64(self.before) - 1:#x}, which the root's connection sees, and the {_kind(self.storage)} no "
+            "longer has it as it was",
+            hint="begin a transaction (connection.sync(), or abort what is begun) and try again",
         )
 
     def _load_each(self, oids: list[bytes]) -> list[tuple[bytes, bytes]]:

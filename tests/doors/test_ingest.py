@@ -1000,7 +1000,7 @@ def test_a_read_only_database(db: LOTDB, tmp_path: Path, commit_every: int | Non
         ({"samplerate_hz": 0}, ArgumentError, "samplerate_hz must be more than 0"),
         ({"samplerate_hz": "8k"}, ArgumentTypeError, "samplerate_hz must be a number"),
         ({"content": True, "backend": "zarr"}, ArgumentError, "needs database="),
-        ({"content": True, "backend": "zarr", "database": "db"}, ArgumentError, "needs database=.*; got str 'db'"),
+        ({"content": True, "backend": "zarr", "database": "db"}, ArgumentError, "needs database=.*, got str 'db'"),
     ],
 )
 def test_options_are_checked_before_any_file(options: dict[str, Any], error: type[Exception], message: str) -> None:

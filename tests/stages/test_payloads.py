@@ -207,7 +207,7 @@ def test_a_payload_of_a_tree_in_memory_can_be_read() -> None:
 def test_a_data_object_without_data_is_a_detach_error(backend: str) -> None:
     root = BaseNode("root")
     root.gn("ann").set_attribute("data", DataObject(backend=backend))
-    with pytest.raises(lp.DetachError, match="attribute 'data' of ann can't be detached") as caught:
+    with pytest.raises(lp.DetachError, match="attribute 'data' at ann can't be detached") as caught:
         list(lp.snapshot("data", lp.leaves(root)))
     assert "NoneType" not in str(caught.value)
 

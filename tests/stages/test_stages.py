@@ -609,7 +609,7 @@ WRONG: list[tuple[Callable[..., Any], type[Exception], str]] = [
     (lambda *items: lp.snapshot("n", *items, payload=3), lp.ArgumentTypeError, "payload .* int 3"),
     (lambda *items: lp.scan(3, *items), lp.ArgumentTypeError, "scan: names .* int 3"),
     (lambda *items: lp.scan("n", *items, level=-1), lp.ArgumentError, "level must be at least 0, got -1"),
-    (lambda *items: lp.scan("n", *items, level="last"), lp.ArgumentError, "at least 0, or 'deepest'; got 'last'"),
+    (lambda *items: lp.scan("n", *items, level="last"), lp.ArgumentError, "at least 0, or 'deepest', got 'last'"),
     (lambda *items: lp.scan("n", *items, where=3), lp.ArgumentTypeError, "where .* int 3"),
     (lambda *items: lp.scan("n", *items, where="("), lp.PatternError, "scan: '[(]'"),
     (lambda *items: lp.scan("n", *items, where={3: 3}), lp.ArgumentTypeError, "attribute .* int 3"),

@@ -1000,7 +1000,7 @@ def test_what_is_no_record(tmp_path: Path) -> None:
                 archive.write_records([(("a",), b"x", None), wrong])
         wrong = None
         for use in (archive.write, archive.write_records):
-            with pytest.raises(ArgumentTypeError, match=r"Archive.*takes an iterable of .*; got None"):
+            with pytest.raises(ArgumentTypeError, match=r"Archive.*takes an iterable of .*, got None"):
                 use(wrong)
     assert read(tmp_path / "a.rox") == []
 

@@ -1110,7 +1110,7 @@ def test_metadata_that_is_no_json_is_damaged(store: DirectoryStore, text: bytes)
     store["a"] = 1
     Path(store._directory, "a.json").write_bytes(text)
     for read in (lambda: store.entry("a").meta, store.entry("a").read, lambda: list(store.records())):
-        with pytest.raises(DamagedStoreError, match=r"the metadata of a can't be read as JSON: .*a\.json"):
+        with pytest.raises(DamagedStoreError, match=r"the metadata at a can't be read as JSON: .*a\.json"):
             read()
     assert store["a"] == 1
     store.put("a", 2, {"n": 1})
@@ -1128,7 +1128,7 @@ def test_a_damaged_value_is_an_error_or_the_value(store: DirectoryStore, size: i
     data = file.read_bytes()
     for length in {0, 1, 10, len(data) // 2, len(data) - 1}:
         file.write_bytes(data[:length])
-        with pytest.raises(DamagedStoreError, match=r"the value of a can't be read with codec 'pickle': .*a\.pickle"):
+        with pytest.raises(DamagedStoreError, match=r"the value at a can't be read with codec 'pickle': .*a\.pickle"):
             store["a"]
         DirectoryStore(store._directory)  # half a value keeps nobody from the others
 

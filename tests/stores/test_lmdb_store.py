@@ -414,7 +414,7 @@ def test_what_is_no_keys_or_pairs_is_refused_by_calls_for_many(path: Path) -> No
                 store.get_many(keys)  # type: ignore[arg-type]
         for items in (None, 3):
             with pytest.raises(
-                ArgumentTypeError, match=r"put_many takes a mapping, or pairs of a key and a value; got"
+                ArgumentTypeError, match=r"put_many takes a mapping, or pairs of a key and a value, got"
             ):
                 store.put_many(items)  # type: ignore[arg-type]
             with pytest.raises(ArgumentTypeError, match="update takes a mapping, or pairs"):

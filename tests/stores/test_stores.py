@@ -819,14 +819,14 @@ def test_metadata_by_the_name_of_the_value_is_not_lost(kind: str) -> None:
         return
     with place("directory") as one, one.open() as source, place(kind) as two:
         source.put("r", 5, {"result": 7})
-        with pytest.raises(lp.ArgumentError, match="records: the metadata of r has 'result'"):
+        with pytest.raises(lp.ArgumentError, match="records: the metadata at r has 'result'"):
             list(lp.records(..., source))
         assert [record.attributes for record in lp.records(..., source, output_attribute="value")] == [
             {"result": 7, "value": 5}
         ]
         target: Any = BaseNode("root")
         with two.open() if kind != "memory" else nullcontext(target) as target:
-            with pytest.raises(lp.ArgumentError, match="copy: the metadata of r has 'result'"):
+            with pytest.raises(lp.ArgumentError, match="copy: the metadata at r has 'result'"):
                 lp.copy(source, target, progress=False)
             assert lp.copy(source, target, output_attribute="value", progress=False).written == 1
             assert contents(target) == {("r",): {"result": 7, "value": 5}}

@@ -780,7 +780,7 @@ def test_errors_name_what_can_not_be_stored_before_anything_of_the_batch_is_take
     with database() as db:
         root = db.open_connection()
         found = [[ProcessResult(("a",), 1)], [ProcessResult(("b",), 1), ProcessResult(("c",), lambda: 0)]]
-        with served() as count, pytest.raises(NotPicklableError, match="attribute 'result' of c can't be stored"):
+        with served() as count, pytest.raises(NotPicklableError, match="attribute 'result' at c can't be stored"):
             write(mirror(), root, found, commit_every=1)
         assert count.transactions == 1
         assert contents(root) == {(): {}, ("a",): {"result": 1}}

@@ -234,22 +234,22 @@ def test_where_the_data_can_not_be_put_the_handle_is_refused() -> None:
         (record,) = lp.scan("data", root)
         handle = record.attributes["data"]
         for value in (Held(handle), {handle}, record, np.array([handle, None], dtype=object), {handle: 1}):
-            message = "write: attribute 'result' of (x/)?a can't be stored: it holds a handle .*what its read"
+            message = "write: attribute 'result' at (x/)?a can't be stored: it holds a handle .*what its read"
             with pytest.raises(lp.NotPicklableError, match=message):
                 lp.write(lp.mirror("x"), BaseNode("memory"), [ProcessResult(("a",), value)])
-            with pytest.raises(lp.NotPicklableError, match="plan: attribute 'result' of a"):
+            with pytest.raises(lp.NotPicklableError, match="plan: attribute 'result' at a"):
                 list(lp.plan(lp.mirror(), [ProcessResult(("a",), value)]))
         bare = DB(MappingStorage())
         connection = bare.open()
         connection.root()["tree"] = to = BaseNode("tree")
         connection.transaction_manager.commit()
         for commit_every in (None, 1):
-            with pytest.raises(lp.ArgumentError, match="write: attribute 'result' of a .* directory for blobs"):
+            with pytest.raises(lp.ArgumentError, match="write: attribute 'result' at a .* directory for blobs"):
                 lp.write(lp.mirror(), to, [ProcessResult(("a",), handle)], commit_every=commit_every)
         assert not to.node_storage
         bare.close()
         handle.file.unlink()
         for target in (BaseNode("memory"), root):
-            with pytest.raises(lp.PayloadError, match="write: attribute 'result' of x/a is.* can't be read: FileNotF"):
+            with pytest.raises(lp.PayloadError, match="write: attribute 'result' at x/a is.* can't be read: FileNotF"):
                 lp.write(lp.mirror("x"), target, [ProcessResult(("b",), 1), ProcessResult(("a",), handle)])
             assert "x" not in target.node_storage

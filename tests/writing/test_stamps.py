@@ -621,12 +621,12 @@ def test_what_has_no_digest_is_told_with_path_and_name(value: Any, reason: str) 
         inputs_digest("pending", ("ann", "clip_1"), {"a": 1, "b": [value], "c": 2})
     assert type(raised.value).__name__ == "ArgumentTypeError"
     text = str(raised.value).replace("test_stamps.", "")
-    assert text.startswith("pending: attribute 'b' of ann/clip_1 has no digest: ")
+    assert text.startswith("pending: attribute 'b' at ann/clip_1 has no digest: ")
     assert reason in text
     assert text.endswith("; leave it out of the names")
     assert raised.value.__cause__ is raised.value.__context__ is None
 
 
 def test_a_name_that_is_no_str_is_refused() -> None:
-    with pytest.raises(lp.LotprocError, match="attribute 1 of clip_1 has no digest: the name of an attribute must be"):
+    with pytest.raises(lp.LotprocError, match="attribute 1 at clip_1 has no digest: the name of an attribute must be"):
         inputs_digest("pending", ("clip_1",), {1: 2})  # type: ignore[dict-item]

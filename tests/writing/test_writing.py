@@ -526,12 +526,12 @@ def test_the_error_says_what_came_and_from_which_batch() -> None:
     fine = [ProcessResult(("a",), 1)]
     with pytest.raises(ResultError, match=r"write: batch 2 \(counted from 0\): .* got float 0\.5"):
         write(mirror(), BaseNode("root"), [fine, fine, [fine, 0.5]])
-    with pytest.raises(ResultError, match=r"plan: batch 0 .* got None\..* ProcessResult\(path=record\.path"):
+    with pytest.raises(ResultError, match=r"plan: batch 0 .* got None; .* ProcessResult\(path=record\.path"):
         list(plan(mirror(), [None]))
-    with pytest.raises(ResultError, match="write: expected ProcessResults, nested in any iterables; got dict"):
+    with pytest.raises(ResultError, match="write: expected ProcessResults, nested in any iterables, got dict"):
         write(mirror(), BaseNode("root"), {"a": fine})
     locked = ProcessResult(("a", "b"), 1, {"x": threading.Lock()})
-    with database() as db, pytest.raises(NotPicklableError, match=r"write: attribute 'x' of a/b can't .*; got lock"):
+    with database() as db, pytest.raises(NotPicklableError, match=r"write: attribute 'x' at a/b can't .*, got lock"):
         write(mirror(), db.open_connection(), [locked])
 
 
@@ -561,7 +561,7 @@ def test_what_a_database_can_not_store_is_refused_while_its_name_is_known(kind: 
         root = db.open_connection()
         plant(root, {("mine",): {"x": 1}})
         source = Source([[ProcessResult(("a",), 1), ProcessResult(("b",), UNSTORABLE[kind](db))]])
-        with pytest.raises(NotPicklableError, match="write: attribute 'result' of b can't be stored"):
+        with pytest.raises(NotPicklableError, match="write: attribute 'result' at b can't be stored"):
             write(mirror(), root, source, commit_every=commit_every)
         assert source.closed
         db.commit()
@@ -627,9 +627,9 @@ def test_what_can_be_read_only_once_is_no_value(kind: str, place: str) -> None:
     root = BaseNode("root")
     for result in (ProcessResult(("a", "b"), value), ProcessResult(("a", "b"), 1, {"x": value})):
         name = "result" if result.output is value else "x"
-        with pytest.raises(NotPicklableError, match=f"write: attribute '{name}' of a/b can't be stored: it .*{advice}"):
+        with pytest.raises(NotPicklableError, match=f"write: attribute '{name}' at a/b can't be stored: it .*{advice}"):
             write(mirror(), root, [[ProcessResult(("c",), 1), result]])
-        with pytest.raises(NotPicklableError, match=f"plan: attribute '{name}' of a/b"):
+        with pytest.raises(NotPicklableError, match=f"plan: attribute '{name}' at a/b"):
             list(plan(mirror(), [result]))
     assert contents(root) == {(): {}}
     assert len(list(plan(mirror(), [ProcessResult(("a",), value)], output_attribute=None))) == 1  # it is not asked for

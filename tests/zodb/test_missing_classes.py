@@ -104,7 +104,7 @@ def test_a_value_of_a_class_that_is_gone_is_not_stored_again(
     tmp_path: pathlib.Path, kind: str, commit_every: int | None
 ) -> None:
     make, missing = OF_THE_LAB[kind]
-    named = rf"(attribute 'span' of a|the attributes of a) .*{missing}"
+    named = rf"(attribute 'span' at a|the attributes at a) .*{missing}"
     with after_the_lab(tmp_path, make) as db:
         root = db.open_connection()
         for results, options in (
@@ -139,7 +139,7 @@ def test_a_value_of_a_class_that_is_gone_can_be_replaced(tmp_path: pathlib.Path,
     root = db.open_connection()
     value = root.gn("a").get_attribute("span")
     for target in (mirror(), mirror("new")):
-        with pytest.raises(DetachError, match=f"write: attribute 'x' of (new/)?b .*{OF_THE_LAB[kind][1]}"):
+        with pytest.raises(DetachError, match=f"write: attribute 'x' at (new/)?b .*{OF_THE_LAB[kind][1]}"):
             write(target, root, [ProcessResult(("b",), 1, {"x": [value]})], commit_every=1, if_exists="replace")
     write(mirror(), root, [ProcessResult(("a",), 1, {"span": None})], commit_every=1)
     write(mirror(), root, [ProcessResult(("b",), 1)], commit_every=1, if_exists="replace")
@@ -158,7 +158,7 @@ def test_a_value_of_a_class_that_is_gone_is_not_copied(tmp_path: pathlib.Path, k
             "directory": lambda: DirectoryStore(tmp_path / "store"),
             "archive": lambda: Archive(tmp_path / "store.rox", "a", codec="pickle"),
         }[target]()
-        with pytest.raises(DetachError, match=rf"(attribute 'span'|the attributes) of a .*{missing}"):
+        with pytest.raises(DetachError, match=rf"(attribute 'span'|the attributes) at a .*{missing}"):
             copy(db.open_connection(), to, commit_every=None if target == "memory" else 1)
         assert list(records((), to)) == [] or target != "memory"
 

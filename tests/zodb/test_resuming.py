@@ -709,7 +709,7 @@ def test_errors_come_behind_the_items_before_them(tmp_path: Path, place: str, nu
         unknown = lp.NodeRecord(("x",), "x", {"a": lambda: None})
         kept, error = until_error(pending(lp.inline(), root, [*records[:number], unknown, *records], inputs=True))
         assert kept == records[:number]
-        assert "attribute 'a' of x has no digest" in str(error)
+        assert "attribute 'a' at x has no digest" in str(error)
 
 
 def until_error(items: Iterator[Any]) -> tuple[list[Any], Exception]:
@@ -839,7 +839,7 @@ def test_workers_leave_out_what_is_done_in_their_partition(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((7, BaseNode()), {}, r"pending: policy must be inline\(\.\.\.\), .* or a function; got int 7"),
+        ((7, BaseNode()), {}, r"pending: policy must be inline\(\.\.\.\), .* or a function, got int 7"),
         ((lp.inline(), "tree.fs"), {}, "pending: expected a lotdb node as the root of a tree, got str 'tree.fs'"),
         ((lp.inline(), BaseNode()), {"version": 3}, "pending: version must be a str or None, got int 3"),
         ((lp.inline(), BaseNode()), {"version": ""}, "pending: version must not be empty; leave it out"),

@@ -112,16 +112,16 @@ def read_footer(path: str, start: bytes, end: bytes, size: int) -> tuple[int, in
     """
     magic = end[-len(MAGIC) :]
     if not size:
-        raise ForeignFileError(f'{path} is empty, so it is no archive; Archive(..., "a") or "w" makes one of it')
+        raise ForeignFileError(f"{path} is empty, so it is no archive", hint='Archive(..., "a") or "w" makes one of it')
     if magic != MAGIC or size < FOOTER.size:
         for found in (magic, start):
             if re.fullmatch(rb"ROXXEL\d\d", found) and found != MAGIC:
                 raise ForeignFileError(
-                    f"{path} is an archive of the format {found.decode()}; lotproc knows {MAGIC.decode()} only"
+                    f"{path} is an archive of the format {found.decode()}", hint=f"lotproc knows {MAGIC.decode()} only"
                 )
         raise ForeignFileError(
-            f"{path} is no archive: it ends in {magic!r}, not in {MAGIC!r}; it is something else, or an archive that "
-            "was cut off. Move it away if it is not needed"
+            f"{path} is no archive: it ends in {magic!r}, not in {MAGIC!r}",
+            hint="it is something else, or an archive that was cut off. Move it away if it is not needed",
         )
     records, payload, _ = FOOTER.unpack(end[-FOOTER.size :])
     if records < 0 or payload < 0 or payload + 8 * records + FOOTER.size > size:
@@ -161,8 +161,8 @@ def read_notes(path: str, data: memoryview, records: int, payload: int) -> tuple
             raise ValueError("the checksum of the records' ends is wrong")
     except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedStoreError(
-            f"{path} is damaged: it has {stop - start:,} bytes before its footer that can't be read: {error}; "
-            "Archive(..., check=False) reads it without them"
+            f"{path} is damaged: it has {stop - start:,} bytes before its footer that can't be read: {error}",
+            hint="Archive(..., check=False) reads it without them",
         ) from error
     return notes, np.frombuffer(data, "<u4", group_count(payload), start)
 

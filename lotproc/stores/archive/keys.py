@@ -94,8 +94,8 @@ def as_path(path: Any) -> bytes:
         ArgumentError: It has text that JSON would make something else of.
     """
     if not isinstance(path, (tuple, list)) or not all(isinstance(key, str) for key in path):
-        hint = f'; for a single key, ("{path}",)' if isinstance(path, str) else ""
-        raise ArgumentTypeError(f"Archive: a path is a tuple of keys, each a str; got {got(path)}{hint}")
+        hint = f'for a single key, ("{path}",)' if isinstance(path, str) else None
+        raise ArgumentTypeError("Archive: a path", expected="a tuple of keys, each a str", got=got(path), hint=hint)
     text = _compact([str(key) for key in path])
     if "\\ud" in text and json.loads(text) != list(path):
         raise ArgumentError(f"Archive: the path {path!r} has two halves of a character side by side, which JSON joins")
@@ -115,7 +115,7 @@ def as_line(path: Any, attributes: Any) -> bytes:
     where = "a record without a path" if path is None else f"the record at {as_text(path)}"
     if not isinstance(attributes, Mapping) or not all(isinstance(name, str) for name in attributes):
         raise ArgumentTypeError(
-            f"Archive: the attributes of {where} must be a mapping from names to values, got {got(attributes)}"
+            f"Archive: the attributes of {where}", expected="a mapping from names to values", got=got(attributes)
         )
     exact = json_metadata(dict(attributes))
     line = "" if exact is None else _compact(exact)
@@ -296,7 +296,7 @@ class KeyFile:
             raise DamagedStoreError(f"{self.path} is damaged: it has keys for more records than {shard.path} has")
         if crc != note.crc:
             raise DamagedStoreError(
-                f"{self.path} is damaged: it is not what {shard.path} notes; its keys can't be read"
+                f"{self.path} is damaged: it is not what {shard.path} notes", hint="its keys can't be read"
             )
         self.records, self._starts, self.hashes, self.numbers, self._size = records, starts, hashes, numbers, note.size
 

@@ -65,15 +65,15 @@ def as_source(path: Any) -> Source:
         if not path:
             raise ArgumentError("Archive: path must name at least one file, got an empty list")
         return tuple(map(_absolute, path)) if len(path) > 1 else _absolute(path[0])
-    raise ArgumentTypeError(f"Archive: path must be a path, a pattern or a list of paths, got {got(path)}")
+    raise ArgumentTypeError("Archive: path", expected="a path, a pattern or a list of paths", got=got(path))
 
 
 def _absolute(path: Any) -> str:
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        raise ArgumentTypeError(f"Archive: path must be a path, a pattern or a list of paths, got {got(path)}")
+        raise ArgumentTypeError("Archive: path", expected="a path, a pattern or a list of paths", got=got(path))
     if not text or "\0" in text:
-        raise ArgumentError(f"Archive: path must be the path of a file, got {text!r}")
+        raise ArgumentError("Archive: path", expected="the path of a file", got=f"{text!r}")
     return os.path.abspath(text)
 
 
@@ -168,7 +168,7 @@ def read_pending(base: str) -> tuple[dict[str, str], set[str]] | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DamagedStoreError(f"{path} is damaged: {error}; it tells how {base} is replaced") from error
+        raise DamagedStoreError(f"{path} is damaged: {error}", hint=f"it tells how {base} is replaced") from error
 
     def full(name: Any, is_meant: Callable[[str], bool]) -> str:
         there = os.path.join(os.path.dirname(base), name) if isinstance(name, str) else ""

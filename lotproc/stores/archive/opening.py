@@ -126,8 +126,9 @@ def check_codecs(name: str, codec: Codec, shards: Iterable[Shard]) -> None:
             if shard.notes.codec != codec.name:
                 known = f'codec="{shard.notes.codec}"' if shard.notes.codec != "custom" else "its pair of functions"
                 raise CodecError(
-                    f"{name}: the records of {shard.path} were written with the codec {shard.notes.codec!r}, "
-                    f"not {codec.name!r}; open it with {known}"
+                    f"{name}: the records of {shard.path} were written with the codec {shard.notes.codec!r}, not "
+                    f"{codec.name!r}",
+                    hint=f"open it with {known}",
                 )
         elif len(shard):
             check_codec(name, codec, shard.view[: shard.ends[0]])
@@ -142,8 +143,8 @@ def check_next(shard: Shard, following: str | None = None) -> None:
     """
     if shard.notes is not None and shard.notes.follows:
         raise DamagedStoreError(
-            f"{shard.path} is not the last shard of its archive, and {following or 'the next one'} is not there; to "
-            "read only some of the shards, give a list of them"
+            f"{shard.path} is not the last shard of its archive, and {following or 'the next one'} is not there",
+            hint="to read only some of the shards, give a list of them",
         )
 
 
@@ -159,8 +160,8 @@ def _check_set(source: Source, shards: Sequence[Shard]) -> None:
         other, path = known.setdefault(base, (shard.notes.set_id, shard.path))
         if other != shard.notes.set_id:
             raise DamagedStoreError(
-                f"{path} and {shard.path} are shards of two archives of the same name; one of them was replaced, "
-                "and not all its shards are here"
+                f"{path} and {shard.path} are shards of two archives of the same name",
+                hint="one of them was replaced, and not all its shards are here",
             )
         following = shard_path(base, number + 1)
         if following not in paths and _is_meant(source, following):

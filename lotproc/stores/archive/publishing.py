@@ -66,15 +66,16 @@ def _locked(name: str, path: str, timeout: float | None) -> int:
             if not is_left:
                 os.unlink(path)
             raise ReadOnlyStoreError(
-                f"{name} can only be read: the file system of {path} has no locks ({error.strerror}), which keep a "
-                "second writer out; mount it with locks, or write the archive elsewhere and move it"
+                f"{name} can only be read: the file system of {path} has no locks ({error.strerror}), which keep "
+                "a second writer out",
+                hint="mount it with locks, or write the archive elsewhere and move it",
             ) from error
         what = f'{error.strerror}: a writer needs {path}; to read, open it with mode "r"'
         raise OSError(error.errno, f"{name} can't be written to: {what}", path) from error
     if descriptor is None:
         raise StoreLockedError(
-            f"{name}: {holder(path)} is writing to it, and did not end within {timeout:g} s; "
-            "wait for longer with Archive(..., lock_timeout=...)"
+            f"{name}: {holder(path)} is writing to it, and did not end within {timeout:g} s",
+            hint="wait for longer with Archive(..., lock_timeout=...)",
         )
     return descriptor
 

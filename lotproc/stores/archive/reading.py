@@ -85,7 +85,7 @@ class ArchiveRecords(Store, Sequence[Any]):
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise StoreClosedError(f"{self!r} is closed; make a new one to go on")
+            raise StoreClosedError(f"{self!r} is closed", hint="make a new one to go on")
 
     def _opened(self) -> list[Shard]:
         """The shards, mapped."""
@@ -299,7 +299,7 @@ class ArchiveRecords(Store, Sequence[Any]):
         try:
             number = index.__index__()
         except (AttributeError, TypeError):
-            raise ArgumentTypeError(f"{self!r}: a record is asked for by its number, got {got(index)}") from None
+            raise ArgumentTypeError(f"{self!r}: a record is asked for by its number", got=got(index)) from None
         shard, record = self._place(number)
         return self._path_index().line(self._opened().index(shard), record)
 
@@ -362,15 +362,15 @@ class ArchiveRecords(Store, Sequence[Any]):
 
     def _written_anew(self, number: int) -> NoSuchKeyError:
         return NoSuchKeyError(
-            f"{self!r} was written anew since its record {number:,} was taken from it, which is not there any more; "
-            "take the records from it again"
+            f"{self!r} was written anew since its record {number:,} was taken from it, which is not there any more",
+            hint="take the records from it again",
         )
 
 
 def check_flag(name: str, what: str, value: Any) -> None:
     """Refuse what is neither True nor False."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ArgumentTypeError(f"{name}: {what} must be True or False, got {got(value)}")
+        raise ArgumentTypeError(f"{name}: {what}", expected="True or False", got=got(value))
 
 
 def same(record: Any, value: Any) -> bool:

@@ -144,8 +144,9 @@ class Shard:
         first, stop = self._records_of(group)
         if not self._is_right(group, first, stop):
             raise DamagedStoreError(
-                f"{self.path} is damaged: {among(first, stop)} of it is not what was written. "
-                "verify() tells of all of them; Archive(..., check=False) reads them as they are"
+                f"{self.path} is damaged: {among(first, stop)} of it is not what was written. verify() tells of "
+                "all of them",
+                hint="Archive(..., check=False) reads them as they are",
             )
         self.checked[group] = 1
 

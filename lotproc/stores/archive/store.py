@@ -142,7 +142,7 @@ class Archive(ArchiveRecords):
         self._lock: Lock | None = None
         source = as_source(path)
         if mode not in ("r", "w", "a"):
-            raise ArgumentError(f'Archive: mode must be "r", "w" or "a", got {mode!r}')
+            raise ArgumentError("Archive: mode", expected='"r", "w" or "a"', got=f"{mode!r}")
         if mode == "w" and (isinstance(source, tuple) or is_pattern(source)):
             raise ArgumentError(
                 f'Archive: mode "w" makes a new archive, so path must be the path of a file, got {got(path)}'
@@ -266,8 +266,9 @@ class Archive(ArchiveRecords):
             self._begin_turns()
         if self._thread == threading.get_ident():
             raise ArgumentError(
-                f"{self!r} is in the middle of {self._call}; what it goes through can't call {call} meanwhile: "
-                "yield the records instead, or call it afterwards"
+                f"{self!r} is in the middle of {self._call}",
+                hint=f"what it goes through can't call {call} meanwhile: yield the records instead, or call it "
+                "afterwards",
             )
         turn, timeout = self._turns, self._lock_timeout
         if not turn.acquire(False):
@@ -275,7 +276,8 @@ class Archive(ArchiveRecords):
                 if self._call.endswith("(...)"):  # another one ends by itself
                     raise StoreLockedError(
                         f"{self!r} is in the middle of {self._call} in another thread, which did not end within "
-                        f"{timeout:g} s, so {call} was not done; wait for longer with Archive(..., lock_timeout=...)"
+                        f"{timeout:g} s, so {call} was not done",
+                        hint="wait for longer with Archive(..., lock_timeout=...)",
                     )
         self._thread, self._call = threading.get_ident(), call
         return turn
@@ -325,7 +327,7 @@ class Archive(ArchiveRecords):
         if not shards:
             raise FileNotFoundError(f"{self!r} has no file yet; write to it and finish with flush() or close()")
         if len(shards) > 1:
-            raise ArgumentError(f"{self!r}: {name} is of one shard, and there are {len(shards):,}; {hint}")
+            raise ArgumentError(f"{self!r}: {name} is of one shard, and there are {len(shards):,}", hint=f"{hint}")
         return shards[0]
 
     # --- Keys, attributes, checksums ---
@@ -392,7 +394,7 @@ class Archive(ArchiveRecords):
         """
         if isinstance(values, (bytes, bytearray, memoryview, str)):
             raise ArgumentTypeError(
-                f"{self!r}: write() takes an iterable of values, got {got(values)}; append() takes one"
+                f"{self!r}: write() takes an iterable of values", got=got(values), hint="append() takes one"
             )
         values = self._iterator("write", "values", values)
         with self._turn("write(...)"):
@@ -426,7 +428,7 @@ class Archive(ArchiveRecords):
         try:
             return iter(values)
         except TypeError as error:
-            raise ArgumentTypeError(f"{self!r}: {method}() takes an iterable of {what}; got {got(values)}") from error
+            raise ArgumentTypeError(f"{self!r}: {method}() takes an iterable of {what}", got=got(values)) from error
 
     def append(self, value: Any, path: Sequence[str] | None = None, attributes: Mapping[str, Any] | None = None) -> int:
         """Add one record; it shows when it is finished, as with `write`.
@@ -471,10 +473,14 @@ class Archive(ArchiveRecords):
         session = self._session
         if session is not None:
             if session.pid != os.getpid():
-                raise StoreClosedError(f"{self!r} was opened for writing by another process; open it in this one")
+                raise StoreClosedError(
+                    f"{self!r} was opened for writing by another process", hint="open it in this one"
+                )
             return session
         if self.mode == "r":
-            raise ReadOnlyStoreError(f'{self!r} was opened for reading; Archive(..., "a") appends, "w" writes it anew')
+            raise ReadOnlyStoreError(
+                f"{self!r} was opened for reading", hint='Archive(..., "a") appends, "w" writes it anew'
+            )
         if self._lock is None:
             self._lock = Lock(repr(self), writing_base(self._source, self._limit), self._lock_timeout)
         self._drop()  # another writer may have been there since it was read
@@ -546,9 +552,9 @@ def _check_number(what: str, value: Any, words: str, kinds: Any, least: int) -> 
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise ArgumentTypeError(f"Archive: {what} must be {words} or None, got {got(value)}")
+        raise ArgumentTypeError(f"Archive: {what}", expected=f"{words} or None", got=got(value))
     if not value >= least:
-        raise ArgumentError(f"Archive: {what} must be at least {least}, got {value}")
+        raise ArgumentError(f"Archive: {what}", expected=f"at least {least}", got=f"{value}")
 
 
 def _reopened(source: Any, codec: CodecLike, check: bool) -> Archive:

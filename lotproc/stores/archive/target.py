@@ -112,8 +112,8 @@ def _files_of(name: str, source: Source, limit: int | None, is_new: bool) -> tup
     real = real_inside(source)
     if limit is not None and os.path.exists(real) and not is_nothing(real):
         raise ArgumentError(
-            f"{name}: {real} is one file, and with max_shard_bytes there would be shards beside it; "
-            "leave max_shard_bytes away, or move the file"
+            f"{name}: {real} is one file, and with max_shard_bytes there would be shards beside it",
+            hint="leave max_shard_bytes away, or move the file",
         )
     if limit is not None or (not is_new and _means_shards(real)):
         return stem(real), None, shards_of(stem(real))

@@ -34,7 +34,8 @@ class Encoding:
             except (TypeError, ValueError) as error:
                 raise ArgumentTypeError(
                     f"{self._name}: write_records() takes records that are (path, value, attributes), where path and "
-                    f"attributes may be None; record {number:,} is {got(record)}"
+                    "attributes may be None",
+                    hint=f"record {number:,} is {got(record)}",
                 ) from error
             yield self.record(path, value, attributes)
 

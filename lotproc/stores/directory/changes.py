@@ -205,8 +205,8 @@ class Entries(Reading):
         if isinstance(error, OSError) and has_no_locks(error):
             raise ReadOnlyStoreError(
                 f"{self.store!r} can only be read: the file system of {self.layout.root} has no locks "
-                f"({error.strerror}), without which two writers could mix their values; mount it with locks, or keep "
-                "the store on another one"
+                f"({error.strerror}), without which two writers could mix their values",
+                hint="mount it with locks, or keep the store on another one",
             ) from error
 
     def _write_new(self, path: str, target: str, write: Callable[[IO[bytes]], Any]) -> None:
@@ -293,8 +293,8 @@ class Entries(Reading):
             try:
                 if not locks.keep_out(journal, timeout):
                     raise StoreLockedError(
-                        f"{self.store!r}: {as_text(paths.path)} is being changed by {locks.holder(paths.journal)}; "
-                        f"waited {timeout:g} s"
+                        f"{self.store!r}: {as_text(paths.path)} is being changed by {locks.holder(paths.journal)}",
+                        hint=f"waited {timeout:g} s",
                     )
                 if os.fstat(journal).st_nlink:
                     self._redo(paths, journal)

@@ -70,7 +70,9 @@ class Layout:
         for name in path:
             if type(name) is not str:
                 if not isinstance(name, str):
-                    raise ArgumentTypeError(f"{store!r}: a key must be a tuple of str, got {got(name)} in {brief(key)}")
+                    raise ArgumentTypeError(
+                        f"{store!r}: a key", expected=f"a tuple of str, got {got(name)} in {brief(key)}"
+                    )
                 path = tuple(map(str.__str__, path))  # of a subclass, such as numpy's
         if isinstance(key, str):
             _check_text(store, key)
@@ -81,7 +83,8 @@ class Layout:
         paths = self.at(path)
         if len(paths.data) * 3 >= MAX_PATH and len(os.fsencode(paths.data)) + len(HIDDEN) + 60 >= MAX_PATH:
             raise ArgumentError(
-                f"{store!r}: the path of {brief(as_text(path))} is longer than {MAX_PATH:,} bytes; nest less deeply"
+                f"{store!r}: the path of {brief(as_text(path))} is longer than {MAX_PATH:,} bytes",
+                hint="nest less deeply",
             )
         if len(path) > 1 or len(paths.directory) > len(self.root):
             _check_links(self.root, paths.directory)
@@ -134,7 +137,7 @@ def _as_path(store: object, key: object) -> tuple[str, ...]:
         return key
     if isinstance(key, str):
         return (key,)
-    raise ArgumentTypeError(f"{store!r}: a key must be a str or a tuple of str, got {got(key)}")
+    raise ArgumentTypeError(f"{store!r}: a key", expected="a str or a tuple of str", got=got(key))
 
 
 def _is_nested(name: str, suffix: str) -> bool:
@@ -182,7 +185,7 @@ def _check_size(store: object, name: str, suffix: int) -> None:
         size = len(os.fsencode(name))
     longest = MAX_NAME - max(suffix, len(PAIR) + 1)
     if size > longest:
-        raise ArgumentError(f"{store!r}: the name {brief(name)} has {size:,} bytes; the most is {longest}")
+        raise ArgumentError(f"{store!r}: the name {brief(name)} has {size:,} bytes", hint=f"the most is {longest}")
 
 
 def _check_links(root: str, directory: str) -> None:

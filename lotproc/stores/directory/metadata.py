@@ -88,13 +88,13 @@ class Metadata(dict[str, Any]):
 def metadata_text(where: str, metadata: Any) -> bytes:
     """Metadata as the bytes of its file; numbers of numpy become Python's."""
     if not isinstance(metadata, Mapping):
-        raise CodecError(f"{where}: metadata must be a dict, got {got(metadata)}")
+        raise CodecError(f"{where}: metadata", expected="a dict", got=got(metadata))
     try:
         return _text(metadata)
     except (TypeError, ValueError, RecursionError) as error:
         names = [name for name, value in metadata.items() if not _is_json({name: value})]
         what = f"the metadata {', '.join(map(repr, names))}" if names else "this metadata"
-        raise CodecError(f"{where}: JSON can't hold {what}: {error}; leave that out, or make it str") from error
+        raise CodecError(f"{where}: JSON can't hold {what}: {error}", hint="leave that out, or make it str") from error
 
 
 def _text(metadata: Mapping[str, Any]) -> bytes:

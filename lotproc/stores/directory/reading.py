@@ -88,7 +88,7 @@ class Reading:
     def check_open(self) -> None:
         """Refuse a store that was closed."""
         if self.is_closed:
-            raise StoreClosedError(f"{self.store!r} is closed; open it again")
+            raise StoreClosedError(f"{self.store!r} is closed", hint="open it again")
 
     def has(self, paths: EntryPaths) -> bool:
         """Whether there is a value."""
@@ -154,7 +154,8 @@ class Reading:
             elif now > until:
                 raise StoreLockedError(
                     f"{self.store!r}: {as_text(paths.path)} was changed each time that it was read for "
-                    f"{self.timeout:g} s; give the store a longer lock_timeout"
+                    f"{self.timeout:g} s",
+                    hint="give the store a longer lock_timeout",
                 )
             else:
                 time.sleep(pause)
@@ -206,11 +207,13 @@ class Reading:
         except (MemoryError, OSError):
             raise
         except DetachError as error:
-            raise DetachError(f"{self.store!r}: the value of {as_text(paths.path)} can't be read: {error}") from error
+            raise DetachError(f"{self.store!r}: the value", f"can't be read: {error}", path=paths.path) from error
         except Exception as error:
             raise DamagedStoreError(
-                f"{self.store!r}: the value of {as_text(paths.path)} can't be read with codec {codec.name!r}: "
-                f"{type(error).__name__}: {error}; its file is {paths.data}"
+                f"{self.store!r}: the value",
+                f"can't be read with codec {codec.name!r}: {type(error).__name__}: {error}",
+                path=paths.path,
+                hint=f"its file is {paths.data}",
             ) from error
 
     def change_in(self, paths: EntryPaths, journal: bytes) -> Change | None:
@@ -224,7 +227,9 @@ class Reading:
             return Change(*(part.decode() for part in line.groups()))
         start = journal.rstrip(b"\0")[: len(_START)]
         if len(journal) > LONGEST or not _START.startswith(start):
-            raise ForeignFileError(f"{self.store!r}: {paths.journal} is no file of lotproc's; give it another name")
+            raise ForeignFileError(
+                f"{self.store!r}: {paths.journal} is no file of lotproc's", hint="give it another name"
+            )
         return None
 
     def _current(self, paths: EntryPaths) -> Current:
@@ -302,8 +307,10 @@ class Reading:
             return metadata_from(text)
         except (ValueError, TypeError, RecursionError) as error:
             raise DamagedStoreError(
-                f"{self.store!r}: the metadata of {as_text(paths.path)} can't be read as JSON: {error}; its file is "
-                f"{paths.meta}"
+                f"{self.store!r}: the metadata",
+                f"can't be read as JSON: {error}",
+                path=paths.path,
+                hint=f"its file is {paths.meta}",
             ) from error
 
 

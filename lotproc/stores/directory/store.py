@@ -115,9 +115,9 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         self._set(path, codec, lock_timeout, durable)
         if not os.path.isdir(self._directory):
             if os.path.exists(self._directory):
-                raise ArgumentError(f"{self!r}: path must be a directory, but {self._directory} is a file")
+                raise ArgumentError(f"{self!r}: path", expected=f"a directory, but {self._directory} is a file")
             if not create:
-                raise ArgumentError(f"{self!r}: there is no directory {self._directory}; create=True makes it")
+                raise ArgumentError(f"{self!r}: there is no directory {self._directory}", hint="create=True makes it")
             make_directories(self._directory, durable=durable)
         self._check_codec()
 
@@ -127,18 +127,18 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         """What the store is, without a look at its files."""
         name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
         if not isinstance(name, str):
-            raise ArgumentTypeError(f"DirectoryStore: path must be the path of a directory, got {got(path)}")
+            raise ArgumentTypeError("DirectoryStore: path", expected="the path of a directory", got=got(path))
         if not name or "\0" in name:
-            raise ArgumentError(f"DirectoryStore: path must be the path of a directory, got {name!r}")
+            raise ArgumentError("DirectoryStore: path", expected="the path of a directory", got=f"{name!r}")
         if lock_timeout is not None:
             if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)):
                 raise ArgumentTypeError(
-                    f"DirectoryStore: lock_timeout must be a number of seconds or None, got {got(lock_timeout)}"
+                    "DirectoryStore: lock_timeout", expected="a number of seconds or None", got=got(lock_timeout)
                 )
             if math.isnan(lock_timeout) or lock_timeout < 0:
-                raise ArgumentError(f"DirectoryStore: lock_timeout must be 0 or more seconds, got {lock_timeout}")
+                raise ArgumentError("DirectoryStore: lock_timeout", expected="0 or more seconds", got=f"{lock_timeout}")
         if not isinstance(durable, bool):
-            raise ArgumentTypeError(f"DirectoryStore: durable must be True or False, got {got(durable)}")
+            raise ArgumentTypeError("DirectoryStore: durable", expected="True or False", got=got(durable))
         self.codec = as_codec("DirectoryStore", codec)
         self.lock_timeout, self.durable = lock_timeout, durable
         self._name, self._codec = name, codec
@@ -170,8 +170,8 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
         if other is not None:
             named = next(codec for suffix, codec in _CODECS.items() if other.endswith(suffix))
             raise CodecError(
-                f"{self!r}: its values are not of the codec {self.codec.name!r}, but such as "
-                f"{os.path.basename(other)}; open it with codec={named}"
+                f"{self!r}: its values are not of the codec {self.codec.name!r}, but such as {os.path.basename(other)}",
+                hint=f"open it with codec={named}",
             )
 
     # --- A mapping ---------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class WriteBuffer:
         if self.is_finished:
             if self.environment.is_forked:
                 self.environment.refuse_fork()
-            raise StoreClosedError(f"the LMDB store {self.environment.files.path} is closed; open it again")
+            raise StoreClosedError(f"the LMDB store {self.environment.files.path} is closed", hint="open it again")
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Take a change; if it can't be kept because the buffer is full and can't be stored, nothing happens to it.

@@ -80,7 +80,8 @@ class Encoding:
                 raise DetachError(f"{self._name}: the value of {brief(key)} can't be read: {error}") from error
             raise DamagedStoreError(
                 f"{self._name}: the value of {brief(key)} can't be decoded with codec {self._codec.name!r}: "
-                f"{type(error).__name__}: {error}; it is damaged, or was written otherwise"
+                f"{type(error).__name__}: {error}",
+                hint="it is damaged, or was written otherwise",
             ) from error
 
     def pairs(self, call: str, items: Any) -> Iterable[Any]:
@@ -89,7 +90,7 @@ class Encoding:
             return items.items()
         if not is_iterable(items):
             raise ArgumentTypeError(
-                f"{self._name}: {call} takes a mapping, or pairs of a key and a value; got {got(items)}"
+                f"{self._name}: {call} takes a mapping, or pairs of a key and a value", got=got(items)
             )
         pairs: Iterable[Any] = items
         return pairs
@@ -120,7 +121,7 @@ class Encoding:
                 key, value = item
             except (TypeError, ValueError):
                 raise ArgumentTypeError(
-                    f"{self._name}: put_many takes a mapping, or pairs of a key and a value; got {got(item)}"
+                    f"{self._name}: put_many takes a mapping, or pairs of a key and a value", got=got(item)
                 ) from None
             encoded.append(self.form.to_new(key))
             stored.append(self.encoded(value, key))

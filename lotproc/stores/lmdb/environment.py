@@ -116,7 +116,7 @@ class Environment:
                 while self._is_wanted_alone:
                     self._changed.wait()
                 if self._env is None:
-                    raise StoreClosedError(f"the LMDB store {self.files.path} is closed; open it again")
+                    raise StoreClosedError(f"the LMDB store {self.files.path} is closed", hint="open it again")
                 mine.inside = 1
 
     def leave(self) -> None:
@@ -196,8 +196,9 @@ class Environment:
             self.refuse_fork()
         if self._is_inside():
             raise StoreLockedError(
-                f"the LMDB store {self.files.path} can't be {what} while one of its values is being decoded in the "
-                f"same thread; do it afterwards"
+                f"the LMDB store {self.files.path} can't be {what} while one of its values is being decoded in "
+                "the same thread",
+                hint="do it afterwards",
             )
 
     def stat(self) -> dict[str, int]:
@@ -258,7 +259,7 @@ class Environment:
     def _sizes(self) -> tuple[int, int]:
         """Bytes of the map, and of the file's pages that are or were in use; by whichever process."""
         if self._env is None:
-            raise StoreClosedError(f"the LMDB store {self.files.path} is closed; open it again")
+            raise StoreClosedError(f"the LMDB store {self.files.path} is closed", hint="open it again")
         info, psize = self._env.info(), self._env.stat()["psize"]
         return int(info["map_size"]), (int(info["last_pgno"]) + 1) * int(psize)
 
@@ -302,8 +303,9 @@ class Environment:
             elif error is not None:
                 raise StoreFullError(
                     f"the LMDB store {self.files.path} is full: its map has {size:,} bytes, and max_map_size is "
-                    f"{max_size:,}; delete records and flush (deletions are stored first; a page has room again when "
-                    f"all its records are deleted, so delete neighbours), or open it with a larger max_map_size"
+                    f"{max_size:,}; delete records and flush (deletions are stored first",
+                    hint="a page has room again when all its records are deleted, so delete neighbours), or open "
+                    "it with a larger max_map_size",
                 ) from error
 
     def shrink(self, size: int | None) -> None:
@@ -356,8 +358,9 @@ class Environment:
 
     def refuse_fork(self) -> NoReturn:
         raise StoreClosedError(
-            f"the LMDB store {self.files.path} was opened before this process was forked, and LMDB can't be used "
-            f"across a fork; open it in the child, or send the store to it (pickling a store reopens it)"
+            f"the LMDB store {self.files.path} was opened before this process was forked, and LMDB can't be "
+            "used across a fork",
+            hint="open it in the child, or send the store to it (pickling a store reopens it)",
         )
 
     def forked(self) -> None:

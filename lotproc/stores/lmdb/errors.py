@@ -37,13 +37,13 @@ def meaning(
         return ForeignFileError(f"{where}: {files.data} is no LMDB file of this kind: {error}")
     if isinstance(error, lmdb.ReadersFullError):
         return StoreLockedError(
-            f"{where}: as many readers are at work as LMDB's lock file has room for (max_readers); "
-            f"open it with a larger max_readers before any process has it open"
+            f"{where}: as many readers are at work as LMDB's lock file has room for (max_readers)",
+            hint="open it with a larger max_readers before any process has it open",
         )
     if "already open in this process" in str(error):
         return StoreLockedError(
-            f"{where}: other code has {files.path} open in this process, and LMDB allows it once; close that, "
-            f"or use one LmdbStore for both"
+            f"{where}: other code has {files.path} open in this process, and LMDB allows it once",
+            hint="close that, or use one LmdbStore for both",
         )
     code = getattr(error, "code", None)
     if not isinstance(code, int) or code not in errno.errorcode:

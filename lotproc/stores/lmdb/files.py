@@ -133,8 +133,8 @@ def check_file(name: str, path: str, *, readonly: bool = False) -> int:
                     if not readonly:
                         return 0
                     raise DamagedStoreError(
-                        f"{name}: {path} is empty; a process that ended while it made the file can leave it so: open "
-                        f"it for writing, and LMDB makes it anew; if there were records, restore it from a copy"
+                        f"{name}: {path} is empty; a process that ended while it made the file can leave it so",
+                        hint="open it for writing, and LMDB makes it anew; if it had records, restore it from a copy",
                     )
                 meta = _read_meta(name, path, file)
                 transaction = meta.transaction
@@ -144,15 +144,15 @@ def check_file(name: str, path: str, *, readonly: bool = False) -> int:
                 return meta.map_size
             except Foreign as foreign:
                 raise ForeignFileError(
-                    f"{name}: {path} holds {foreign}, and so is no store of records; it was left as it is; give "
-                    f"another path"
+                    f"{name}: {path} holds {foreign}, and so is no store of records; it was left as it is",
+                    hint="give another path",
                 ) from None
             except (Damage, struct.error) as damage:
                 if transaction is not None and _transaction(file) != transaction:
                     continue
                 raise DamagedStoreError(
-                    f"{name}: {path} is damaged: {damage}; it was not opened, because LMDB would crash on it; restore "
-                    f"it from a copy"
+                    f"{name}: {path} is damaged: {damage}; it was not opened, because LMDB would crash on it",
+                    hint="restore it from a copy",
                 ) from None
     return 0  # somebody writes all the while, and so is alive and well
 
@@ -175,8 +175,9 @@ def _read_meta(name: str, path: str, file: IO[bytes]) -> Meta:
     if magic != MAGIC or version != VERSION:
         what = f"LMDB's data version {version}" if magic == MAGIC else "no LMDB file"
         raise ForeignFileError(
-            f"{name}: {path} is {what}; expected a file of LMDB 0.9 (data version {VERSION}) of this machine's byte "
-            f"order; it was left as it is; give another path"
+            f"{name}: {path} is {what}; expected a file of LMDB 0.9 (data version {VERSION}) of this "
+            "machine's byte order; it was left as it is",
+            hint="give another path",
         )
     if len(data) < META_SIZE:
         raise Damage(f"it has {len(data)} bytes, and one page alone has more")

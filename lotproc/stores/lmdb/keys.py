@@ -47,26 +47,31 @@ class KeyForm(NamedTuple):
         """This form, if it can be used."""
         for option, value in (("key_encoding", self.encoding), ("str_normalize", self.normalize)):
             if value is not None and not isinstance(value, str):
-                raise ArgumentTypeError(f"{self.name}: {option} must be a str or None, got {got(value)}")
+                raise ArgumentTypeError(f"{self.name}: {option}", expected="a str or None", got=got(value))
         if not isinstance(self.errors, str):
-            raise ArgumentTypeError(f"{self.name}: key_errors must be a str, got {got(self.errors)}")
+            raise ArgumentTypeError(f"{self.name}: key_errors", expected="a str", got=got(self.errors))
         try:
             if self.encoding is not None:
                 "a/b".encode(self.encoding)
         except LookupError:
             raise ArgumentError(
-                f"{self.name}: key_encoding must be an encoding of text, as 'utf-8', or None; got {self.encoding!r}"
+                f"{self.name}: key_encoding",
+                expected="an encoding of text, as 'utf-8', or None",
+                got=f"{self.encoding!r}",
             ) from None
         try:
             codecs.lookup_error(self.errors)
         except LookupError:
             raise ArgumentError(
-                f"{self.name}: key_errors must be 'strict', 'ignore', 'replace' or another error handler; "
-                f"got {self.errors!r}"
+                f"{self.name}: key_errors",
+                expected="'strict', 'ignore', 'replace' or another error handler",
+                got=f"{self.errors!r}",
             ) from None
         if self.normalize not in (None, "NFC", "NFD", "NFKC", "NFKD"):
             raise ArgumentError(
-                f"{self.name}: str_normalize must be 'NFC', 'NFD', 'NFKC', 'NFKD' or None; got {self.normalize!r}"
+                f"{self.name}: str_normalize",
+                expected="'NFC', 'NFD', 'NFKC', 'NFKD' or None",
+                got=f"{self.normalize!r}",
             )
         return self
 
@@ -80,7 +85,8 @@ class KeyForm(NamedTuple):
         data = self._prefix(key)
         if not 0 < len(data) <= MAX_KEY:
             raise ArgumentError(
-                f"{self.name}: a key must have 1 to {MAX_KEY} bytes when it is encoded; {brief(key)} has {len(data)}"
+                f"{self.name}: a key must have 1 to {MAX_KEY} bytes when it is encoded",
+                hint=f"{brief(key)} has {len(data)}",
             )
         return data
 
@@ -102,13 +108,16 @@ class KeyForm(NamedTuple):
         if isinstance(key, str):
             if self.encoding is None:
                 raise ArgumentTypeError(
-                    f"{self.name}: with key_encoding=None keys must be bytes, or tuples of str; got {got(key)}; "
-                    f"open the store with key_encoding='utf-8' for keys of text"
+                    f"{self.name}: with key_encoding=None keys",
+                    expected="bytes, or tuples of str",
+                    got=got(key),
+                    hint="open the store with key_encoding='utf-8' for keys of text",
                 )
             return self._encoded(key, self.encoding)
         raise ArgumentTypeError(
-            f"{self.name}: a key must be bytes, {'a str, ' if self.encoding else ''}or a record's path (a tuple of "
-            f"str); got {got(key)}"
+            f"{self.name}: a key",
+            expected=f"bytes, {'a str, ' if self.encoding else ''}or a record's path (a tuple of str)",
+            got=got(key),
         )
 
     def _encoded(self, text: str, encoding: str) -> bytes:
@@ -135,7 +144,7 @@ class KeyForm(NamedTuple):
         for key in path:
             if not isinstance(key, str):
                 raise ArgumentTypeError(
-                    f"{self.name}: a record's path must be a tuple of str, got {brief(path)} with {got(key)}"
+                    f"{self.name}: a record's path", expected=f"a tuple of str, got {brief(path)} with {got(key)}"
                 )
         if self.normalize:  # which may make a slash of another character
             path = tuple(unicodedata.normalize(self.normalize, key) for key in path)
@@ -170,8 +179,8 @@ class KeyForm(NamedTuple):
             return key.decode(encoding, self.errors)
         except (UnicodeError, TypeError, LookupError) as error:  # a TypeError: of a handler that is for encoding only
             raise ArgumentError(
-                f"{self.name}: the key {brief(key)} is no text in {encoding} ({error}); open the store with "
-                f"key_encoding=None to have its keys as bytes"
+                f"{self.name}: the key {brief(key)} is no text in {encoding} ({error})",
+                hint="open the store with key_encoding=None to have its keys as bytes",
             ) from error
 
     def to_key(self, key: bytes) -> Any:

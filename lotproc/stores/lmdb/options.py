@@ -36,20 +36,24 @@ def options_of_lmdb(options: dict[str, Any]) -> dict[str, Any]:
     for option, value in options.items():
         kind = _OWN.get(option) or _OF_LMDB.get(option)
         if option in _REFUSED:
-            raise ArgumentError(f"LmdbStore: the option {option} can't be used: {_REFUSED[option]}; leave it out")
+            raise ArgumentError(
+                f"LmdbStore: the option {option} can't be used: {_REFUSED[option]}", hint="leave it out"
+            )
         if option in _OF_KEYS_AND_VALUES or (value is None and option in _MAY_BE_NONE):
             continue
         if kind is None:
             raise ArgumentTypeError(
-                f"LmdbStore: there is no option {option!r}; those for LMDB are {', '.join(_OF_LMDB)}"
+                f"LmdbStore: there is no option {option!r}", hint=f"those for LMDB are {', '.join(_OF_LMDB)}"
             )
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ArgumentTypeError(f"LmdbStore: {option} must be {_WORDS[kind]}, got {got(value)}")
+            raise ArgumentTypeError(f"LmdbStore: {option}", expected=f"{_WORDS[kind]}", got=got(value))
         if option in _OWN and kind is int and options[option] < 1:
-            raise ArgumentError(f"LmdbStore: {option} must be at least 1, got {value}")
+            raise ArgumentError(f"LmdbStore: {option}", expected="at least 1", got=f"{value}")
     size, limit = options["map_size"], options["max_map_size"]
     if size is not None and limit is not None and size > limit:
-        raise ArgumentError(f"LmdbStore: map_size must be no more than max_map_size, {limit:,} bytes; got {size:,}")
+        raise ArgumentError(
+            "LmdbStore: map_size", expected=f"no more than max_map_size, {limit:,} bytes", got=f"{size:,}"
+        )
     size = size or DEFAULT_MAP_SIZE
     given = {option: value for option, value in options.items() if option in _OF_LMDB}
     return {"readonly": False, **given, "map_size": size if limit is None else min(size, limit)}

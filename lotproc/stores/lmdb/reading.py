@@ -115,11 +115,11 @@ class LmdbReading(Store, Mapping[Any, Any]):
         decode_not_found = decode_keys if decode_not_found is None else decode_not_found
         if (decode_keys or decode_not_found) and self._form.encoding is None:
             raise ArgumentError(
-                f"{self!r}: get_many can't decode keys with key_encoding=None; open the store with an encoding"
+                f"{self!r}: get_many can't decode keys with key_encoding=None", hint="open the store with an encoding"
             )
         if isinstance(keys, (str, bytes, bytearray, memoryview)) or not is_iterable(keys):
             raise ArgumentTypeError(
-                f"{self!r}: get_many takes keys, as a list of them; got {got(keys)}; get is for one key"
+                f"{self!r}: get_many takes keys, as a list of them", got=got(keys), hint="get is for one key"
             )
         given = list(keys)
         wanted = list(map(self._encoding.key, given))
@@ -279,7 +279,7 @@ class LmdbReading(Store, Mapping[Any, Any]):
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise StoreClosedError(f"{self!r} is closed; open it again")
+            raise StoreClosedError(f"{self!r} is closed", hint="open it again")
 
     # --- As a source ---------------------------------------------------------------------------------------------
 

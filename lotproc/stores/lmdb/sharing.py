@@ -123,7 +123,8 @@ def _join(name: str, environment: Environment, options: dict[str, Any]) -> None:
         if has != wants:
             raise ArgumentError(
                 f"{name}: this process has the store open with {option}={has}, and LMDB opens a file once in a "
-                f"process; expected the same, got {option}={wants}; close the other one, or open both alike"
+                f"process; expected the same, got {option}={wants}",
+                hint="close the other one, or open both alike",
             )
     environment.ensure_size(options["map_size"])
 

@@ -174,9 +174,9 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         """Check what was given; nothing is opened yet."""
         text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
         if not isinstance(text, str):
-            raise ArgumentTypeError(f"LmdbStore: path must be the path of a folder, got {got(path)}")
+            raise ArgumentTypeError("LmdbStore: path", expected="the path of a folder", got=got(path))
         if not text or "\0" in text:
-            raise ArgumentError(f"LmdbStore: path must be the path of a folder, got {text!r}")
+            raise ArgumentError("LmdbStore: path", expected="the path of a folder", got=f"{text!r}")
         #: The path that the store was given.
         self.path = text
         self._given = options
@@ -197,7 +197,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
         """Open the files, once."""
         with self._opening:
             if self._is_closed:
-                raise StoreClosedError(f"{self!r} is closed; open it again")
+                raise StoreClosedError(f"{self!r} is closed", hint="open it again")
             if self._buffer is None:
                 environment = acquire(repr(self), self._files, self._lmdb_options, max_size=self._max_map_size)
                 buffer = WriteBuffer(environment, self.batch_size, self._given["max_buffer_bytes"], self._max_map_size)
@@ -213,7 +213,9 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
     def _writable(self) -> WriteBuffer:
         buffer = self._buffer or self._open()
         if self._is_readonly:
-            raise ReadOnlyStoreError(f"{self!r} is open for reading only; open it without readonly=True to write")
+            raise ReadOnlyStoreError(
+                f"{self!r} is open for reading only", hint="open it without readonly=True to write"
+            )
         return buffer
 
     # --- The end -------------------------------------------------------------------------------------------------
@@ -246,7 +248,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
 
     def __enter__(self) -> LmdbStore:
         if self._is_closed:
-            raise StoreClosedError(f"{self!r} is closed; open it again")
+            raise StoreClosedError(f"{self!r} is closed", hint="open it again")
         return self
 
     def __exit__(
