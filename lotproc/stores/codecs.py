@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -45,6 +46,9 @@ class Codec(NamedTuple):
     suffix: str
     holds_mappings: bool
     keeps: bool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (as_codec, ("", self.name)) if self is NAMED.get(self.name) else (Codec, tuple(self))
 
 
 #: How the codec of a store is given.
@@ -295,23 +299,27 @@ def _as_bytes(value: Any) -> Buffer:
 
 
 def _dumping(encode: Callable[[Any], Buffer]) -> Callable[[Any, IO[bytes]], None]:
-    def dump(value: Any, file: IO[bytes]) -> None:
-        file.write(memoryview(encode(value)))
+    return partial(_dump, encode)
 
-    return dump
+
+def _dump(encode: Callable[[Any], Buffer], value: Any, file: IO[bytes]) -> None:
+    file.write(memoryview(encode(value)))
 
 
 def _custom(encode: Callable[[Any], Any], decode: Callable[[bytes], Any]) -> Codec:
-    def encoded(value: Any) -> Buffer:
-        data = encode(value)
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise CodecError("the codec's encode must return bytes", got=got(data))
-        return data
+    encoded = partial(_encoded, encode)
+    return Codec("custom", encoded, partial(_decoded, decode), _dumping(encoded), ".value", True, keeps=False)
 
-    def decoded(data: Any) -> Any:
-        return decode(bytes(data))
 
-    return Codec("custom", encoded, decoded, _dumping(encoded), ".value", holds_mappings=True, keeps=False)
+def _encoded(encode: Callable[[Any], Any], value: Any) -> Buffer:
+    data = encode(value)
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise CodecError("the codec's encode must return bytes", got=got(data))
+    return data
+
+
+def _decoded(decode: Callable[[bytes], Any], data: Any) -> Any:
+    return decode(bytes(data))
 
 
 NAMED = {

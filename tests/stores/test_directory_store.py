@@ -1307,3 +1307,10 @@ def test_durable_writes_are_synced_before_they_show(tmp_path: Path, monkeypatch:
     fast["a"] = 2
     del fast["a"]
     assert [step for step in steps if not step.startswith(">")] == []
+
+
+@pytest.mark.parametrize("codec", ["pickle", "json", (str.encode, bytes.decode)])
+def test_an_entry_goes_elsewhere_with_its_store(codec: Any, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store", codec=codec)
+    store["a", "x"] = "text"
+    assert pickle.loads(pickle.dumps(store.entry(("a", "x")))).get_data() == "text"
