@@ -74,13 +74,13 @@ class _DatabaseTree:
             self._batches.append(batch)
             if self._applied + len(batch) > MOST_WAITING:
                 self._batches = None  # too much to hold
-        self._in_tries(lambda: self._write(batch), lambda: None)
+        self._with_retries(lambda: self._write(batch), lambda: None)
         if self._bulk is None:
             self._remember()
 
     def commit(self) -> None:
         self._look()
-        self._store_in_tries(self._progress.commit)
+        self._store_with_retries(self._progress.commit)
 
     def finish(self) -> None:
         self._look()
@@ -166,11 +166,11 @@ class _DatabaseTree:
 
     # Others who commit
 
-    def _store_in_tries(self, count: Callable[[], None]) -> None:
-        self._in_tries(lambda: self._store(count), lambda: self._store(count))
+    def _store_with_retries(self, count: Callable[[], None]) -> None:
+        self._with_retries(lambda: self._store(count), lambda: self._store(count))
         self._begin()
 
-    def _in_tries(self, do: Callable[[], None], then: Callable[[], None]) -> None:
+    def _with_retries(self, do: Callable[[], None], then: Callable[[], None]) -> None:
         """Do it; where others are in the way, apply all batches to what they have made, and do the rest."""
         pause = FIRST_PAUSE
         unread = 0
@@ -231,7 +231,7 @@ class _DatabaseTree:
             else:
                 self._apply_again()  # to what others have committed by now
             if before.status is Status.COMMITTED and is_unchanged:
-                self._store_in_tries(self._progress.keep)  # as if the source had done that itself
+                self._store_with_retries(self._progress.keep)  # as if the source had done that itself
         elif before.status is Status.COMMITTED or not self._applied:
             self._progress.keep()  # what was applied was committed with the rest
             self._begin()

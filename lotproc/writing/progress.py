@@ -1,4 +1,4 @@
-"""From one commit to the next: batches applied, counted, told to the ledger, and taken back where one fails."""
+"""From one commit to the next: batches applied, counted and told to the ledger; where one fails, not counted."""
 
 from __future__ import annotations
 

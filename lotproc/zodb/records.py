@@ -1,4 +1,4 @@
-"""What the records of nodes and of BTrees say: the one place that knows how ZODB stores their states.
+"""Decoding the records of nodes and of BTrees one by one: what they say, and how ZODB stores their states.
 
 A node is three records: its own, and those of two BTrees, its children and its attributes. A BTree that has split is
 read part by part: where many such trees are to be read at once, `children_in` is the place for it, as `shapes` is for

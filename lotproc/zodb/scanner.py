@@ -1,4 +1,4 @@
-"""The walk behind `scan`: it decodes windows of nodes at once, and gives their records in the order of the tree."""
+"""The walk behind `scan`: it reads windows of nodes at once, and gives their records in the order of the tree."""
 
 from __future__ import annotations
 

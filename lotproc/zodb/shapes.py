@@ -1,4 +1,4 @@
-"""Records of one shape, read many at once: the one learner of shapes, for nodes and for the trees of their children.
+"""Decoding records of one shape, many at once: the one learner of shapes, for nodes and the trees of their children.
 
 Records of one kind and length differ in few places: ids and keys. So the bytes around these are learned from one
 record, others are compared with it byte by byte, as arrays, and the ids are cut out. What differs in any other byte is

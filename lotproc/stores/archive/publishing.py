@@ -19,7 +19,7 @@ from ..._locks import holder, let_in, take
 from ...errors import ReadOnlyStoreError, StoreLockedError
 from .names import hidden, is_temporary, read_pending
 
-__all__ = ["Lock", "complete", "decide", "temporary_beside"]
+__all__ = ["Lock", "complete", "publish", "temporary_beside"]
 
 
 class Lock:
@@ -85,7 +85,7 @@ def temporary_beside(base: str) -> str:
     return hidden(base, f"{secrets.token_hex(8)}.tmp")
 
 
-def decide(base: str, moves: list[tuple[str, str]], deletes: list[str], *, durable: bool) -> None:
+def publish(base: str, moves: list[tuple[str, str]], deletes: list[str], *, durable: bool) -> None:
     """Let new files take the place of old ones, in one step, which `complete` completes.
 
     Args:
@@ -122,7 +122,7 @@ def complete(base: str, *, durable: bool, was_replaced: bool = True) -> None:
     Args:
         base: What the files have in common; the lock of it is held.
         durable: Whether to wait for the disk.
-        was_replaced: Whether `decide` was called just now.
+        was_replaced: Whether `publish` was called just now.
 
     Raises:
         OSError: It can't be done now; the next writer does it.

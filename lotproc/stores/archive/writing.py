@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import add_note
 from .keys import keys_path
 from .names import shard_path
-from .publishing import complete, decide
+from .publishing import complete, publish
 from .shard_writer import ShardWriter, fitting, read_back
 from .shards import Shard
 from .target import Target
@@ -127,7 +127,7 @@ class Session:
                 moves.append((writer.temporary, writer.path))
             new = {path for _, path in moves}
             gone = [path for path in target.replaced if path not in new]
-            decide(target.base, moves, gone, durable=target.durable)
+            publish(target.base, moves, gone, durable=target.durable)
         self.is_decided = True
         self.writers = []
         for path in spools:
