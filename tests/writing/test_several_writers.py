@@ -50,6 +50,8 @@ def two_writers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int,
     """The port of a server, and two programs that are connected to it."""
     folder = tmp_path_factory.mktemp("two_writers")
     with server(folder) as (port, _), ExitStack() as stack:
+        with connected(port):
+            pass  # makes the tree's root, which two at once can't
         writers = [
             stack.enter_context(
                 subprocess.Popen(
