@@ -256,7 +256,8 @@ def checked_names(stage_name: str, names: Names) -> tuple[str, ...] | EllipsisTy
         if not isinstance(name, str):
             raise ArgumentTypeError(
                 f"{stage_name}: the name of an attribute",
-                expected=f"a str, got {got(name)} in {brief(names)}",
+                expected="a str",
+                got=f"{got(name)} in {brief(names)}",
                 hint=f"the names come first: {stage_name}(names, ...)",
             )
     return names

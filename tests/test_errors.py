@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from rooms import PACKAGE
 
 import lotproc as lp
 
@@ -55,3 +57,16 @@ def test_an_error_has_its_fields_says_them_and_keeps_them(
 )
 def test_what_an_error_says(error: lp.LotprocError, said: str) -> None:
     assert str(error) == said
+
+
+def test_no_field_says_what_another_is_for() -> None:
+    """`expected` is what was expected and no more: what came, and what to do, have fields of their own."""
+    said = [
+        f"{path.name}:{call.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        for field in call.keywords
+        if field.arg == "expected" and (", got " in ast.unparse(field.value) or "; " in ast.unparse(field.value))
+    ]
+    assert said == []

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from lotdb import BaseNode
 
@@ -24,6 +24,21 @@ from .planning import Policy, flat_batches, planner, writes_of
 from .progress import Progress, Target, apply_batches
 from .transactions import check_writable
 
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
+    class _Options(TypedDict, total=False):
+        """Those of `write`, once for both its overloads."""
+
+        output_attribute: str | None
+        if_exists: IfExists
+        if_missing: IfMissing
+        commit_every: int | None
+        arrays: Arrays
+        version: str | None
+        ledger: str | os.PathLike[str] | None
+
+
 __all__ = ["write"]
 
 
@@ -32,27 +47,13 @@ def write(
     policy: Policy,
     target: BaseNode | Store,
     results: Iterable[Any],
-    *,
-    output_attribute: str | None = "result",
-    if_exists: IfExists = "merge",
-    if_missing: IfMissing = "make",
-    commit_every: int | None = None,
-    arrays: Arrays = "inline",
-    version: str | None = None,
-    ledger: str | os.PathLike[str] | None = None,
+    **options: Unpack[_Options],
 ) -> WriteReport: ...
 @overload
 def write(
     policy: Policy,
     target: BaseNode | Store,
-    *,
-    output_attribute: str | None = "result",
-    if_exists: IfExists = "merge",
-    if_missing: IfMissing = "make",
-    commit_every: int | None = None,
-    arrays: Arrays = "inline",
-    version: str | None = None,
-    ledger: str | os.PathLike[str] | None = None,
+    **options: Unpack[_Options],
 ) -> Callable[[Iterable[Any]], WriteReport]: ...
 @stage("results")
 def write(

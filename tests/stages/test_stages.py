@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import inspect
@@ -22,6 +23,8 @@ from lotdb import BaseNode
 from trees import PLAIN_KEYS, build, stored, unsaved
 
 import lotproc as lp
+from lotproc import parallel
+from lotproc.writing import running
 
 #: Some names here are those of no node, on purpose; what is told of them is held by `test_missing_names`.
 pytestmark = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
@@ -785,3 +788,16 @@ def test_the_error_of_a_missing_package_names_its_extra_and_survives_pickling() 
 def test_a_slip_of_the_pen_is_told_what_to_do(call: Callable[[], Any], text: str) -> None:
     with pytest.raises(lp.ArgumentTypeError, match=text):
         call()
+
+
+@pytest.mark.parametrize(("function", "module"), [(lp.parallel_map, parallel), (lp.write, running)])
+def test_the_options_that_type_checkers_know_are_those_that_there_are(function: Any, module: Any) -> None:
+    (typed,) = (
+        node
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.ClassDef) and node.name == "_Options"
+    )
+    parameters = inspect.signature(function).parameters.values()
+    options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    assert [node.target.id for node in typed.body if isinstance(node, ast.AnnAssign)] == options  # type: ignore[union-attr]
+    assert options[-1] in str(inspect.signature(function))

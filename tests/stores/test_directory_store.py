@@ -25,7 +25,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from recording import open_files
 
 import lotproc as lp
 from lotproc import _locks as locks
@@ -47,7 +46,10 @@ from lotproc.stores.protocol import Item
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="a file that is open can't be replaced there")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="a file that is open can't be replaced there"),
+    pytest.mark.usefixtures("no_file_stays_open"),
+]
 
 
 #: How processes are made; from Python 3.12 on, forking one that has threads warns.
@@ -60,13 +62,6 @@ def processes_can_be_made() -> None:
     process = multiprocessing.get_context(FORK).Process(target=int)
     process.start()
     process.join()
-
-
-@pytest.fixture(autouse=True)
-def no_file_stays_open() -> Iterator[None]:
-    before = open_files()
-    yield
-    assert open_files() == before
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from other_places import OTHERS, as_nobody, in_child, on_readonly_media, put_in_place, without_locks
-from recording import open_files
 
 from lotproc.errors import (
     ArgumentError,
@@ -50,15 +49,10 @@ lmdb = pytest.importorskip("lmdb")
 
 from lotproc.stores import LmdbStore  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("no_file_stays_open")
+
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
-
-
-@pytest.fixture(autouse=True)
-def no_file_stays_open() -> Iterator[None]:
-    before = open_files()
-    yield
-    assert open_files() == before
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import gc
-import inspect
 import itertools
 import multiprocessing
 import operator
@@ -37,7 +35,6 @@ from lotproc import (
     NotPicklableError,
     chunked,
     each,
-    parallel,
     parallel_map,
 )
 
@@ -744,14 +741,6 @@ def test_bad_options_are_refused_at_once(case: str) -> None:
     with pytest.raises(error, match=message):
         parallel_map(fn, source, **options)
     assert source.pulled == 0
-
-
-def test_the_options_that_type_checkers_know_are_those_that_there_are() -> None:
-    (typed,) = (node for node in ast.walk(ast.parse(inspect.getsource(parallel))) if isinstance(node, ast.ClassDef))
-    parameters = inspect.signature(parallel_map).parameters.values()
-    options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    assert [node.target.id for node in typed.body if isinstance(node, ast.AnnAssign)] == options  # type: ignore[union-attr]
-    assert "max_tasks_per_child" in str(inspect.signature(parallel_map))
 
 
 def test_a_processor_that_can_not_travel_is_refused_for_an_executor_of_processes() -> None:

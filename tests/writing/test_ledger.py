@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
-from recording import open_files
 
 from lotproc.errors import ArgumentError, ArgumentTypeError
 from lotproc.models import Failure
 from lotproc.writing.ledger import Ledger, outstanding_failures
+
+pytestmark = pytest.mark.usefixtures("no_file_stays_open")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,13 +49,6 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One file for the many examples of a law."""
     return tmp_path_factory.mktemp("ledger") / "run.jsonl"
-
-
-@pytest.fixture(autouse=True)
-def no_file_stays_open() -> Iterator[None]:
-    before = open_files()
-    yield
-    assert open_files() == before
 
 
 # --- Any runs, torn anywhere -----------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class Layout:
             if type(name) is not str:
                 if not isinstance(name, str):
                     raise ArgumentTypeError(
-                        f"{store!r}: a key", expected=f"a tuple of str, got {got(name)} in {brief(key)}"
+                        f"{store!r}: a key", expected="a tuple of str", got=f"{got(name)} in {brief(key)}"
                     )
                 path = tuple(map(str.__str__, path))  # of a subclass, such as numpy's
         if isinstance(key, str):

@@ -144,7 +144,7 @@ class KeyForm(NamedTuple):
         for key in path:
             if not isinstance(key, str):
                 raise ArgumentTypeError(
-                    f"{self.name}: a record's path", expected=f"a tuple of str, got {brief(path)} with {got(key)}"
+                    f"{self.name}: a record's path", expected="a tuple of str", got=f"{brief(path)} with {got(key)}"
                 )
         if self.normalize:  # which may make a slash of another character
             path = tuple(unicodedata.normalize(self.normalize, key) for key in path)
