@@ -103,6 +103,11 @@ class PathPattern:
         """Whether a path that ends here matches."""
         return len(self._tests) in positions
 
+    def accepts_all(self, positions: frozenset[int]) -> bool:
+        """Whether all paths that begin with the one here match: a `**` at the end was reached."""
+        last = len(self._tests) - 1
+        return last in positions and self._tests[last] is None
+
     def literals(self, positions: frozenset[int]) -> list[str] | None:
         """The only keys that can match next, sorted; None where children must be searched."""
         waiting = positions - {len(self._tests)}

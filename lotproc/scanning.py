@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
@@ -13,14 +13,15 @@ from lotdb import BaseNode
 
 from ._missing import Missing
 from ._nodes import connection_of, plain_file, unwrapped
-from ._patterns import regex
+from ._patterns import PathPattern, regex
 from ._stage import check_choice, check_count, check_on_error, stage
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .filters import attribute_test
 from .models import NodeRecord, OnError, Partition
-from .snapshots import Names, Payload, check_payload, checked_names
+from .snapshots import Inherit, Names, Payload, checked_taken
 from .traversal import Skip, check_level, skip_tests
 from .zodb.attributes import Wanted
+from .zodb.bounds import UNBOUND, Bounds
 from .zodb.partitioning import opened_partition, starts_of_parts
 from .zodb.pinned import PinnedStorage, pinned_view, until_closed
 from .zodb.scanner import Scanner
@@ -37,7 +38,9 @@ def scan(
     names: Names,
     root: BaseNode | Partition,
     *,
+    inherit: Inherit = (),
     where: Where = None,
+    path: str | Sequence[str] | None = None,
     skip: Skip = None,
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
@@ -49,7 +52,9 @@ def scan(
 def scan(
     names: Names,
     *,
+    inherit: Inherit = (),
     where: Where = None,
+    path: str | Sequence[str] | None = None,
     skip: Skip = None,
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
@@ -61,7 +66,9 @@ def scan(
 def scan(
     names: Names,
     *,
+    inherit: Inherit = (),
     where: Where = None,
+    path: str | Sequence[str] | None = None,
     skip: Skip = None,
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
@@ -94,9 +101,13 @@ def scan(
     Args:
         names: The attributes to take: one name, several, or `...` for all. An absent attribute is `None`.
         root: A node of a tree in a database, or one of its `partitions`, which is opened where it is used.
+        inherit: More attributes, each taken from the nearest node that has it, as in `snapshot`: an attribute of the
+            speaker is one of each of its clips. A node above others is decoded once.
         where: What a node must have to be given: a regular expression that is found in its key, a mapping from names
-            of attributes to values or tests of them, as `where` takes them, or several of both. Applied before
-            anything is decoded that it does not need.
+            of attributes, also inherited ones, to values or tests of them, as `where` takes them, or several of both.
+            Applied before anything is decoded that it does not need.
+        path: A glob that the paths of the nodes must match, as `match_path` takes it. Branches in which no path can
+            match are not read.
         skip: Branches that do not exist for this scan: a glob on their keys, or a function of their top nodes.
         level: Give the nodes at this depth below `root`, or at the "deepest", instead of the leaves.
         payload: The name of a data attribute: a `PayloadHandle` to it becomes the record's `payload`, or `None` where
@@ -123,8 +134,7 @@ def scan(
         DamagedDatabaseError: A record is missing or can't be read; names the object's id and the path.
         Exception: Whatever a test in `where`, `skip` or `payload` raises.
     """
-    taken = checked_names("scan", names)
-    check_payload("scan", payload)
+    taken = checked_taken("scan", names, inherit, payload)
     check_choice("scan", "uncommitted", uncommitted, ("error", "ignore"))
     check_on_error("scan", on_error)
     check_choice("scan", "missing", missing, ("warn", "error"))
@@ -132,15 +142,15 @@ def scan(
         check_level("scan", "level", level)
     key, tests = _tests(where)
     skip_key, skip_node = skip_tests("scan", skip)
-    wanted = Wanted(taken, payload, key, tests, skip_key, skip_node, level, on_error, missing)
+    pattern = None if path is None else PathPattern("scan", path)
+    wanted = Wanted(taken, key, tests, skip_key, skip_node, pattern, level, on_error, missing)
 
     def run(root: BaseNode | Partition) -> Iterator[NodeRecord]:
         if isinstance(root, Partition):
-            storage, oid, start, stop = opened_partition("scan", root), root.root, root.start, root.stop
+            storage, oid, bounds = opened_partition("scan", root), root.root, Bounds(root.start, root.stop)
         else:
-            storage, oid, start, stop = pinned_storage("scan", root, uncommitted), root._p_oid, (), ()
-        scanner = Scanner(storage, replace(wanted, is_part=bool(start or stop)))
-        records = scanner.records(oid, start, stop)
+            storage, oid, bounds = pinned_storage("scan", root, uncommitted), root._p_oid, UNBOUND
+        records = Scanner(storage, replace(wanted, is_part=bounds != UNBOUND)).records(oid, bounds)
         return until_closed(records, storage.close) if storage.must_close else records
 
     return run

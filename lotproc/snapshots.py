@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import EllipsisType
-from typing import Any, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 from lotdb import BaseNode, BlobObject, DataObject
 from transaction.interfaces import TransientError
@@ -18,6 +18,7 @@ from ._nodes import CarriedPaths, no_item, node_path
 from ._salvaging import salvaged
 from ._stage import check_choice, check_on_error, root_hint, stage
 from .errors import (
+    ArgumentError,
     ArgumentTypeError,
     DamagedDatabaseError,
     DetachError,
@@ -33,6 +34,9 @@ __all__ = ["snapshot"]
 
 Names: TypeAlias = "str | Iterable[str] | EllipsisType"
 
+#: Attributes that a node has from the nearest node above it, if it has none itself.
+Inherit: TypeAlias = "str | Iterable[str]"
+
 #: Where a record's payload comes from: a function of the node, or the name of one of its data attributes.
 Payload: TypeAlias = "str | Callable[[BaseNode], Any] | None"
 
@@ -42,17 +46,28 @@ def snapshot(
     names: Names,
     nodes: Iterable[BaseNode],
     *,
+    inherit: Inherit = (),
     payload: Payload = None,
     on_error: OnError = "raise",
     missing: Missing = "warn",
 ) -> Iterator[NodeRecord]: ...
 @overload
 def snapshot(
-    names: Names, *, payload: Payload = None, on_error: OnError = "raise", missing: Missing = "warn"
+    names: Names,
+    *,
+    inherit: Inherit = (),
+    payload: Payload = None,
+    on_error: OnError = "raise",
+    missing: Missing = "warn",
 ) -> Callable[[Iterable[BaseNode]], Iterator[NodeRecord]]: ...
 @stage("nodes")
 def snapshot(
-    names: Names, *, payload: Payload = None, on_error: OnError = "raise", missing: Missing = "warn"
+    names: Names,
+    *,
+    inherit: Inherit = (),
+    payload: Payload = None,
+    on_error: OnError = "raise",
+    missing: Missing = "warn",
 ) -> Callable[[Iterable[BaseNode]], Iterator[NodeRecord]]:
     """Turn live nodes into detached records, which are safe to send anywhere.
 
@@ -86,14 +101,16 @@ def snapshot(
     Args:
         names: The attributes to take: one name, several, or `...` for all. An absent attribute is `None`, as in lotdb.
         nodes: Live nodes. A `Failure` among them is handed on.
+        inherit: More attributes, each taken from the nearest node that has it: from the node itself on, up to the root
+            of the tree. One that is there as `None` counts; where nobody has it, it is `None`.
         payload: The name of a data attribute: a `PayloadHandle` to it becomes the record's `payload`, or `None` where
             it is absent. Or a function of the live node: a copy of what it returns.
         on_error: What becomes of a node that can't be read. "raise": the error comes out; "skip": the node is left
             out; "collect": a `Failure` takes its place; a function, called with the `Failure`: what it returns takes
             its place, unless that is `None`.
-        missing: What becomes of a name that a node has not. "warn": a warning at the end of the nodes if none of them
-            had it, which names the nearest name that there was; it may be misspelt. "error": an error at the first node
-            that lacks one.
+        missing: What becomes of a name that a node has not, nor any above it where it is inherited. "warn": a warning
+            at the end of the nodes if none of them had it, which names the nearest name that there was; it may be
+            misspelt. "error": an error at the first node that lacks one.
 
     Returns:
         An iterator of records, in the order of the nodes. Lazy; holds one record. It only reads; the connection has
@@ -107,23 +124,37 @@ def snapshot(
         DamagedDatabaseError: The attributes of a node can't be read; names its path.
         Exception: Whatever `payload` raises, with a note that names the path.
     """
-    names = checked_names("snapshot", names)
-    check_payload("snapshot", payload)
+    taken = checked_taken("snapshot", names, inherit, payload)
     check_on_error("snapshot", on_error)
     check_choice("snapshot", "missing", missing, ("warn", "error"))
-    return lambda nodes: _records(nodes, names, payload, on_error, missing)
+    return lambda nodes: _records(nodes, taken, on_error, missing)
 
 
-def _records(
-    nodes: Iterable[BaseNode],
-    names: tuple[str, ...] | EllipsisType,
-    payload: Payload,
-    on_error: OnError,
-    missing: Missing,
-) -> Iterator[NodeRecord]:
+class Taken(NamedTuple):
+    """What is taken of each node.
+
+    Args:
+        names: The attributes, or `...` for all.
+        inherit: More of them, which may be those of a node above it.
+        payload: As `snapshot` takes it.
+    """
+
+    names: tuple[str, ...] | EllipsisType = ()
+    inherit: tuple[str, ...] = ()
+    payload: Payload = None
+
+    @property
+    def asked_for(self) -> list[str]:
+        """The names of attributes that are asked for."""
+        names = () if self.names is ... else self.names
+        return [*names, *self.inherit, *([self.payload] if isinstance(self.payload, str) else [])]
+
+
+def _records(nodes: Iterable[BaseNode], taken: Taken, on_error: OnError, missing: Missing) -> Iterator[NodeRecord]:
     """`record_of` for each node, with what it calls written out: this is where reading a warm tree spends its time."""
-    looking = Sought("snapshot", looked_for(names, payload), missing)
+    looking = Sought("snapshot", taken.asked_for, missing)
     wanted = looking.wanted
+    names, inherit, payload = taken
     paths = CarriedPaths()
     node: Any = None
     path: tuple[str, ...] = ()
@@ -143,14 +174,17 @@ def _records(
             else:
                 raise no_item("snapshot", node, "a live node")
             stored = node.attribute_storage
+            handed_down = nearest("snapshot", node, inherit, path) if inherit else _NONE
             if wanted:
-                looking.look(stored, path)
+                looking.look({*stored, *handed_down} if inherit else stored, path)
             attributes = {}
             for name in stored.keys() if names is ... else names:
                 value = stored[name] if name in stored else None  # noqa: SIM401, since a BTree takes longer for one `get`
                 if type(value) not in ATOMS:
                     value = detached("snapshot", value, f"attribute {name!r}", path)
                 attributes[name] = value
+            if inherit:
+                add_inherited("snapshot", attributes, inherit, handed_down)
             carried = None if payload is None else payload_of("snapshot", node, stored, payload, path)
             record: Any = node_record(path, path[-1] if path else node.key, attributes, carried)
         except ArgumentTypeError:
@@ -158,21 +192,14 @@ def _records(
                 raise
             record, node = node, None
         except Exception as error:
-            record = _despite(error, node, names, payload, on_error, looking)
+            record = _despite(error, node, taken, on_error, looking)
             node = None  # whose path may not be known
         if record is not None:
             yield record
     looking.end()
 
 
-def _despite(
-    error: Exception,
-    node: BaseNode,
-    names: tuple[str, ...] | EllipsisType,
-    payload: Payload,
-    on_error: OnError,
-    looking: Sought,
-) -> Any:
+def _despite(error: Exception, node: BaseNode, taken: Taken, on_error: OnError, looking: Sought) -> Any:
     """What there is in place of the record of a node at which an error came."""
     try:
         path = node_path(node)
@@ -180,7 +207,7 @@ def _despite(
         path = None
     if path is not None and isinstance(error, StateLoadError):
         try:
-            return record_of("snapshot", node, names, payload, path, looking)
+            return record_of("snapshot", node, taken, path, looking)
         except Exception as again:
             error = again
     if on_error == "raise" or not costs_one(error):
@@ -193,82 +220,128 @@ def costs_one(error: Exception) -> bool:
     return not isinstance(error, (TransientError, ConnectionStateError, StorageError))
 
 
-def looked_for(names: tuple[str, ...] | EllipsisType, payload: Payload) -> list[str]:
-    """The names of attributes that are asked for."""
-    return [*(() if names is ... else names), *([payload] if isinstance(payload, str) else [])]
-
-
 def record_of(
     stage_name: str,
     node: BaseNode,
-    names: tuple[str, ...] | EllipsisType,
-    payload: Payload = None,
+    taken: Taken,
     path: tuple[str, ...] | None = None,
     looking: Sought | None = None,
 ) -> NodeRecord:
     """The record of a live node; `path` where it is known already."""
     if path is None:
         path = node_path(node)
+    payload = taken.payload
+    handed_down = nearest(stage_name, node, taken.inherit, path)
+
+    def attributes_of(stored: Any) -> dict[str, Any]:
+        if looking is not None and looking.wanted:
+            looking.look({*stored, *handed_down}, path)
+        names = stored.keys() if taken.names is ... else taken.names
+        attributes = {name: detached(stage_name, stored.get(name), f"attribute {name!r}", path) for name in names}
+        add_inherited(stage_name, attributes, taken.inherit, handed_down)
+        return attributes
+
     stored: Any = node.attribute_storage
     try:
         if isinstance(payload, str):
             stored.get(payload)
-        attributes = _attributes(stage_name, stored, names, path, looking)
+        attributes = attributes_of(stored)
     except (StateLoadError, DamagedDatabaseError) as error:
-        if isinstance(error, StateLoadError):
-            error = at_path(stage_name, path, unreadable(stored._p_oid, error))
-        stored = salvaged(stored, error)
-        attributes = _attributes(stage_name, stored, names, path, looking)
+        stored = _salvaged(stage_name, stored, error, path)
+        attributes = attributes_of(stored)
     carried = None if payload is None else payload_of(stage_name, node, stored, payload, path)
     return node_record(path, node.key, attributes, carried)
 
 
-def _attributes(
-    stage_name: str,
-    stored: Any,
-    names: tuple[str, ...] | EllipsisType,
-    path: tuple[str, ...],
-    looking: Sought | None,
-) -> dict[str, Any]:
-    if looking is not None and looking.wanted:
-        looking.look(stored, path)
-    return {
-        name: detached(stage_name, stored.get(name), f"attribute {name!r}", path)
-        for name in (stored.keys() if names is ... else names)
-    }
+def _salvaged(stage_name: str, stored: Any, error: Exception, path: tuple[str, ...]) -> dict[str, Any]:
+    """The attributes of the node at a path, of which one can't be read."""
+    if isinstance(error, StateLoadError):
+        error = at_path(stage_name, path, unreadable(stored._p_oid, error))
+    return salvaged(stored, error)
 
 
-def checked_names(stage_name: str, names: Names) -> tuple[str, ...] | EllipsisType:
-    """The names of attributes as a tuple; `...` stays as it is."""
-    if names is ...:
-        return names
-    if isinstance(names, str):
-        return (names,)
-    if not isinstance(names, Iterable):
-        raise ArgumentTypeError(
-            f"{stage_name}: names",
-            expected="a str, several, or ... for all",
-            got=got(names),
-            hint=root_hint(stage_name, names),
-        )
-    names = tuple(names)
+# --- What a node has from those above it ----------------------------------------------------------------------------
+
+#: Attributes by name: each as the nearest node has it, with the path of that.
+Inherited: TypeAlias = "Mapping[str, tuple[Any, tuple[str, ...]]]"
+_NONE: Inherited = {}
+
+
+def nearest(stage_name: str, node: BaseNode, names: Iterable[str], path: tuple[str, ...]) -> Inherited:
+    """Those of some attributes that a live node, or the nearest one above it, has."""
+    found = {}
     for name in names:
-        if not isinstance(name, str):
-            raise ArgumentTypeError(
-                f"{stage_name}: the name of an attribute",
-                expected="a str",
-                got=f"{got(name)} in {brief(names)}",
-                hint=f"the names come first: {stage_name}(names, ...)",
-            )
-    return names
+        above: BaseNode | None = node
+        owner = path
+        while above is not None:
+            stored = above.attribute_storage
+            try:
+                has, value = name in stored, stored.get(name)
+            except (StateLoadError, DamagedDatabaseError) as error:
+                stored = _salvaged(stage_name, stored, error, owner)
+                has, value = name in stored, stored.get(name)
+            if has:
+                found[name] = value, owner
+                break
+            above, owner = above.parent, owner[:-1]
+    return found
 
 
-def check_payload(stage_name: str, payload: Payload) -> None:
-    """Refuse what names no payload."""
+def add_inherited(stage_name: str, attributes: dict[str, Any], names: tuple[str, ...], found: Inherited) -> None:
+    """Add what was found of these names, and `None` for the others; one that is there already is the node's own."""
+    for name in names:
+        if name not in attributes:
+            value, owner = found.get(name, (None, ()))
+            attributes[name] = detached(stage_name, value, f"attribute {name!r}", owner)
+
+
+# --- Checks ---------------------------------------------------------------------------------------------------------
+
+
+def checked_taken(stage_name: str, names: Names, inherit: Inherit, payload: Payload) -> Taken:
+    """What is to be taken of each node, if it can be."""
+    taken = Taken(
+        checked_names(stage_name, names),
+        _checked_names(stage_name, "inherit", inherit),
+        payload,
+    )
+    twice = set(taken.inherit) & set(() if taken.names is ... else taken.names)
+    if twice:
+        raise ArgumentError(
+            f"{stage_name}: {min(twice)!r} stands among the names and in inherit=",
+            hint="take it out of the names: what the node has itself comes first anyway",
+        )
     if payload is not None and not isinstance(payload, str) and not callable(payload):
         raise ArgumentTypeError(
             f"{stage_name}: payload", expected="the name of a data attribute or a function of a node", got=got(payload)
         )
+    return taken
+
+
+def checked_names(stage_name: str, names: Names) -> tuple[str, ...] | EllipsisType:
+    """The names of attributes as a tuple; `...` stays as it is."""
+    return names if names is ... else _checked_names(stage_name, "names", names)
+
+
+def _checked_names(stage_name: str, argument: str, names: object) -> tuple[str, ...]:
+    """The names of attributes as a tuple."""
+    if isinstance(names, str):
+        return (names,)
+    if not isinstance(names, Iterable):
+        expected = "a str, several, or ... for all" if argument == "names" else "a str or several"
+        raise ArgumentTypeError(
+            f"{stage_name}: {argument}", expected=expected, got=got(names), hint=root_hint(stage_name, names)
+        )
+    found = tuple(names)
+    for name in found:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(
+                f"{stage_name}: the name of an attribute",
+                expected="a str",
+                got=f"{got(name)} in {brief(found)}",
+                hint=f"the names come first: {stage_name}(names, ...)" if argument == "names" else None,
+            )
+    return found
 
 
 def payload_of(

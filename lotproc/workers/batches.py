@@ -63,6 +63,7 @@ def _nodes_of(partition: Partition) -> list[Unit]:
     The nodes are the leaves from its start on, each behind those of its parents that did not come yet.
     """
     # Here, since it is a seventh of what a worker loads at its start.
+    from ..zodb.bounds import Bounds
     from ..zodb.partitioning import opened_partition
     from ..zodb.scanner import Scanner
 
@@ -70,7 +71,7 @@ def _nodes_of(partition: Partition) -> list[Unit]:
     top = scanner.path_of(partition.root)
     nodes: list[tuple[str, ...]] = []
     before: tuple[str, ...] | None = None
-    for record in scanner.records(partition.root, partition.start):
+    for record in scanner.records(partition.root, Bounds(partition.start)):
         leaf = record.path[len(top) :]
         for depth in range(len(leaf) + 1):
             path = leaf[:depth]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, count, islice
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from BTrees.OOBTree import OOBTree
@@ -16,8 +16,9 @@ from .._jar import RecordJar, at_path, checked_node, damaged, path_and_root, unr
 from .._missing import Sought
 from ..errors import LotprocError
 from ..models import NodeRecord, OnError, failure_at, in_its_place
-from ..snapshots import costs_one
+from ..snapshots import Inherited, costs_one
 from .attributes import AttributeReader, Wanted
+from .bounds import UNBOUND, Bounds, chosen
 from .pinned import PinnedStorage
 from .record_arrays import Oids, as_oids, beginning_with
 from .records import EMPTY_TREE, Children, children_in
@@ -34,33 +35,6 @@ _LEAVES = Wanted()
 _Path: TypeAlias = "tuple[str, ...]"
 
 
-class _Bounds(NamedTuple):
-    """The paths below a node from which on, and up to which, nodes are given, the last not included; empty for none."""
-
-    lower: _Path = ()
-    upper: _Path = ()
-
-    def below(self, key: str) -> _Bounds:
-        """What they mean below the child with this key."""
-        lower, upper = self
-        return _Bounds(lower[1:] if lower[:1] == (key,) else (), upper[1:] if upper[:1] == (key,) else ())
-
-    def within(self, children: Children) -> Children:
-        """The children that are, or have below them, something between the bounds."""
-        lower, upper = self
-        return _chosen(
-            children,
-            lambda key, _: (
-                (not lower or key >= lower[0]) and (not upper or key < upper[0] or (key == upper[0] and len(upper) > 1))
-            ),
-        )
-
-
-def _chosen(children: Children, test: Callable[[str, bytes], object]) -> Children:
-    kept = [(key, oid) for key, oid in zip(*children, strict=True) if test(key, oid)]
-    return Children([key for key, _ in kept], [oid for _, oid in kept])
-
-
 class _Branch:
     """A node whose children are still to come.
 
@@ -72,10 +46,12 @@ class _Branch:
         bounds: What of it is given.
     """
 
-    __slots__ = ("above", "bounds", "depth", "oid", "path", "ready", "siblings", "tree", "windows")
+    __slots__ = ("above", "bounds", "depth", "inherited", "oid", "path", "ready", "siblings", "tree", "windows")
 
-    def __init__(self, oid: bytes, path: _Path, tree: bytes, above: _Branch | None, bounds: _Bounds) -> None:
+    def __init__(self, oid: bytes, path: _Path, tree: bytes, above: _Branch | None, bounds: Bounds) -> None:
         self.oid, self.path, self.tree, self.above, self.bounds = oid, path, tree, above, bounds
+        #: What its children inherit; `None` where that can't be read.
+        self.inherited: Inherited | None = {}
         #: Its depth below the root of the scan.
         self.depth: int = above.depth + 1 if above else 0
         #: Its children, a window at a time.
@@ -101,7 +77,6 @@ class _Elsewhere:
 
 
 _Entry: TypeAlias = "NodeRecord | _Branch | _Failed | _Elsewhere"
-_UNBOUND = _Bounds()
 
 
 class Scanner:
@@ -136,18 +111,14 @@ class Scanner:
         self._elsewhere: dict[bytes, BaseNode] = {}
         self._stand_ins = count(2**64 - 1, -1)  # as no storage gives them
 
-    def records(self, oid: bytes, lower: tuple[str, ...] = (), upper: tuple[str, ...] = ()) -> Iterator[NodeRecord]:
-        """The records of the tree below the object with this id, depth first, sorted by key.
-
-        Those whose paths below it are at least `lower` and less than `upper`, where these are not empty.
-        """
-        self._bounded = bool(lower or upper)
+    def records(self, oid: bytes, bounds: Bounds = UNBOUND) -> Iterator[NodeRecord]:
+        """The records within bounds of the tree below the object with this id, depth first, sorted by key."""
         waiting: list[Iterator[_Entry | None]] = []
         gave = False
         try:
             if self._depth == "deepest":
                 self._depth = self._depth_below(oid)
-            entries = self._top(oid, _Bounds(lower, upper))
+            entries = self._top(oid, bounds)
             while True:
                 for entry in entries:
                     if type(entry) is NodeRecord:
@@ -189,19 +160,23 @@ class Scanner:
     def _depth_below(self, oid: bytes) -> int:
         """The depth of the deepest node below the object with this id."""
         on_error: OnError = "skip" if self._wanted.collects else "raise"
-        structure = Scanner(self._storage, replace(self._wanted, key=lambda key: False, depth=None, on_error=on_error))
+        wanted = replace(self._wanted, key=lambda key: False, depth=None, pattern=None, on_error=on_error)
+        structure = Scanner(self._storage, wanted)
         deque(structure.records(oid), maxlen=0)
         return structure._deepest
 
     # --- From a branch to what is below it --------------------------------------------------------------------------
 
-    def _top(self, oid: bytes, bounds: _Bounds) -> Iterator[_Entry | None]:
+    def _top(self, oid: bytes, bounds: Bounds) -> Iterator[_Entry | None]:
         try:
+            if self._wanted.pattern is not None and not self._is_piece:
+                bounds = bounds.matching(self._wanted.pattern, self.path_of(oid))
+            self._bounded = bounds != UNBOUND
             return iter([self._unusual(oid, None, bounds)])
         except Exception as error:
             return iter([self._failed((), bounds, error)])
 
-    def _failed(self, path: _Path, bounds: _Bounds, error: Exception) -> _Failed | None:
+    def _failed(self, path: _Path, bounds: Bounds, error: Exception) -> _Failed | None:
         """What stands for a node that can't be read, or for the rest below it.
 
         One that comes before the lower bound is that of another part, unless the scan ends with it.
@@ -268,7 +243,7 @@ class Scanner:
             if first is None:
                 return False
             parts = chain([first], parts)
-        if branch.bounds != _UNBOUND:
+        if branch.bounds != UNBOUND:
             parts = map(branch.bounds.within, parts)
         branch.windows = self._windows(parts)
         return True
@@ -316,7 +291,7 @@ class Scanner:
 
     def _not_skipped(self, children: Children) -> Children:
         skip_key, skip_node = self._wanted.skip_key, self._wanted.skip_node
-        return _chosen(
+        return chosen(
             children,
             lambda key, oid: not (skip_key and skip_key(key)) and not (skip_node and skip_node(self._node(oid))),
         )
@@ -365,34 +340,51 @@ class Scanner:
         bounds = {
             row: branch.bounds.below(keys[row])
             for row, branch in enumerate(branches if self._bounded else ())
-            if branch.bounds != _UNBOUND
+            if branch.bounds != UNBOUND
         }
         entries: list[_Entry | None] = [None] * len(keys)
         for row in np.flatnonzero(~usual).tolist():
-            entries[row] = self._unusual(oids[row].tobytes(), branches[row], bounds.get(row, _UNBOUND))
+            entries[row] = self._unusual(oids[row].tobytes(), branches[row], bounds.get(row, UNBOUND))
 
         rows = np.flatnonzero(usual)
         if depth != self._depth and len(rows):
             trees = self._storage.load_many(nodes.children[rows])
             childless = (trees.lengths == len(EMPTY_TREE)) & beginning_with(EMPTY_TREE, trees)
+            below: list[int] = []
             for place in np.flatnonzero(~childless).tolist():
                 row = int(rows[place])
                 path = (*branches[row].path, keys[row])
-                branch = _Branch(oids[row].tobytes(), path, trees.one(place), branches[row], bounds.get(row, _UNBOUND))
+                branch = _Branch(oids[row].tobytes(), path, trees.one(place), branches[row], bounds.get(row, UNBOUND))
                 if self._list(branch):
                     entries[row] = branch
+                    below.append(row)
                 else:
                     childless[place] = True
+            if self._wanted.taken.inherit and below:
+                self._hand_down(below, entries, oids, nodes.attributes)
             rows = rows[childless] if self._depth is None else rows[:0]
         given = rows.tolist()
         if self._bounded or self._wanted.key is not None:
-            given = [row for row in given if self._gives(keys[row], bounds.get(row, _UNBOUND))]
+            given = [row for row in given if self._gives(keys[row], bounds.get(row, UNBOUND))]
         if given:
             paths = [(*branches[row].path, keys[row]) for row in given]
-            records = self._attributes.many(paths, oids[given], nodes.attributes[given])
+            inherited = [branches[row].inherited for row in given] if self._wanted.taken.inherit else ()
+            records = self._attributes.many(paths, oids[given], nodes.attributes[given], inherited)
             for row, path, record in zip(given, paths, records, strict=False):  # fewer records, if one is an error
                 entries[row] = _Failed(path, record) if isinstance(record, Exception) else record
         return entries
+
+    def _hand_down(self, rows: list[int], entries: list[_Entry | None], oids: Oids, attributes: Oids) -> None:
+        """Note for the branches in these rows what their children inherit."""
+        branches = cast("list[_Branch]", [entries[row] for row in rows])
+        paths = [branch.path for branch in branches]
+        above = [branch.above.inherited if branch.above else {} for branch in branches]
+        try:
+            handed = self._attributes.handed_down(paths, oids[rows], attributes[rows], above)
+        except Exception:  # one by one, so that what can't be read costs those alone that inherit from it
+            handed = [self._attributes.handed_down_by(branch.oid, branch.path) for branch in branches]
+        for branch, inherited in zip(branches, handed, strict=True):
+            branch.inherited = inherited
 
     def _entries_with_elsewhere(self, branches: list[_Branch], keys: list[str], oids: Oids) -> list[_Entry | None]:
         """The same, where some of the nodes lie in sibling databases."""
@@ -405,19 +397,19 @@ class Scanner:
                 entries += self._entries([branch], [key], oids[row : row + 1])
         return entries
 
-    def _records_elsewhere(self, stand_in: bytes, depth: int, bounds: _Bounds) -> Iterator[NodeRecord]:
+    def _records_elsewhere(self, stand_in: bytes, depth: int, bounds: Bounds) -> Iterator[NodeRecord]:
         node = self._elsewhere.pop(stand_in)
         storage = self._storage.sibling(node._p_jar.db().database_name)
         wanted = replace(self._wanted, depth=self._depth - depth if isinstance(self._depth, int) else None)
         scanner = Scanner(storage, wanted, jar=node._p_jar, sought=self._attributes.sought)
-        yield from scanner.records(node._p_oid, *bounds)
+        yield from scanner.records(node._p_oid, bounds)
         self._deepest = max(self._deepest, depth + scanner._deepest)
 
-    def _gives(self, key: str, bounds: _Bounds) -> bool:
-        """Whether a node with this key is one to give; one with a lower bound below it comes before that bound."""
-        return not bounds.lower and (self._wanted.key is None or bool(self._wanted.key(key)))
+    def _gives(self, key: str, bounds: Bounds) -> bool:
+        """Whether a node with this key is one to give."""
+        return bounds.includes_node and (self._wanted.key is None or bool(self._wanted.key(key)))
 
-    def _unusual(self, oid: bytes, above: _Branch | None, bounds: _Bounds) -> _Entry | None:
+    def _unusual(self, oid: bytes, above: _Branch | None, bounds: Bounds) -> _Entry | None:
         """What a node gives that only its real class can read, as a live one would."""
         node = self._node(oid)
         path, _ = path_and_root(node)
@@ -433,6 +425,8 @@ class Scanner:
                         raise damaged(oid, "has itself among its children")
                     above = above.above
                 if self._list(branch):
+                    if self._wanted.taken.inherit:
+                        branch.inherited = self._attributes.handed_down_by(oid, path)
                     return branch
             if self._depth is not None:
                 return None
