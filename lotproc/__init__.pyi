@@ -35,6 +35,7 @@ from .models import NodeRecord as NodeRecord
 from .models import ProcessResult as ProcessResult
 from .models import Write as Write
 from .snapshots import snapshot as snapshot
+from .derived import Below as Below
 from .payloads import PayloadHandle as PayloadHandle
 from .buffering import chunked as chunked
 from .buffering import chunked_by as chunked_by

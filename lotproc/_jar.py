@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from lotdb import BaseNode
 from persistent import PickleCache
+from transaction.interfaces import TransientError
 from ZODB.blob import Blob
 from ZODB.broken import Broken
-from ZODB.POSException import ReadOnlyError
+from ZODB.POSException import ConnectionStateError, ReadOnlyError, StorageError
 from ZODB.serialize import ObjectReader
 from ZODB.utils import u64
 
@@ -22,6 +23,7 @@ __all__ = [
         "RecordJar",
         "at_path",
         "checked_node",
+        "costs_one",
         "damaged",
         "gone",
         "items_or_parts_in",
@@ -191,6 +193,11 @@ def items_or_parts_in(state: Any, *, is_bucket: bool = False) -> Items | Parts:
         ((state,),) = state  # all in one bucket, which is stored with the tree
     items = state[0]
     return items[::2], items[1::2]
+
+
+def costs_one(error: Exception) -> bool:
+    """Whether an error is that of one node, and not of the connection, or of the storage as a whole."""
+    return not isinstance(error, (TransientError, ConnectionStateError, StorageError))
 
 
 def damaged(oid: bytes, what: str) -> DamagedDatabaseError:

@@ -67,6 +67,10 @@ class Sought:
         self._looked += 1
         if len(absent) < len(self.wanted):
             self.wanted &= absent
+        self.remember(there)
+
+    def remember(self, there: Iterable[str]) -> None:
+        """Remember the names of attributes that there are, for as long as some are wanted."""
         if self.wanted and self._looked <= LOOKED and len(self._others) < REMEMBERED:
             self._others.update(there)
 

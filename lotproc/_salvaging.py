@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 from BTrees.OOBTree import OOBucket
 from ZODB.broken import Broken
+from ZODB.POSException import StateLoadError
 
-from ._jar import Parts, RecordJar, damaged, items_or_parts_in
+from ._jar import Parts, RecordJar, at_path, damaged, items_or_parts_in, unreadable
 from ._nodes import first_inside
 from .errors import got
 
-__all__ = ["Unreadable", "salvaged"]
+__all__ = ["Unreadable", "salvaged", "salvaged_at"]
 
 
 class Unreadable:
@@ -47,6 +48,13 @@ def salvaged(tree: Any, error: Exception) -> dict[str, Any]:
         return _salvaged(tree)
     except Exception:
         raise error from None
+
+
+def salvaged_at(stage_name: str, stored: Any, error: Exception, path: tuple[str, ...]) -> dict[str, Any]:
+    """The attributes of the node at a path, of which one can't be read."""
+    if isinstance(error, StateLoadError):
+        error = at_path(stage_name, path, unreadable(stored._p_oid, error))
+    return salvaged(stored, error)
 
 
 def _salvaged(tree: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from typing import Any, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
@@ -14,12 +14,13 @@ from ._jar import at_path
 from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
 from ._stage import check_root, stage
 from ._stamps import inputs_stamp
+from ._windows import in_windows
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, OutOfViewError, as_text, got
-from .models import Failure, NodeRecord, Partition, ProcessResult
+from .models import Failure, NodeRecord, Partition
 from .scanning import has_changes, pinned_storage
 from .stores.lookup import StoreLookup
 from .stores.protocol import Store
-from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
+from .write_policies import Policy, targets_of
 from .writing.ledger import outstanding_failures
 from .zodb.lookup import LiveLookup, Lookup, RecordLookup, root_of
 from .zodb.partitioning import opened_partition
@@ -29,12 +30,6 @@ __all__ = ["pending", "retry_failed"]
 
 T = TypeVar("T")
 _Path: TypeAlias = "tuple[str, ...]"
-Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
-
-#: Items that are looked up together: at first few, so that the first comes soon, then up to this many records or nodes.
-FIRST_WINDOW = 16
-WINDOW = 1024
-LIVE_WINDOW = 128
 
 
 @overload
@@ -116,7 +111,8 @@ def pending(
 
     def run(items: Iterable[T]) -> Iterator[T]:
         lookup = _lookup(root, at_top=at_top)
-        return until_closed(_kept(items, lookup, _Filter(policy, lookup, version, inputs)), lookup.close)
+        stale = _Filter(policy, lookup, version, inputs)
+        return until_closed(in_windows(items, stale.pending, stale.pending_one), lookup.close)
 
     return run
 
@@ -157,7 +153,7 @@ class _Filter:
         stamps = None
         if self._inputs:
             stamps = [inputs_stamp("pending", path, item.attributes) for item, path in zip(items, paths, strict=True)]
-        targets, tail = self._targets(paths)
+        targets, tail = targets_of(self._policy, paths)
         there = self._lookup.are_there(targets, tail, self._version, stamps)
         if stamps is None:
             return [item for item, is_there in zip(items, there, strict=True) if not is_there]
@@ -167,18 +163,14 @@ class _Filter:
             if not is_there
         ]
 
-    def pending_until_error(self, items: list[Any]) -> tuple[list[Any], Exception | None]:
-        """The same one by one, so that an error comes behind what is before it."""
-        kept = []
-        for item in items:
-            self._last = None, ()
-            try:
-                kept += self.pending([item])
-            except (DamagedDatabaseError, OutOfViewError) as error:
-                return kept, at_path("pending", path_of("pending", item), error)
-            except Exception as error:
-                return kept, error
-        return kept, None
+    def pending_one(self, item: Any) -> list[Any]:
+        """The same of one item, with its path where that can't be told."""
+        self._last = None, ()
+        try:
+            return self.pending([item])
+        except (DamagedDatabaseError, OutOfViewError) as error:
+            failed = at_path("pending", path_of("pending", item), error)
+        raise failed
 
     def _paths(self, items: list[Any]) -> list[_Path]:
         if set(map(type, items)) <= _RECORDS:
@@ -199,49 +191,8 @@ class _Filter:
         self._last = last, path
         return paths
 
-    def _targets(self, paths: list[_Path]) -> tuple[list[_Path], _Path]:
-        """Where the results of items with these paths go, and what all of these paths end with."""
-        policy = self._policy
-        if type(policy) not in _PLAIN_POLICIES:
-            results = map(ProcessResult, paths)
-            return [checked_path("the policy's path", policy(result), of=result.path) for result in results], ()
-        keys = list(chain.from_iterable(paths))
-        if not (set(map(type, keys)) <= _STRS and all(keys)):
-            paths = [checked_path("path", path) for path in paths]
-        if isinstance(policy, InlineWritePolicy):
-            return paths, policy.base_path
-        base: _Path = policy.base_path  # type: ignore[attr-defined]
-        return [base + path for path in paths] if base else paths, ()
 
-
-_RECORDS, _TUPLES, _STRS = frozenset({NodeRecord}), frozenset({tuple}), frozenset({str})
-_PLAIN_POLICIES = frozenset({InlineWritePolicy, MirrorWritePolicy, FreshWritePolicy})
-
-
-def _kept(items: Iterable[T], lookup: Lookup, windows: _Filter) -> Iterator[T]:
-    source = iter(items)
-    size = FIRST_WINDOW
-    error: Exception | None = None
-    ended = False
-    while not ended:
-        window: list[Any] = []
-        try:
-            for item in islice(source, size):
-                window.append(item)  # one by one, since an error must not take them along
-        except Exception as failed:
-            error = failed
-        ended = error is not None or len(window) < size
-        try:
-            kept = windows.pending(window)
-        except Exception:
-            kept, failed_at = windows.pending_until_error(window)
-            error = failed_at or error
-            ended = error is not None or ended
-        yield from kept
-        is_live = any(issubclass(kind, BaseNode) for kind in set(map(type, window)))
-        size = min(2 * size, LIVE_WINDOW if is_live else WINDOW)
-    if error is not None:
-        raise error
+_RECORDS, _TUPLES = frozenset({NodeRecord}), frozenset({tuple})
 
 
 def _with_inputs(record: NodeRecord, stamp: str) -> NodeRecord:

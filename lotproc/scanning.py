@@ -15,13 +15,15 @@ from ._missing import Missing
 from ._nodes import connection_of, plain_file, unwrapped
 from ._patterns import PathPattern, regex
 from ._stage import check_choice, check_count, check_on_error, stage
+from .derived import BelowOption, Derived, checked_below
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .filters import attribute_test
 from .models import NodeRecord, OnError, Partition
-from .snapshots import Inherit, Names, Payload, checked_taken
+from .snapshots import NO_RESULTS, Inherit, Names, Payload, checked_taken
 from .traversal import Skip, check_level, skip_tests
 from .zodb.attributes import Wanted
 from .zodb.bounds import UNBOUND, Bounds
+from .zodb.lookup import attributes_at_top
 from .zodb.partitioning import opened_partition, starts_of_parts
 from .zodb.pinned import PinnedStorage, pinned_view, until_closed
 from .zodb.scanner import Scanner
@@ -39,6 +41,7 @@ def scan(
     root: BaseNode | Partition,
     *,
     inherit: Inherit = (),
+    below: BelowOption = NO_RESULTS,
     where: Where = None,
     path: str | Sequence[str] | None = None,
     skip: Skip = None,
@@ -53,6 +56,7 @@ def scan(
     names: Names,
     *,
     inherit: Inherit = (),
+    below: BelowOption = NO_RESULTS,
     where: Where = None,
     path: str | Sequence[str] | None = None,
     skip: Skip = None,
@@ -67,6 +71,7 @@ def scan(
     names: Names,
     *,
     inherit: Inherit = (),
+    below: BelowOption = NO_RESULTS,
     where: Where = None,
     path: str | Sequence[str] | None = None,
     skip: Skip = None,
@@ -103,9 +108,11 @@ def scan(
         root: A node of a tree in a database, or one of its `partitions`, which is opened where it is used.
         inherit: More attributes, each taken from the nearest node that has it, as in `snapshot`: an attribute of the
             speaker is one of each of its clips. A node above others is decoded once.
+        below: Results that were written for the node, as in `snapshot`. They are looked up many at once, by path, also
+            in branches that `skip` leaves out.
         where: What a node must have to be given: a regular expression that is found in its key, a mapping from names
-            of attributes, also inherited ones, to values or tests of them, as `where` takes them, or several of both.
-            Applied before anything is decoded that it does not need.
+            of attributes, also of inherited ones and of results, to values or tests of them, as `where` takes them, or
+            several of both. Applied before anything is decoded that it does not need.
         path: A glob that the paths of the nodes must match, as `match_path` takes it. Branches in which no path can
             match are not read.
         skip: Branches that do not exist for this scan: a glob on their keys, or a function of their top nodes.
@@ -135,6 +142,7 @@ def scan(
         Exception: Whatever a test in `where`, `skip` or `payload` raises.
     """
     taken = checked_taken("scan", names, inherit, payload)
+    results = checked_below("scan", below, taken.named)
     check_choice("scan", "uncommitted", uncommitted, ("error", "ignore"))
     check_on_error("scan", on_error)
     check_choice("scan", "missing", missing, ("warn", "error"))
@@ -143,14 +151,20 @@ def scan(
     key, tests = _tests(where)
     skip_key, skip_node = skip_tests("scan", skip)
     pattern = None if path is None else PathPattern("scan", path)
-    wanted = Wanted(taken, key, tests, skip_key, skip_node, pattern, level, on_error, missing)
+    own_tests = tuple((name, test) for name, test in tests if name not in results)
+    tests_of_results = [test for name, test in tests if name in results]
+    wanted = Wanted(taken, key, own_tests, skip_key, skip_node, pattern, level, on_error, missing)
 
     def run(root: BaseNode | Partition) -> Iterator[NodeRecord]:
         if isinstance(root, Partition):
             storage, oid, bounds = opened_partition("scan", root), root.root, Bounds(root.start, root.stop)
         else:
             storage, oid, bounds = pinned_storage("scan", root, uncommitted), root._p_oid, UNBOUND
-        records = Scanner(storage, replace(wanted, is_part=bounds != UNBOUND)).records(oid, bounds)
+        is_part = bounds != UNBOUND
+        records: Iterator[Any] = Scanner(storage, replace(wanted, is_part=is_part)).records(oid, bounds)
+        if results:
+            derived = Derived("scan", results, tests_of_results, on_error, is_part=is_part)
+            records = derived.added(records, attributes_at_top(storage, oid))
         return until_closed(records, storage.close) if storage.must_close else records
 
     return run

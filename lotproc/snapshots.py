@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import EllipsisType
 from typing import Any, NamedTuple, TypeAlias, overload
 
 from lotdb import BaseNode, BlobObject, DataObject
-from transaction.interfaces import TransientError
 from ZODB.blob import Blob
-from ZODB.POSException import ConnectionStateError, StateLoadError, StorageError
+from ZODB.POSException import StateLoadError
 
 from ._detaching import ATOMS, detached
-from ._jar import at_path, unreadable
+from ._jar import costs_one
 from ._missing import Missing, Sought
-from ._nodes import CarriedPaths, no_item, node_path
-from ._salvaging import salvaged
+from ._nodes import CarriedPaths, find, no_item, node_path
+from ._salvaging import salvaged_at
 from ._stage import check_choice, check_on_error, root_hint, stage
+from .derived import Below, BelowOption, Derived, checked_below
 from .errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -37,6 +37,8 @@ Names: TypeAlias = "str | Iterable[str] | EllipsisType"
 #: Attributes that a node has from the nearest node above it, if it has none itself.
 Inherit: TypeAlias = "str | Iterable[str]"
 
+NO_RESULTS: BelowOption = {}
+
 #: Where a record's payload comes from: a function of the node, or the name of one of its data attributes.
 Payload: TypeAlias = "str | Callable[[BaseNode], Any] | None"
 
@@ -47,6 +49,7 @@ def snapshot(
     nodes: Iterable[BaseNode],
     *,
     inherit: Inherit = (),
+    below: BelowOption = NO_RESULTS,
     payload: Payload = None,
     on_error: OnError = "raise",
     missing: Missing = "warn",
@@ -56,6 +59,7 @@ def snapshot(
     names: Names,
     *,
     inherit: Inherit = (),
+    below: BelowOption = NO_RESULTS,
     payload: Payload = None,
     on_error: OnError = "raise",
     missing: Missing = "warn",
@@ -65,6 +69,7 @@ def snapshot(
     names: Names,
     *,
     inherit: Inherit = (),
+    below: BelowOption = NO_RESULTS,
     payload: Payload = None,
     on_error: OnError = "raise",
     missing: Missing = "warn",
@@ -103,6 +108,9 @@ def snapshot(
         nodes: Live nodes. A `Failure` among them is handed on.
         inherit: More attributes, each taken from the nearest node that has it: from the node itself on, up to the root
             of the tree. One that is there as `None` counts; where nobody has it, it is `None`.
+        below: Results that were written for the node, by the names that they get: a write policy, which says where the
+            result is, read from its attribute "result"; a policy with the name of another attribute; or a `Below`, to
+            take one version only. `None` where there is none. Payloads are handles.
         payload: The name of a data attribute: a `PayloadHandle` to it becomes the record's `payload`, or `None` where
             it is absent. Or a function of the live node: a copy of what it returns.
         on_error: What becomes of a node that can't be read. "raise": the error comes out; "skip": the node is left
@@ -125,9 +133,12 @@ def snapshot(
         Exception: Whatever `payload` raises, with a note that names the path.
     """
     taken = checked_taken("snapshot", names, inherit, payload)
+    results = checked_below("snapshot", below, taken.named)
     check_on_error("snapshot", on_error)
     check_choice("snapshot", "missing", missing, ("warn", "error"))
-    return lambda nodes: _records(nodes, taken, on_error, missing)
+    if not results:
+        return lambda nodes: _records(nodes, taken, on_error, missing)
+    return lambda nodes: _with_results(nodes, taken, results, on_error, missing)
 
 
 class Taken(NamedTuple):
@@ -144,10 +155,14 @@ class Taken(NamedTuple):
     payload: Payload = None
 
     @property
+    def named(self) -> list[str]:
+        """The names of attributes that records get, as far as they are known."""
+        return [*(() if self.names is ... else self.names), *self.inherit]
+
+    @property
     def asked_for(self) -> list[str]:
-        """The names of attributes that are asked for."""
-        names = () if self.names is ... else self.names
-        return [*names, *self.inherit, *([self.payload] if isinstance(self.payload, str) else [])]
+        """The names of attributes that nodes are asked for."""
+        return [*self.named, *([self.payload] if isinstance(self.payload, str) else [])]
 
 
 def _records(nodes: Iterable[BaseNode], taken: Taken, on_error: OnError, missing: Missing) -> Iterator[NodeRecord]:
@@ -174,7 +189,7 @@ def _records(nodes: Iterable[BaseNode], taken: Taken, on_error: OnError, missing
             else:
                 raise no_item("snapshot", node, "a live node")
             stored = node.attribute_storage
-            handed_down = nearest("snapshot", node, inherit, path) if inherit else _NONE
+            handed_down = nearest("snapshot", node, inherit, path, looking) if inherit else _NONE
             if wanted:
                 looking.look({*stored, *handed_down} if inherit else stored, path)
             attributes = {}
@@ -199,6 +214,31 @@ def _records(nodes: Iterable[BaseNode], taken: Taken, on_error: OnError, missing
     looking.end()
 
 
+def _with_results(
+    nodes: Iterable[BaseNode], taken: Taken, below: Mapping[str, Below], on_error: OnError, missing: Missing
+) -> Iterator[Any]:
+    """The records of nodes, with what was written for them."""
+    node: Any = None
+
+    def remembered() -> Iterator[BaseNode]:
+        nonlocal node
+        for each in nodes:
+            node = each
+            yield node
+
+    def attributes_at(paths: Sequence[tuple[str, ...]], tail: tuple[str, ...], names: frozenset[str]) -> list[Any]:
+        top = node
+        while top.parent is not None:
+            top = top.parent
+        found = [find(top, path + tail) for path in paths]
+        return [None if each is None else each.attribute_storage for each in found]
+
+    derived = Derived("snapshot", below, on_error=on_error)
+    for record in _records(remembered(), taken, on_error, missing):
+        yield from derived.of_one(record, attributes_at)
+    derived.end()
+
+
 def _despite(error: Exception, node: BaseNode, taken: Taken, on_error: OnError, looking: Sought) -> Any:
     """What there is in place of the record of a node at which an error came."""
     try:
@@ -215,11 +255,6 @@ def _despite(error: Exception, node: BaseNode, taken: Taken, on_error: OnError, 
     return in_its_place(on_error, failure_at(path, error, item="" if path is not None else got(node)))
 
 
-def costs_one(error: Exception) -> bool:
-    """Whether an error is that of one node, and not of the connection, or of the storage as a whole."""
-    return not isinstance(error, (TransientError, ConnectionStateError, StorageError))
-
-
 def record_of(
     stage_name: str,
     node: BaseNode,
@@ -231,7 +266,7 @@ def record_of(
     if path is None:
         path = node_path(node)
     payload = taken.payload
-    handed_down = nearest(stage_name, node, taken.inherit, path)
+    handed_down = nearest(stage_name, node, taken.inherit, path, looking)
 
     def attributes_of(stored: Any) -> dict[str, Any]:
         if looking is not None and looking.wanted:
@@ -247,17 +282,10 @@ def record_of(
             stored.get(payload)
         attributes = attributes_of(stored)
     except (StateLoadError, DamagedDatabaseError) as error:
-        stored = _salvaged(stage_name, stored, error, path)
+        stored = salvaged_at(stage_name, stored, error, path)
         attributes = attributes_of(stored)
     carried = None if payload is None else payload_of(stage_name, node, stored, payload, path)
     return node_record(path, node.key, attributes, carried)
-
-
-def _salvaged(stage_name: str, stored: Any, error: Exception, path: tuple[str, ...]) -> dict[str, Any]:
-    """The attributes of the node at a path, of which one can't be read."""
-    if isinstance(error, StateLoadError):
-        error = at_path(stage_name, path, unreadable(stored._p_oid, error))
-    return salvaged(stored, error)
 
 
 # --- What a node has from those above it ----------------------------------------------------------------------------
@@ -267,7 +295,9 @@ Inherited: TypeAlias = "Mapping[str, tuple[Any, tuple[str, ...]]]"
 _NONE: Inherited = {}
 
 
-def nearest(stage_name: str, node: BaseNode, names: Iterable[str], path: tuple[str, ...]) -> Inherited:
+def nearest(
+    stage_name: str, node: BaseNode, names: Iterable[str], path: tuple[str, ...], looking: Sought | None = None
+) -> Inherited:
     """Those of some attributes that a live node, or the nearest one above it, has."""
     found = {}
     for name in names:
@@ -278,11 +308,13 @@ def nearest(stage_name: str, node: BaseNode, names: Iterable[str], path: tuple[s
             try:
                 has, value = name in stored, stored.get(name)
             except (StateLoadError, DamagedDatabaseError) as error:
-                stored = _salvaged(stage_name, stored, error, owner)
+                stored = salvaged_at(stage_name, stored, error, owner)
                 has, value = name in stored, stored.get(name)
             if has:
                 found[name] = value, owner
                 break
+            if looking is not None and looking.wanted:
+                looking.remember(stored)
             above, owner = above.parent, owner[:-1]
     return found
 

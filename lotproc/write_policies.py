@@ -6,9 +6,10 @@ the result is written to. Nothing else decides it: no clock, no counter, no look
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import chain
+from typing import ClassVar, TypeAlias
 
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, got
@@ -18,13 +19,18 @@ __all__ = [
     "FreshWritePolicy",
     "InlineWritePolicy",
     "MirrorWritePolicy",
+    "Policy",
     "fresh",
     "inline",
     "mirror",
+    "targets_of",
 ]
 
 
 _STR = frozenset({str})
+
+#: What says where a result goes.
+Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
 
 
 @public
@@ -178,3 +184,19 @@ def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> t
         if not key:
             raise ArgumentError(what, "is empty", path=result, hint="a node needs a name")
     return tuple(map(str.__str__, keys))  # of subclasses the value: lotdb would take an enum's name
+
+
+_PLAIN = frozenset({InlineWritePolicy, MirrorWritePolicy, FreshWritePolicy})
+
+
+def targets_of(policy: Policy, paths: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+    """Where the results of records with these paths go under a policy, and what all of these paths end with."""
+    if type(policy) not in _PLAIN:
+        return [checked_path("the policy's path", policy(ProcessResult(path)), of=path) for path in paths], ()
+    keys = list(chain.from_iterable(paths))
+    if not (_STR.issuperset(map(type, keys)) and all(keys)):
+        paths = [checked_path("path", path) for path in paths]
+    if isinstance(policy, InlineWritePolicy):
+        return paths, policy.base_path
+    base: tuple[str, ...] = policy.base_path  # type: ignore[attr-defined]
+    return [base + path for path in paths] if base else paths, ()

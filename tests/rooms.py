@@ -21,7 +21,7 @@ ROWS: list[dict[str, str]] = [
     {"doors": "scanning resuming parallel sources copying ingest export serialization views summaries testing"},
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"zodb": "zodb", "stores": "stores"},
-    {"stages": "traversal filters buffering write_policies snapshots payloads sampling _stamps _detaching"},
+    {"stages": "traversal filters buffering write_policies derived snapshots payloads sampling _stamps _detaching"},
     {"foundation": ""},
 ]
 #: What a reader finds in each.

@@ -157,17 +157,17 @@ class AttributeReader:
         for row, (path, (start, stop), plain) in enumerate(zip(paths, found.bounds(), usual.tolist(), strict=True)):
             items, given = attributes_in(found.data, start, stop, inherit) if plain else None, above[row]
             if items is None or given is None or not are_sorted_names(items[0]):
-                given = self.handed_down_by(oids[row].tobytes(), path)
-            elif not set(inherit).isdisjoint(items[0]):
-                own = {name: (value, path) for name, value in zip(*items, strict=True) if name in inherit}
-                given = {**given, **own}
-            handed.append(given)
+                handed.append(self.handed_down_by(oids[row].tobytes(), path))
+                continue
+            self.sought.remember(items[0])
+            own = {name: (value, path) for name, value in zip(*items, strict=True) if name in inherit}
+            handed.append({**given, **own} if own else given)
         return handed
 
     def handed_down_by(self, oid: bytes, path: _Path) -> Inherited | None:
         """The same of one node, read through its class."""
         try:
-            return nearest("scan", self._jar.node(oid), self._wanted.taken.inherit, path)
+            return nearest("scan", self._jar.node(oid), self._wanted.taken.inherit, path, self.sought)
         except Exception:
             return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from operator import itemgetter, ne
 from typing import Any, Protocol, TypeAlias
 
@@ -20,8 +20,8 @@ from lotdb import BaseNode
 from .._jar import Parts, damaged, path_and_root, unreadable
 from ..traversal import trimmer
 from .pinned import PinnedStorage
-from .record_arrays import Flags, Oids, as_oids
-from .records import UnusualRecord, stored_node
+from .record_arrays import Flags, Oids, as_oids, beginning_with
+from .records import TREE, UnusualRecord, are_sorted_names, attributes_in, stored_node
 from .shapes import NodeReader, Nodes, TreeReader, children_by_key
 from .stamped import StampReader, has_stamps
 
@@ -75,9 +75,18 @@ class LiveLookup:
         self, paths: Sequence[_Path], tail: _Path = (), version: str | None = None, digests: Sequence[str] | None = None
     ) -> list[bool]:
         there = []
+        for row, node in enumerate(self._nodes_at(paths, tail)):
+            digest = None if digests is None else digests[row]
+            there.append(node is not None and has_stamps(node.attribute_storage, version, digest))
+        return there
+
+    def attributes_at(self, paths: Sequence[_Path], tail: _Path, names: Container[str]) -> list[Any]:
+        return [None if node is None else node.attribute_storage for node in self._nodes_at(paths, tail)]
+
+    def _nodes_at(self, paths: Sequence[_Path], tail: _Path) -> Iterator[BaseNode | None]:
         above: list[BaseNode] = [self._root]  # the nodes on the last path, as far as they are there
         last: _Path = ()
-        for row, path in enumerate(paths):
+        for path in paths:
             shared = 0
             for key, other in zip(path, last[: len(above) - 1], strict=False):
                 if key != other:
@@ -91,11 +100,7 @@ class LiveLookup:
                 if node is None:
                     break
                 above.append(node)
-            if node is not None:
-                node = self.find(tail, node)
-            digest = None if digests is None else digests[row]
-            there.append(node is not None and has_stamps(node.attribute_storage, version, digest))
-        return there
+            yield None if node is None else self.find(tail, node)
 
     def find(self, path: _Path, node: BaseNode | None = None) -> BaseNode | None:
         """The node at a path below the root, or below another node; `None` if there is none."""
@@ -172,6 +177,44 @@ class RecordLookup:
     def _are_there(
         self, paths: Sequence[_Path], tail: _Path, version: str | None, digests: Sequence[str] | None
     ) -> list[bool]:
+        oids, rows = self._find_all(paths, tail)
+        if version is not None or digests is not None:
+            wanted = None if digests is None else [digests[row] for row in rows.tolist()]
+            rows = rows[self._have_stamps(oids, version, wanted)]
+        there = np.zeros(len(paths), np.bool_)
+        there[rows] = True
+        return there.tolist()
+
+    def attributes_at(self, paths: Sequence[_Path], tail: _Path, names: Container[str]) -> list[Any]:
+        """The attributes of the nodes at these paths, each with the tail behind it; `None` where none is.
+
+        Something with a `get`, in which those with these names are as they are in the tree.
+        """
+        if self._live is None:
+            try:
+                return self._attributes_at(paths, tail, names)
+            except _Elsewhere:
+                self._live = LiveLookup(self._jar.node(self._root.oid))
+        return self._live.attributes_at(paths, tail, names)
+
+    def _attributes_at(self, paths: Sequence[_Path], tail: _Path, names: Container[str]) -> list[Any]:
+        oids, rows = self._find_all(paths, tail)
+        nodes = self._nodes(oids)
+        found: list[Any] = [None] * len(paths)
+        usual = np.flatnonzero(nodes.usual)
+        records = self._storage.load_many(nodes.attributes[usual])
+        trees = beginning_with(TREE, records).tolist()
+        for place, (start, stop), is_tree in zip(usual.tolist(), records.bounds(), trees, strict=True):
+            items = attributes_in(records.data, start, stop, names) if is_tree else None
+            if items is not None and are_sorted_names(items[0]):
+                found[rows[place]] = dict(zip(*items, strict=True))
+        for place, row in enumerate(rows.tolist()):
+            if found[row] is None:
+                found[row] = self._jar.node(oids[place].tobytes()).attribute_storage
+        return found
+
+    def _find_all(self, paths: Sequence[_Path], tail: _Path) -> tuple[Oids, Any]:
+        """The ids of the nodes at these paths, with the tail behind each, and the rows of the paths that have one."""
         if self._held > MOST_HELD:
             self._root, self._held = _Parent(self._root.oid), 0
         if not tail and len(paths) > 1:
@@ -180,12 +223,7 @@ class RecordLookup:
         for key in tail:
             oids, found = self._below(oids, key)
             rows = rows[found]
-        if version is not None or digests is not None:
-            wanted = None if digests is None else [digests[row] for row in rows.tolist()]
-            rows = rows[self._have_stamps(oids, version, wanted)]
-        there = np.zeros(len(paths), np.bool_)
-        there[rows] = True
-        return there.tolist()
+        return oids, rows
 
     def close(self) -> None:
         self._jar.close()
@@ -384,6 +422,21 @@ class RecordLookup:
         if child is not None and oid is None:
             raise damaged(node._p_oid, f"has a child {key!r} that is not stored as an object of its own")
         return oid
+
+
+def attributes_at_top(storage: PinnedStorage, oid: bytes) -> Callable[..., list[Any]]:
+    """`attributes_at` of the whole tree in which the node with this id lies, made when it is first called."""
+    lookup: LiveLookup | RecordLookup | None = None
+
+    def attributes_at(paths: Sequence[_Path], tail: _Path, names: frozenset[str]) -> list[Any]:
+        nonlocal lookup
+        if lookup is None:
+            jar = storage.jar()
+            _, top = path_and_root(jar.node(oid))
+            lookup = RecordLookup(storage, top._p_oid) if top._p_jar is jar else LiveLookup(top)
+        return lookup.attributes_at(paths, tail, names)
+
+    return attributes_at
 
 
 def root_of(storage: PinnedStorage, oid: bytes) -> bytes:

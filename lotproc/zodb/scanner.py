@@ -12,11 +12,11 @@ import numpy as np
 from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 
-from .._jar import RecordJar, at_path, checked_node, damaged, path_and_root, unreadable
+from .._jar import RecordJar, at_path, checked_node, costs_one, damaged, path_and_root, unreadable
 from .._missing import Sought
 from ..errors import LotprocError
 from ..models import NodeRecord, OnError, failure_at, in_its_place
-from ..snapshots import Inherited, costs_one
+from ..snapshots import Inherited
 from .attributes import AttributeReader, Wanted
 from .bounds import UNBOUND, Bounds, chosen
 from .pinned import PinnedStorage

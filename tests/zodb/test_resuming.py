@@ -41,7 +41,7 @@ from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
 import lotproc as lp
-from lotproc import resuming
+from lotproc import _windows, resuming
 from lotproc._stamps import DIGEST, INPUTS, VERSION, inputs_stamp
 from lotproc.models import Failure
 from lotproc.resuming import pending, retry_failed
@@ -241,7 +241,7 @@ def test_pending_is_what_a_look_into_the_tree_tells(
     version = data.draw(st.sampled_from(["v1", "v1", "_version", None]))
     inputs = data.draw(st.booleans())
     with (
-        patch.object(resuming, "FIRST_WINDOW", data.draw(st.sampled_from([1, 3, 16]))),
+        patch.object(_windows, "FIRST_WINDOW", data.draw(st.sampled_from([1, 3, 16]))),
         patch.object(_lookup, "FEW", data.draw(st.sampled_from([0, 6]))),
         patch.object(_lookup, "MOST_HELD", data.draw(st.sampled_from([0, 50_000]))),
     ):
@@ -412,7 +412,7 @@ def check_all(root: BaseNode, policy: Policy) -> None:
 
 def chain_each(policy: Policy, root: BaseNode, records: list[Any], version: Any, inputs: bool) -> list[Any]:
     """The same, one record at a time."""
-    with patch.object(resuming, "FIRST_WINDOW", 1), patch.object(resuming, "WINDOW", 1):
+    with patch.object(_windows, "FIRST_WINDOW", 1), patch.object(_windows, "WINDOW", 1):
         return list(pending(policy, root, records, version=version, inputs=inputs))
 
 

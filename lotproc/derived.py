@@ -1,0 +1,163 @@
+"""What was written for a record under a write policy, read back beside its own attributes: `below=`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ZODB.POSException import StateLoadError
+
+from ._detaching import detached
+from ._jar import costs_one
+from ._missing import Sought
+from ._public import public
+from ._salvaging import salvaged_at
+from ._stamps import VERSION
+from ._windows import in_windows
+from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, got
+from .models import NodeRecord, OnError, failure_at, in_its_place, node_record
+from .write_policies import Policy, targets_of
+
+__all__ = ["AttributesAt", "Below", "BelowOption", "Derived", "checked_below"]
+
+_Path: TypeAlias = "tuple[str, ...]"
+
+
+@public
+@dataclass(frozen=True)
+class Below:
+    """What `below=` reads of a result: which attribute, and whether any version will do.
+
+    >>> from lotproc import Below, inline
+    >>> Below(inline("_proc", "f0"), "mean", version="f0-2").name
+    'mean'
+
+    Args:
+        policy: The write policy of the results: it says where the one of a record is, from the root of the whole tree.
+        name: The attribute of that node.
+        version: What its attribute `_version` has to be, so that nothing stale is read; `None` for anything.
+    """
+
+    policy: Policy
+    name: str = "result"
+    version: str | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.policy):
+            expected = "a policy like inline(...), one with the name of an attribute, or a Below"
+            raise ArgumentTypeError("below: the policy of results", expected=expected, got=got(self.policy))
+        if not isinstance(self.name, str):
+            raise ArgumentTypeError("below: the name of an attribute", expected="a str", got=got(self.name))
+        if self.version is not None and not isinstance(self.version, str):
+            raise ArgumentTypeError("below: version", expected="a str or None", got=got(self.version))
+        if self.version == "":
+            raise ArgumentError("below: version must not be empty", hint="leave it out where any version will do")
+
+
+#: What `below` takes for each name: a policy, one with the name of an attribute, or a `Below`.
+BelowOption: TypeAlias = "Mapping[str, Policy | tuple[Policy, str] | Below]"
+
+
+def checked_below(stage_name: str, below: BelowOption, others: Collection[str]) -> dict[str, Below]:
+    """What is to be read of results, by the names that it gets; refused if one stands among other names."""
+    if not isinstance(below, Mapping):
+        hint = f'{stage_name}(..., below={{"f0": inline("_proc", "f0")}})'
+        raise ArgumentTypeError(f"{stage_name}: below", expected="a mapping from names", got=got(below), hint=hint)
+    checked = {}
+    for name, value in below.items():
+        if isinstance(value, tuple) and len(value) == 2:
+            value = Below(*value)
+        elif not isinstance(value, Below):
+            value = Below(value)
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"{stage_name}: the name of an attribute in below", expected="a str", got=got(name))
+        if name in others:
+            raise ArgumentError(
+                f"{stage_name}: {name!r} stands among the names or in inherit=, and in below=",
+                hint="give what is read below another name",
+            )
+        checked[name] = value
+    return checked
+
+
+#: Finds the attributes of the nodes at some paths, each with a tail behind it: something with a `get` for those with
+#: these names; `None` where no node is.
+AttributesAt: TypeAlias = "Callable[[Sequence[_Path], _Path, frozenset[str]], list[Any]]"
+
+
+class Derived:
+    """Adds to records what was written for them.
+
+    Args:
+        stage: The stage, for errors and warnings.
+        below: What to read, by the names that it gets.
+        tests: Tests of what was read; records that do not pass them are left out.
+        on_error: What becomes of a record of which something can't be read.
+        is_part: Whether the stream is only a part of one.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        below: Mapping[str, Below],
+        tests: Sequence[Callable[[Any], bool]] = (),
+        on_error: OnError = "raise",
+        *,
+        is_part: bool = False,
+    ) -> None:
+        self._stage, self._below, self._tests, self._on_error = stage, below, tests, on_error
+        self._sought = {name: Sought(stage, [each.name], is_part=is_part) for name, each in below.items()}
+
+    def added(self, records: Iterator[Any], attributes_at: AttributesAt) -> Iterator[Any]:
+        """The records with what was written for them, in windows; what is no record is handed on."""
+        yield from in_windows(
+            records,
+            lambda window: self.of_many(window, attributes_at),
+            lambda record: self.of_one(record, attributes_at),
+        )
+        self.end()
+
+    def end(self) -> None:
+        """The stream was read to its end: tell of attributes that no result had."""
+        for sought in self._sought.values():
+            sought.end()
+
+    def of_many(self, window: list[Any], attributes_at: AttributesAt) -> list[Any]:
+        """A window of records, each with what was written for it."""
+        records = [item for item in window if type(item) is NodeRecord]
+        paths = [record.path for record in records]
+        more: list[dict[str, Any]] = [dict(record.attributes) for record in records]
+        for name, each in self._below.items():
+            targets, tail = targets_of(each.policy, paths)
+            found = attributes_at(targets, tail, frozenset((each.name, VERSION)))
+            for attributes, stored, target in zip(more, found, targets, strict=True):
+                attributes[name] = None if stored is None else self._value(name, each, stored, target + tail)
+        made = iter([node_record(old.path, old.key, new, old.payload) for old, new in zip(records, more, strict=True)])
+        given = [next(made) if type(item) is NodeRecord else item for item in window]
+        if not self._tests:
+            return given
+        return [item for item in given if type(item) is not NodeRecord or all(test(item) for test in self._tests)]
+
+    def of_one(self, record: Any, attributes_at: AttributesAt) -> list[Any]:
+        """The same of one record; what takes its place where something of it can't be read."""
+        try:
+            return self.of_many([record], attributes_at)
+        except Exception as error:
+            if self._on_error == "raise" or not costs_one(error):
+                raise
+            instead = in_its_place(self._on_error, failure_at(record.path, error))
+            return [] if instead is None else [instead]
+
+    def _value(self, name: str, each: Below, stored: Any, path: _Path) -> Any:
+        try:
+            value, version = stored.get(each.name), stored.get(VERSION)
+        except (StateLoadError, DamagedDatabaseError) as error:
+            stored = salvaged_at(self._stage, stored, error, path)
+            value, version = stored.get(each.name), stored.get(VERSION)
+        if each.version is not None and not (isinstance(version, str) and version == each.version):
+            return None
+        sought = self._sought[name]
+        if sought.wanted:
+            sought.look(stored.keys(), path)
+        return detached(self._stage, value, f"attribute {each.name!r}", path)
