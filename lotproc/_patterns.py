@@ -40,6 +40,11 @@ def key_glob(name: str, pattern: str) -> Callable[[str], object]:
     return re.compile(fnmatch.translate(pattern)).match
 
 
+def _anything(key: str) -> bool:
+    """The test behind `*`."""
+    return True
+
+
 class PathPattern:
     """A glob on paths, matched one component at a time.
 
@@ -67,6 +72,8 @@ class PathPattern:
         self._tests: list[Callable[[str], object] | None] = []
         #: The components that are plain keys, by position.
         self._literals: dict[int, str] = {}
+        #: Where one more key leads, whichever it is; None where that depends on the key.
+        self._after_any: dict[frozenset[int], frozenset[int] | None] = {}
         for position, component in enumerate(components):
             if component == "**":
                 self._tests.append(None)
@@ -76,7 +83,9 @@ class PathPattern:
                 raise PatternError(
                     f"{name}: in {pattern!r}, '**'", expected=f"a component of its own, not part of {component!r}"
                 )
-            if not _WILDCARDS.search(component):
+            if component == "*":
+                test = _anything
+            elif not _WILDCARDS.search(component):
                 self._literals[position] = component
                 test = component.__eq__
             self._tests.append(test)
@@ -88,6 +97,9 @@ class PathPattern:
 
     def step(self, positions: frozenset[int], key: str) -> frozenset[int]:
         """The positions after one more key; empty where nothing below can match."""
+        known = self.after_any(positions)
+        if known is not None:
+            return known
         after = set()
         for position in positions:
             if position == len(self._tests):
@@ -98,6 +110,17 @@ class PathPattern:
             elif test(key):
                 after.add(position + 1)
         return self._skip_stars(after)
+
+    def after_any(self, positions: frozenset[int]) -> frozenset[int] | None:
+        """The positions after one more key, whichever it is; None where that depends on the key."""
+        if positions not in self._after_any:
+            waiting = positions - {len(self._tests)}
+            tests = {position: self._tests[position] for position in waiting}
+            known = None
+            if all(test is None or test is _anything for test in tests.values()):
+                known = self._skip_stars({position + (test is not None) for position, test in tests.items()})
+            self._after_any[positions] = known
+        return self._after_any[positions]
 
     def accepts(self, positions: frozenset[int]) -> bool:
         """Whether a path that ends here matches."""

@@ -49,6 +49,8 @@ class Bounds(NamedTuple):
     def within(self, children: Children) -> Children:
         """The children that are, or have below them, something that is given."""
         lower, upper, pattern, positions = self
+        if not lower and not upper and pattern is not None and pattern.after_any(positions):
+            return children
         return chosen(
             children,
             lambda key, _: (
