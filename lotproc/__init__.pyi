@@ -45,6 +45,10 @@ from .parallel import parallel_map as parallel_map
 from .sampling import rng as rng
 from .models import Failure as Failure
 
+# Fold up the tree, with lotproc.folds
+from .rollups import rollup as rollup
+from .models import Accumulator as Accumulator
+
 # Write
 from .write_policies import FreshWritePolicy as FreshWritePolicy
 from .write_policies import InlineWritePolicy as InlineWritePolicy

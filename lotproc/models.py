@@ -11,7 +11,7 @@ from ._tracebacks import MAX_TEXT, error_types, formatted, said
 from ._values import same
 from .errors import ArgumentError, ResultError, add_note, as_text, got
 
-__all__ = ["Failure", "NodeRecord", "Partition", "ProcessResult", "Write", "WriteReport"]
+__all__ = ["Accumulator", "Failure", "NodeRecord", "Partition", "ProcessResult", "Write", "WriteReport"]
 
 
 def _equal(self: Any, other: object) -> Any:
@@ -145,6 +145,26 @@ def with_inputs(result: ProcessResult, inputs: str | None) -> ProcessResult:
     made = object.__new__(type(result))
     made.__dict__.update(result.__dict__, inputs=inputs)
     return made
+
+
+@public
+@dataclass(frozen=True)
+class Accumulator:
+    """What a part of a stream adds to the fold of a branch: for `rollup` to put together, and not to be written.
+
+    `rollup(fold, partial=True)` makes them, in workers say.
+
+    Args:
+        path: The path of the branch.
+        value: What the fold has gathered so far.
+        fold: The fold, as it shows itself.
+    """
+
+    path: tuple[str, ...]
+    value: Any
+    fold: str
+
+    __eq__ = _equal
 
 
 @public

@@ -21,7 +21,14 @@ ROWS: list[dict[str, str]] = [
     {"doors": "scanning resuming parallel sources copying ingest export serialization views summaries testing"},
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"zodb": "zodb", "stores": "stores"},
+<<<<<<< HEAD
     {"stages": "traversal filters buffering write_policies derived snapshots payloads sampling _stamps _detaching"},
+=======
+    {
+        "stages": "traversal filters buffering write_policies snapshots payloads sampling folds rollups "
+        "_stamps _detaching"
+    },
+>>>>>>> 3364ae2 (rollup folds what is below each branch of a tree, in one pass, with exact sums that no partitioning changes)
     {"foundation": ""},
 ]
 #: What a reader finds in each.

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, overload
 from .._stage import stage
 from .._stamps import INPUTS, VERSION
 from ..errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
-from ..models import Failure, ProcessResult, Write, written_attributes
+from ..models import Accumulator, Failure, ProcessResult, Write, written_attributes
 from ..write_policies import checked_path
 from .handles import checked_values
 
@@ -126,11 +126,14 @@ def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult | Failure
         elif _can_hold_results(item):
             levels.append(iter(item))
         else:
+            hint = "a processor returns ProcessResult(path=record.path, output=...)"
+            if isinstance(item, Accumulator):
+                hint = "rollup(fold) in front puts accumulators of parts together, and makes results of them"
             raise ResultError(
                 f"{name}: batch {index} (counted from 0):",
                 expected="ProcessResults, nested in any iterables",
                 got=got(item),
-                hint="a processor returns ProcessResult(path=record.path, output=...)",
+                hint=hint,
             )
 
 

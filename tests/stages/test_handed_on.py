@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from trees import opened
 from ZODB.MappingStorage import MappingStorage
 
 import lotproc as lp
+from lotproc.folds import count, total
 
 Stage = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -35,6 +36,15 @@ def key_of(record: Any) -> Any:
 
 def flat(run: Callable[[Any], Any]) -> Stage:
     return lambda items: concat(run(items))
+
+
+def in_order(items: Iterable[Any]) -> Iterator[Any]:
+    """The items, but for records that come after those that they should come before."""
+    last: tuple[str, ...] = ()
+    for item in items:
+        if type(item) is lp.Failure or item.path >= last:
+            last = last if type(item) is lp.Failure else item.path
+            yield item
 
 
 def done() -> BaseNode:
@@ -61,6 +71,10 @@ STAGES: dict[str, Stage] = {
     "chunked_bytes": flat(lp.chunked_bytes(200)),
     "chunked_bytes by size": flat(lp.chunked_bytes(3, size=lambda record: record.attributes["number"])),
     "progress": lp.progress(),
+    "rollup": lambda items: lp.rollup(total("number"), in_order(items)),
+    "rollup of parts": lambda items: lp.rollup(
+        count(), map(list, map(lp.rollup(count(), partial=True), lp.chunked(2, in_order(items))))
+    ),
     "each": flat(compose_left(lp.chunked(3), lp.parallel_map(lp.each(same), mode="sync", on_error="skip"))),
     "each on threads": flat(
         compose_left(lp.chunked(3), lp.parallel_map(lp.each(same), mode="thread", on_error="skip"))

@@ -16,6 +16,7 @@ from trees import commit, opened
 from ZODB.FileStorage import FileStorage
 
 import lotproc as lp
+from lotproc.folds import stats, top, total
 
 names_of_nodes = st.lists(st.sets(st.sampled_from(["speaker", "seconds", "unit"])), max_size=6)
 
@@ -59,6 +60,11 @@ SOURCES: dict[str, Callable[[Any, BaseNode], Any]] = {
     "scan where": lambda name, root: lp.scan((), root, where={name: lambda value: value == -1}),
     "where": lambda name, root: lp.where(name, -1, lp.leaves(root)),
     "where on records": lambda name, root: lp.where(name, -1, lp.scan(..., root)),
+    "rollup": lambda name, root: lp.rollup(total(name), lp.scan(..., root)),
+    "rollup of nodes": lambda name, root: lp.rollup({"a": top(1, name), "b": stats(name)}, lp.leaves(root)),
+    "rollup over parts": lambda name, root: lp.parallel_map(
+        compose_left(lp.scan(...), lp.rollup(total(name), partial=True)), lp.partitions(3, root), mode="thread"
+    ),
     "in batches": lambda name, root: pipe(root, lp.scan(name), lp.chunked(2), lp.progress()),
     "pipeline": lambda name, root: (
         lp.Pipeline.from_root(root).traverse().buffer(1).prepare(attribute_names=[name]).process(list).run()

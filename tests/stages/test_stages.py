@@ -23,7 +23,7 @@ from lotdb import BaseNode
 from trees import PLAIN_KEYS, build, stored, unsaved
 
 import lotproc as lp
-from lotproc import parallel
+from lotproc import folds, parallel
 from lotproc.writing import running
 
 #: Some names here are those of no node, on purpose; what is told of them is held by `test_missing_names`.
@@ -129,6 +129,16 @@ CASES = {
     "chunked_bytes": case(lp.chunked_bytes, 3, size=one, items=records, pulled=[4, 7, 10, 10]),
     "chunked_bytes, pickled": case(lp.chunked_bytes, 1, items=records, pulled=[*range(2, 11), 10]),
     "progress": case(lp.progress, desc="clips", items=records, pulled=EACH),
+    "rollup": case(lp.rollup, folds.total("n"), items=records, pulled=[6, 10, 10]),
+    "rollup, several, in parts": case(
+        lp.rollup,
+        {"n": folds.stats("n"), "best": folds.top(2, "n"), "all": folds.count()},
+        depths=[0, 1],
+        partial=True,
+        items=records,
+        pulled=[6, 10, 10],
+    ),
+    "rollup, function": case(lp.rollup, folds.Fold(one, max, one), depths=1, items=records, pulled=[6, 10]),
     "plan": case(lp.plan, lp.inline("_proc"), output_attribute="n", items=results, pulled=EACH),
     "parallel_map": case(lp.parallel_map, summed, mode="sync", items=records, pulled=EACH),
 }
@@ -495,6 +505,9 @@ FAILING = {
     "chunked_by, path": (lp.chunked_by(1), [3], lp.ArgumentTypeError),
     "chunked_bytes": (lp.chunked_bytes(3, size=fails), records(), ZeroDivisionError),
     "chunked_bytes, pickled": (lp.chunked_bytes(3), [Unpicklable()], lp.NotPicklableError),
+    "rollup": (lp.rollup(folds.Fold(fails, one, one)), records(), ZeroDivisionError),
+    "rollup, no item": (lp.rollup(folds.count()), [3], lp.ArgumentTypeError),
+    "rollup, no number": (lp.rollup(folds.total("n")), [lp.NodeRecord(("a",), "a", {"n": "1"})], lp.ArgumentTypeError),
     "plan": (lp.plan(lp.inline()), [3], lp.ResultError),
     "parallel_map": (lp.parallel_map(fails, mode="sync"), records(), ZeroDivisionError),
 }
@@ -633,6 +646,13 @@ WRONG: list[tuple[Callable[..., Any], type[Exception], str]] = [
     (lambda *items: lp.progress(*items, total=-1), lp.ArgumentError, "total must be at least 0, got -1"),
     (lambda *items: lp.progress(*items, total="10"), lp.ArgumentTypeError, "'10'"),
     (lambda *items: lp.progress(*items, desc=3), lp.ArgumentTypeError, "int 3"),
+    (lambda *items: lp.rollup(folds.total, *items), lp.ArgumentTypeError, "rollup: fold must be a Fold"),
+    (lambda *items: lp.rollup({"n": 3}, *items), lp.ArgumentTypeError, "fold .* int 3"),
+    (lambda *items: lp.rollup({}, *items), lp.ArgumentError, "at least one Fold"),
+    (lambda *items: lp.rollup(folds.count(), *items, depths=-1), lp.ArgumentError, "depths must be at least 0, got -1"),
+    (lambda *items: lp.rollup(folds.count(), *items, depths=[0, "1"]), lp.ArgumentTypeError, "depths .* '1'"),
+    (lambda *items: lp.rollup(folds.count(), *items, depths=[]), lp.ArgumentError, "at least one depth"),
+    (lambda *items: lp.rollup(folds.count(), *items, partial="yes"), lp.ArgumentTypeError, "partial .* 'yes'"),
     (lambda *items: lp.plan("inline", *items), lp.ArgumentTypeError, "'inline'"),
     (lambda *items: lp.parallel_map("fn", *items), lp.ArgumentTypeError, "'fn'"),
     (lambda *items: lp.parallel_map(one, *items, mode="fork"), lp.ArgumentError, "'sync', 'thread', 'process'.*'fork'"),
