@@ -173,6 +173,21 @@ def all_rows(leaves: int) -> list[Row]:
             20,
             DEARER,
         ),
+        Row(
+            "`scan` + `rollup(total)`, cost per leaf",
+            "the bare `scan`",
+            Side(sides.rolled_up_scan, leaves),
+            Side(sides.drained_scan, leaves),
+            30,
+            DEARER,
+        ),
+        row(
+            "`rollup(total)` over `partitions`, two processes",
+            "`scan` + `rollup(total)`, one process",
+            sides.roll_up_partitions,
+            sides.roll_up_in_line,
+            1.5,
+        ),
         row("cold `scan`, against the raw limit", "`mmap` and the C unpickler", sides.scan, sides.read_raw),
         row(
             "cold `scan`, 3 leaves below each parent",

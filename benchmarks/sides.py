@@ -7,6 +7,7 @@ the database is outside the timed part on both sides; what is written is committ
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import perf_counter, sleep, thread_time
@@ -33,6 +34,7 @@ from benchmarks.trees import (
     read_back,
     text,
 )
+from lotproc.folds import total
 
 COMMIT_EVERY = 1_000
 BATCH = 100
@@ -142,6 +144,54 @@ def scan_per_leaf(folder: Path, leaves: int) -> Measured:
         check(once.digest, expected(leaves))
         total += once.value
     return Measured(1e6 * total / times / leaves, None)
+
+
+def drained_scan(folder: Path, leaves: int) -> Measured:
+    """Microseconds a leaf of a scan whose records nobody looks at."""
+    with opened(folder, read_only=True) as database:
+        records = lp.scan("duration", database.open_connection())
+        start = perf_counter()
+        deque(records, maxlen=0)
+        return Measured(1e6 * (perf_counter() - start) / leaves, None)
+
+
+def rolled_up_scan(folder: Path, leaves: int) -> Measured:
+    """The same with the totals of all branches."""
+    with opened(folder, read_only=True) as database:
+        found = timed_read(roll_up, database.open_connection())
+    check(found.digest, expected_total(leaves))
+    return Measured(1e6 * found.value / leaves, None)
+
+
+def roll_up(root: BaseNode) -> Digest:
+    return digest_of_root(lp.rollup(total("duration"), lp.scan("duration", root)))
+
+
+def roll_up_in_line(folder: Path, leaves: int) -> Measured:
+    with opened(folder, read_only=True) as database:
+        return timed_read(roll_up, database.open_connection())
+
+
+def roll_up_partitions(folder: Path, leaves: int) -> Measured:
+    def read(root: BaseNode) -> Digest:
+        part = compose_left(lp.scan("duration"), lp.rollup(total("duration"), partial=True))
+        parts = pipe(root, lp.partitions(PARTITIONS), lp.parallel_map(part, max_workers=WORKERS))
+        return digest_of_root(lp.rollup(total("duration"), parts))
+
+    start_workers()
+    with opened(folder, read_only=True) as database:
+        return timed_read(read, database.open_connection())
+
+
+def digest_of_root(results: Iterable[lp.ProcessResult]) -> Digest:
+    """How many branches there are, and the total of the last, which is the root."""
+    outputs = [result.output for result in results]
+    return Digest(len(outputs), outputs[-1], 0)
+
+
+def expected_total(leaves: int) -> Digest:
+    branches = {leaf_path(index)[:depth] for index in range(leaves) for depth in range(3)}
+    return Digest(len(branches), expected(leaves).total, 0)
 
 
 def blocks(folder: Path, seconds: int) -> Measured:

@@ -45,7 +45,8 @@ from .parallel import parallel_map as parallel_map
 from .sampling import rng as rng
 from .models import Failure as Failure
 
-# Fold up the tree, with lotproc.folds
+# Fold up the tree
+from . import folds as folds
 from .rollups import rollup as rollup
 from .models import Accumulator as Accumulator
 

@@ -60,15 +60,9 @@ def rollup(fold: Folds, *, depths: Depths = None, partial: bool = False) -> Call
     >>> [result.output for result in rollup(total("seconds"), parts, depths=0)]
     [1.5]
 
-    With `partitions` of a database, workers read the records themselves:
-
-        pipe(
-            root,
-            partitions(64),
-            parallel_map(compose_left(scan("seconds", skip="_*"), rollup(total("seconds"), partial=True))),
-            rollup(total("seconds")),
-            write(inline("_proc", "total"), root, if_exists="replace"),
-        )
+    So do workers that read `partitions` of a database themselves:
+    `parallel_map(compose_left(scan("seconds"), rollup(total("seconds"), partial=True)))` between `partitions(64)` and
+    `rollup(total("seconds"))`.
 
     Args:
         fold: One of `lotproc.folds`, or a mapping from names to several, whose values come as a dict, in one pass.

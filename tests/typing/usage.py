@@ -13,6 +13,7 @@ from lotdb import BaseNode
 from typing_extensions import assert_type
 
 from lotproc import (
+    Accumulator,
     Failure,
     FreshWritePolicy,
     InlineWritePolicy,
@@ -29,6 +30,7 @@ from lotproc import (
     chunked_by,
     chunked_bytes,
     each,
+    folds,
     fresh,
     glob,
     inline,
@@ -43,6 +45,7 @@ from lotproc import (
     plan,
     progress,
     retry_failed,
+    rollup,
     run_summary,
     scan,
     show,
@@ -170,6 +173,15 @@ def values(record: NodeRecord) -> None:
     assert_type(inline("_proc")(ProcessResult(record.path)), tuple[str, ...])
 
 
+def rollups(records: list[NodeRecord], root: BaseNode) -> None:
+    seconds = folds.total("seconds")
+    assert_type(rollup(seconds, records), Iterator[ProcessResult])
+    assert_type(rollup({"n": folds.count(), "seconds": seconds}, depths=[0, 1])(records), Iterator[ProcessResult])
+    parts = parallel_map(rollup(seconds, partial=True), [records])
+    assert_type(rollup(seconds, records, partial=True), Iterator[Accumulator])
+    assert_type(rollup(seconds)(parts), Iterator[ProcessResult])
+
+
 def mistakes(root: BaseNode, records: Iterable[NodeRecord], handle: PayloadHandle) -> None:
     # Each of these must be an error; mypy's warning about unused ignores says so if it is none.
     parallel_map(len, [[1]], on_error="ignore")  # type: ignore[call-overload]
@@ -181,6 +193,7 @@ def mistakes(root: BaseNode, records: Iterable[NodeRecord], handle: PayloadHandl
     match_key("^clip_", records, True)  # type: ignore[call-overload]
     write(mirror(), root, [], arrays="npy")  # type: ignore[call-overload]
     scan("duration", root, uncommitted="read")  # type: ignore[call-overload]
+    rollup(folds.total, records)  # type: ignore[call-overload]
     partitions("64", root)  # type: ignore[call-overload]
     handle.blocks(1, unit="minutes")  # type: ignore[arg-type]
 
