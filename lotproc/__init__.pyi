@@ -40,7 +40,8 @@ from .payloads import PayloadHandle as PayloadHandle
 from .buffering import chunked as chunked
 from .buffering import chunked_by as chunked_by
 from .buffering import chunked_bytes as chunked_bytes
-from .parallel import each as each
+from .lifting import each as each
+from .lifting import outputs as outputs
 from .parallel import parallel_map as parallel_map
 from .sampling import rng as rng
 from .models import Failure as Failure

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from ._stage import check_choice, check_count, check_function, check_on_error, stage
-from ._tracebacks import error_types
-from .errors import ArgumentError, ArgumentTypeError, add_note, got
-from .models import Failure, NodeRecord, OnError, in_its_place
+from .errors import ArgumentError, ArgumentTypeError, got
+from .models import Failure, OnError, in_its_place
 from .workers.backends import cpu_count, handed_in, processes, threads
-from .workers.batches import detached, is_divisible, where
+from .workers.batches import detached, is_divisible
 from .workers.flight import in_flight, in_line
 from .workers.packing import Initializer, check_picklable
-from .workers.tasks import Outcome, Task, drained
+from .workers.tasks import Outcome, Task
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
@@ -36,11 +35,10 @@ if TYPE_CHECKING:
         max_tasks_per_child: int | None
 
 
-__all__ = ["each", "parallel_map"]
+__all__ = ["parallel_map"]
 
 B = TypeVar("B")
 R = TypeVar("R")
-T = TypeVar("T")
 Mode: TypeAlias = Literal["sync", "thread", "process"]
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
@@ -103,7 +101,7 @@ def parallel_map(
             batches are run again it is called more than once with a record.
         batches: Batches of records: lists, tuples, or iterators, which are made lists; or `partitions`. Anything else
             that can be sent where the work is done is one unit, that fails as a whole. A `Failure` of a stage before is
-            handed on: by `each` in its place, else behind what `fn` makes of the records of its batch.
+            handed on: by `each` and `outputs` in its place, else behind what `fn` makes of the records of its batch.
         mode: "sync": in line, one after the other; "thread": for work that waits or leaves the interpreter;
             "process": for work in Python, on worker processes. They are kept for a minute for the next call, which
             gives them its working directory, `sys.path`, environment, recursion limit and filters of warnings; the
@@ -178,55 +176,6 @@ def parallel_map(
         else:
             backend = processes(workers, task, initializer, timeout, max_tasks_per_child)
         return in_flight(task, backend, checked, buffersize or 2 * workers, ordered, given)
-
-    return run
-
-
-@overload
-def each(fn: Callable[[T], R], batch: Iterable[T]) -> list[R]: ...
-@overload
-def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]: ...
-@overload
-def each(fn: Callable[[Any], R]) -> Callable[[Iterable[Any]], list[R]]: ...  # a lambda
-@stage("batch")
-def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
-    """Lift a function of one record to a processor of a batch.
-
-    >>> from lotproc import NodeRecord, ProcessResult, each
-    >>> def double(record):
-    ...     return ProcessResult(record.path, output=2 * record.attributes["seconds"])
-    >>> each(double, [NodeRecord(("clip",), "clip", {"seconds": 1.5})])
-    [ProcessResult(path=('clip',), output=3.0, attributes={}, relative_path=())]
-
-    Args:
-        fn: A function of one record.
-        batch: Records. A `Failure` among them, of a stage before, is passed on as it is.
-
-    Returns:
-        A list of what `fn` returned, in the order of the records. `each(fn)` pickles if `fn` does.
-
-    Raises:
-        ArgumentTypeError: `fn` is not callable.
-        Exception: Whatever `fn` raises, also as a generator, with a note that names the record's path.
-    """
-    check_function("each", "fn", fn, "a function of a record")
-
-    def run(batch: Iterable[T]) -> list[R]:
-        results = []
-        for position, record in enumerate(batch):
-            if type(record) is Failure:
-                results.append(cast(R, record))
-                continue
-            inputs = {record.path: record.inputs} if isinstance(record, NodeRecord) and record.inputs else {}
-            try:
-                result = fn(record)
-                if inputs or isinstance(result, Iterator) or type(result) in (list, tuple):
-                    result = drained(result, inputs)  # here, where it is known which record's it is
-            except error_types() as error:
-                add_note(error, f"lotproc: at {where(record)}, record {position} of its batch")
-                raise
-            results.append(result)
-        return results
 
     return run
 

@@ -18,17 +18,13 @@ PICTURE = ROOT / "docs" / "rooms.svg"
 #: each other. What is in no folder and not named here is foundation.
 ROWS: list[dict[str, str]] = [
     {"facade": "__init__ targets pipeline processors"},
-    {"doors": "scanning resuming parallel sources copying ingest export serialization views summaries testing"},
+    {"doors": "scanning resuming parallel lifting sources copying ingest export serialization views summaries testing"},
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"zodb": "zodb", "stores": "stores"},
-<<<<<<< HEAD
-    {"stages": "traversal filters buffering write_policies derived snapshots payloads sampling _stamps _detaching"},
-=======
     {
-        "stages": "traversal filters buffering write_policies snapshots payloads sampling folds rollups "
+        "stages": "traversal filters buffering write_policies derived snapshots payloads sampling folds rollups "
         "_stamps _detaching"
     },
->>>>>>> 3364ae2 (rollup folds what is below each branch of a tree, in one pass, with exact sums that no partitioning changes)
     {"foundation": ""},
 ]
 #: What a reader finds in each.

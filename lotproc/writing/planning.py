@@ -126,7 +126,10 @@ def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult | Failure
         elif _can_hold_results(item):
             levels.append(iter(item))
         else:
-            hint = "a processor returns ProcessResult(path=record.path, output=...)"
+            hint = (
+                "a processor returns ProcessResult(path=record.path, output=...), and outputs(fn) is one of a function "
+                "that returns the output"
+            )
             if isinstance(item, Accumulator):
                 hint = "rollup(fold) in front puts accumulators of parts together, and makes results of them"
             raise ResultError(

@@ -26,6 +26,10 @@ def same(record: Any) -> lp.ProcessResult:
     return lp.ProcessResult(record.path, record.attributes["number"])
 
 
+def number(record: Any) -> int:
+    return int(same(record).output)
+
+
 def of_batch(records: list[Any]) -> list[lp.ProcessResult]:
     return list(map(same, records))
 
@@ -79,6 +83,7 @@ STAGES: dict[str, Stage] = {
     "each on threads": flat(
         compose_left(lp.chunked(3), lp.parallel_map(lp.each(same), mode="thread", on_error="skip"))
     ),
+    "outputs": flat(compose_left(lp.chunked(3), lp.parallel_map(lp.outputs(number), mode="sync", on_error="skip"))),
     "batch": flat(compose_left(lp.chunked(3), lp.parallel_map(of_batch, mode="sync", on_error="skip"))),
     "batch on threads": flat(compose_left(lp.chunked(1), lp.parallel_map(of_batch, mode="thread", on_error="skip"))),
     "pipeline": lambda items: concat(

@@ -39,6 +39,7 @@ from lotproc import (
     match_key,
     match_path,
     mirror,
+    outputs,
     parallel_map,
     partitions,
     pending,
@@ -132,11 +133,18 @@ def summarize(record: NodeRecord) -> ProcessResult:
     return ProcessResult(record.path, output=len(record.attributes))
 
 
+def seconds_of(record: NodeRecord) -> float | None:
+    return len(record.attributes) / 2 or None
+
+
 def parallel(records: list[NodeRecord], batches: Iterable[list[NodeRecord]]) -> None:
     assert_type(each(summarize, records), list[ProcessResult])
     assert_type(each(summarize)(records), list[ProcessResult])
     assert_type(parallel_map(each(summarize), batches), Iterator[list[ProcessResult]])
     assert_type(parallel_map(each(summarize), mode="thread")(batches), Iterator[list[ProcessResult]])
+    assert_type(outputs(seconds_of)(records), list[ProcessResult])
+    assert_type(outputs(seconds_of, records), list[ProcessResult])
+    assert_type(parallel_map(outputs(seconds_of), batches), Iterator[list[ProcessResult]])
     parallel_map(each(summarize), batches, on_error="collect", retries=2, retry_on=(OSError, TimeoutError))
     parallel_map(each(summarize), on_error=lambda failure: print(failure.message), timeout=1.5)(batches)
     parallel_map(each(summarize), initializer=print, max_tasks_per_child=9, on_error="skip")(batches)

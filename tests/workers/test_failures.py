@@ -69,8 +69,19 @@ class Work:
         return lp.ProcessResult(record.path, output=2 * n)
 
 
+class ValueOf:
+    """The output of what another function makes of a record."""
+
+    def __init__(self, work: Callable[..., Any]) -> None:
+        self.work = work
+
+    def __call__(self, record: lp.NodeRecord) -> Any:
+        return self.work(record).output
+
+
 PROCESSORS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "a function of a record": lp.each,
+    "a function of a record that returns a value": lambda work: lp.outputs(ValueOf(work)),
     "a generator of results": lambda work: lambda batch: (work(record) for record in batch),
     "a tuple of results": lambda work: lambda batch: tuple(work(record) for record in batch),
 }

@@ -1,0 +1,128 @@
+"""Functions of one record lifted to processors of a batch: what they return is a result (`each`), or is made one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, TypeVar, cast, overload
+
+from ._nodes import path_of
+from ._stage import check_function, stage
+from ._tracebacks import error_types
+from .errors import ResultError, add_note, got
+from .models import Failure, NodeRecord, ProcessResult
+from .workers.batches import where
+from .workers.tasks import drained
+
+__all__ = ["each", "outputs"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+@overload
+def each(fn: Callable[[T], R], batch: Iterable[T]) -> list[R]: ...
+@overload
+def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]: ...
+@overload
+def each(fn: Callable[[Any], R]) -> Callable[[Iterable[Any]], list[R]]: ...  # a lambda
+@stage("batch")
+def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
+    """Lift a function of one record to a processor of a batch.
+
+    >>> from lotproc import NodeRecord, ProcessResult, each
+    >>> def double(record):
+    ...     return ProcessResult(record.path, output=2 * record.attributes["seconds"])
+    >>> each(double, [NodeRecord(("clip",), "clip", {"seconds": 1.5})])
+    [ProcessResult(path=('clip',), output=3.0, attributes={}, relative_path=())]
+
+    Args:
+        fn: A function of one record.
+        batch: Records. A `Failure` among them, of a stage before, is passed on as it is.
+
+    Returns:
+        A list of what `fn` returned, in the order of the records. `each(fn)` pickles if `fn` does.
+
+    Raises:
+        ArgumentTypeError: `fn` is not callable.
+        Exception: Whatever `fn` raises, also as a generator, with a note that names the record's path.
+    """
+    check_function("each", "fn", fn, "a function of a record")
+
+    def called(record: T) -> R:
+        inputs = {record.path: record.inputs} if isinstance(record, NodeRecord) and record.inputs else {}
+        result = fn(record)
+        if inputs or isinstance(result, Iterator) or type(result) in (list, tuple):
+            result = drained(result, inputs)
+        return result
+
+    return partial(_of_all, called)
+
+
+@overload
+def outputs(fn: Callable[[T], Any], batch: Iterable[T]) -> list[ProcessResult]: ...
+@overload
+def outputs(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], list[ProcessResult]]: ...
+@overload
+def outputs(fn: Callable[[Any], Any]) -> Callable[[Iterable[Any]], list[ProcessResult]]: ...  # a lambda
+@stage("batch")
+def outputs(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], list[ProcessResult]]:
+    """Lift a function that returns a value to a processor of a batch: the value is the output of the record's result.
+
+    >>> from lotproc import NodeRecord, outputs
+    >>> def double(record):
+    ...     return 2 * record.attributes["seconds"]
+    >>> outputs(double, [NodeRecord(("clip",), "clip", {"seconds": 1.5})])
+    [ProcessResult(path=('clip',), output=3.0, attributes={}, relative_path=())]
+
+    A function that gives attributes beside the output, several results, or one at another path, makes its
+    `ProcessResult`s itself, and is lifted by `each`.
+
+    Args:
+        fn: A function of one record, which returns any value that `write` can store, `None` included. Where it is a
+            generator function, its output is the list of what it yields.
+        batch: Records. A `Failure` among them, of a stage before, is passed on as it is.
+
+    Returns:
+        A list of `ProcessResult`s, in the order of the records. `outputs(fn)` pickles if `fn` does.
+
+    Raises:
+        ArgumentTypeError: `fn` is not callable, or something in the batch has no path.
+        ResultError: `fn` returned a `ProcessResult` or a `Failure`, or several; names the record's path.
+        Exception: Whatever `fn` raises, also as a generator, with a note that names the record's path.
+    """
+    check_function("outputs", "fn", fn, "a function of a record")
+
+    def called(record: T) -> ProcessResult:
+        path = path_of("outputs", record)
+        value = drained(fn(record), {})
+        for item in value if type(value) in (list, tuple) else (value,):
+            if isinstance(item, (ProcessResult, Failure)):
+                raise ResultError(
+                    "outputs: what fn returned",
+                    path=path,
+                    expected="the output itself",
+                    got=got(value),
+                    hint="each(fn) takes a function that returns results",
+                )
+        # Of a result, which a second processor may get, what tells it from others of its path goes on.
+        return ProcessResult(
+            path, value, relative_path=getattr(record, "relative_path", ()), inputs=getattr(record, "inputs", None)
+        )
+
+    return partial(_of_all, called)
+
+
+def _of_all(call: Callable[[T], R], batch: Iterable[T]) -> list[R]:
+    """What is made of each record of a batch; a `Failure` is handed on."""
+    results = []
+    for position, record in enumerate(batch):
+        if type(record) is Failure:
+            results.append(cast(R, record))
+            continue
+        try:
+            results.append(call(record))  # drained here, where it is known which record's it is
+        except error_types() as error:
+            add_note(error, f"lotproc: at {where(record)}, record {position} of its batch")
+            raise
+    return results
