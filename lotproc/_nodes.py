@@ -22,7 +22,7 @@ from ZODB.Connection import Connection
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
-from .errors import ArgumentTypeError, LiveNodeError, got
+from .errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_text, got
 
 __all__ = [
     "CarriedPaths",
@@ -38,6 +38,7 @@ __all__ = [
     "missing_class",
     "no_item",
     "node_path",
+    "out_of_order",
     "path_of",
     "plain_file",
     "unwrapped",
@@ -334,3 +335,10 @@ def no_item(name: str, item: object, expected: str = "a node or a record") -> Ar
     """The error for something in a stream that a stage can't work on."""
     hint = "put it before chunked(), or toolz.concat in front" if isinstance(item, (list, tuple)) else None
     return ArgumentTypeError(f"{name}:", expected=expected, got=got(item), hint=hint)
+
+
+def out_of_order(
+    what: str, path: tuple[str, ...], after: tuple[str, ...], hint: str = "sort it by path, as trees are"
+) -> ArgumentError:
+    """The error for a path that comes after a later one."""
+    return ArgumentError(what, f"comes after {as_text(after)}, out of the order of paths", path=path, hint=hint)

@@ -22,7 +22,7 @@ ROWS: list[dict[str, str]] = [
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"zodb": "zodb", "stores": "stores"},
     {
-        "stages": "traversal filters buffering write_policies derived snapshots payloads sampling folds rollups "
+        "stages": "traversal filters buffering gathering write_policies derived snapshots payloads sampling folds rollups "
         "_stamps _detaching"
     },
     {"foundation": ""},

@@ -42,13 +42,11 @@ def flat(run: Callable[[Any], Any]) -> Stage:
     return lambda items: concat(run(items))
 
 
-def in_order(items: Iterable[Any]) -> Iterator[Any]:
-    """The items, but for records that come after those that they should come before."""
-    last: tuple[str, ...] = ()
-    for item in items:
-        if type(item) is lp.Failure or item.path >= last:
-            last = last if type(item) is lp.Failure else item.path
-            yield item
+def in_order(items: Iterable[Any]) -> list[Any]:
+    """The same items, the records at their places sorted by path."""
+    items = list(items)
+    found = iter(sorted((item for item in items if type(item) is not lp.Failure), key=lambda record: record.path))
+    return [item if type(item) is lp.Failure else next(found) for item in items]
 
 
 def done() -> BaseNode:
@@ -74,6 +72,7 @@ STAGES: dict[str, Stage] = {
     "chunked_by a function": flat(lp.chunked_by(key_of)),
     "chunked_bytes": flat(lp.chunked_bytes(200)),
     "chunked_bytes by size": flat(lp.chunked_bytes(3, size=lambda record: record.attributes["number"])),
+    "gather": lambda items: lp.gather(1, in_order(items)),
     "progress": lp.progress(),
     "rollup": lambda items: lp.rollup(total("number"), in_order(items)),
     "rollup of parts": lambda items: lp.rollup(

@@ -128,6 +128,7 @@ CASES = {
     "chunked_by, function": case(lp.chunked_by, first_key, items=records, pulled=[6, 10]),
     "chunked_bytes": case(lp.chunked_bytes, 3, size=one, items=records, pulled=[4, 7, 10, 10]),
     "chunked_bytes, pickled": case(lp.chunked_bytes, 1, items=records, pulled=[*range(2, 11), 10]),
+    "gather": case(lp.gather, 1, items=records, pulled=[6, 10]),
     "progress": case(lp.progress, desc="clips", items=records, pulled=EACH),
     "rollup": case(lp.rollup, folds.total("n"), items=records, pulled=[6, 10, 10]),
     "rollup, several, in parts": case(
@@ -508,6 +509,7 @@ FAILING = {
     "rollup": (lp.rollup(folds.Fold(fails, one, one)), records(), ZeroDivisionError),
     "rollup, no item": (lp.rollup(folds.count()), [3], lp.ArgumentTypeError),
     "rollup, no number": (lp.rollup(folds.total("n")), [lp.NodeRecord(("a",), "a", {"n": "1"})], lp.ArgumentTypeError),
+    "gather": (lp.gather(1), [3], lp.ArgumentTypeError),
     "plan": (lp.plan(lp.inline()), [3], lp.ResultError),
     "parallel_map": (lp.parallel_map(fails, mode="sync"), records(), ZeroDivisionError),
 }
@@ -608,6 +610,8 @@ WRONG: list[tuple[Callable[..., Any], type[Exception], str]] = [
     (lambda *items: lp.chunked_bytes(0, *items), lp.ArgumentError, "limit must be at least 1, got 0"),
     (lambda *items: lp.chunked_bytes("1k", *items), lp.ArgumentTypeError, "'1k'"),
     (lambda *items: lp.chunked_bytes(10, *items, size=3), lp.ArgumentTypeError, "size .* int 3"),
+    (lambda *items: lp.gather(0, *items), lp.ArgumentError, "gather: by must be at least 1, got 0"),
+    (lambda *items: lp.gather("speaker", *items), lp.ArgumentTypeError, "'speaker'"),
     (lambda *items: lp.match_key("(a", *items), lp.PatternError, r"match_key: '\(a' is no regular expression"),
     (lambda *items: lp.match_key("a{99999999999}", *items), lp.PatternError, "99999999999"),
     (lambda *items: lp.match_key(b"a", *items), lp.ArgumentTypeError, "bytes b'a'"),

@@ -32,6 +32,7 @@ from lotproc import (
     each,
     folds,
     fresh,
+    gather,
     glob,
     inline,
     leaves,
@@ -99,6 +100,12 @@ def buffering(records: Iterable[NodeRecord]) -> None:
     assert_type(chunked_bytes(1 << 20, records), Iterator[list[NodeRecord]])
     assert_type(chunked_bytes(1 << 20)(records), Iterator[list[NodeRecord]])
     assert_type(chunked_bytes(10, [b"12345"], size=len), Iterator[list[bytes]])
+
+
+def gathering(records: Iterable[NodeRecord]) -> None:
+    assert_type(gather(1, records), Records)
+    assert_type(gather(1)(records), Records)
+    gather("speaker", records)  # type: ignore[call-overload]
 
 
 def snapshots(nodes: Iterable[BaseNode]) -> None:
