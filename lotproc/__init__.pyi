@@ -41,6 +41,7 @@ from .buffering import chunked as chunked
 from .buffering import chunked_by as chunked_by
 from .buffering import chunked_bytes as chunked_bytes
 from .gathering import gather as gather
+from .joining import join as join
 from .lifting import each as each
 from .lifting import outputs as outputs
 from .parallel import parallel_map as parallel_map

@@ -10,13 +10,15 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from .errors import ArgumentError, as_text, warn
 
-__all__ = ["Missing", "Note", "Notes", "Sought", "noting", "tell_all"]
+__all__ = ["Missing", "Note", "Notes", "Sought", "noting", "tell", "tell_all"]
 
 #: What becomes of a name that a node has not: a warning if none had it; or an error.
 Missing: TypeAlias = Literal["warn", "error"]
 
 #: Nodes whose names are remembered, and names, to say which comes near to one that none of them had.
 LOOKED, REMEMBERED = 1000, 1000
+#: Names that a warning shows.
+SHOWN = 10
 
 
 class Note(NamedTuple):
@@ -28,6 +30,7 @@ class Note(NamedTuple):
         missing: Those of them that nothing had.
         others: Names that there were besides.
         is_part: Whether it saw only a part of what there is.
+        said: What is said of those that are missing.
     """
 
     stage: str
@@ -35,6 +38,7 @@ class Note(NamedTuple):
     missing: frozenset[str]
     others: frozenset[str]
     is_part: bool = False
+    said: str = "no node had an attribute"
 
 
 class Sought:
@@ -119,7 +123,9 @@ def tell(note: Note) -> None:
     if notes is not None:
         notes.add(note)
     elif note.missing and not note.is_part:
-        warn(f"{note.stage}: no node had an attribute {_said(sorted(note.missing), note.others)}")
+        missing = sorted(note.missing)
+        more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+        warn(f"{note.stage}: {note.said} {_said(missing[:SHOWN], note.others)}{more}")
 
 
 def tell_all(notes: Notes) -> None:

@@ -334,6 +334,8 @@ def attributes_of(name: str, item: Any) -> Any:
 def no_item(name: str, item: object, expected: str = "a node or a record") -> ArgumentTypeError:
     """The error for something in a stream that a stage can't work on."""
     hint = "put it before chunked(), or toolz.concat in front" if isinstance(item, (list, tuple)) else None
+    if isinstance(item, BaseNode):
+        hint = "put snapshot(...) in front, which makes records of nodes"
     return ArgumentTypeError(f"{name}:", expected=expected, got=got(item), hint=hint)
 
 

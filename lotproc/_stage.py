@@ -34,7 +34,8 @@ from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, 
 from .models import NodeRecord, Partition
 
 __all__ = [
-    *("MayHoldRoot", "Stage", "check_choice", "check_count", "check_function", "check_on_error", "check_root"),
+    *("MayHoldRoot", "Stage", "check_choice", "check_count", "check_function", "check_items", "check_on_error"),
+    "check_root",
     *("root_hint", "stage"),
 ]
 
@@ -145,13 +146,14 @@ def _brief(value: object) -> str:
 
 
 def stage(
-    data: str, *, also: type | None = None
+    data: str, *, also: type | None = None, stream: str | None = None
 ) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]:
     """Make a function of options, which returns a function of the data, into a stage.
 
     Args:
         data: The name of the data argument: "root" for a tree, else the name of an iterable.
         also: What the stage takes in place of a root.
+        stream: An argument that is read as a stream, too; iterators among the others become tuples.
     """
 
     def decorate(options: Callable[..., Callable[[Any], Any]]) -> Callable[..., Any]:
@@ -166,7 +168,7 @@ def stage(
             except TypeError as error:
                 raise ArgumentTypeError(f"{shape}: {error}") from None
             for name, value in given.items():
-                if name != data and isinstance(value, Iterator):  # which could be used only once
+                if name not in (data, stream) and isinstance(value, Iterator):  # which could be used only once
                     given[name] = tuple(value)
             positional = positional_of(call)
             missing = [name for name in positional if name not in given]
@@ -201,7 +203,7 @@ def _feed(name: str, data: str, also: type | None, run: Callable[[Any], Any], va
         return run(value)
     if data == "source":  # a store or a root; it says itself which
         return run(value)
-    _check_items(name, data, value)
+    check_items(name, data, value)
     try:
         result = run(value)
     except BaseException:
@@ -213,7 +215,8 @@ def _feed(name: str, data: str, also: type | None, run: Callable[[Any], Any], va
     return result
 
 
-def _check_items(name: str, data: str, items: object) -> None:
+def check_items(name: str, data: str, items: object) -> None:
+    """Refuse what is no iterable of items, with what to do."""
     if isinstance(items, BaseNode):
         raise ArgumentTypeError(
             f"{name}: {data}",
@@ -232,7 +235,12 @@ def _check_items(name: str, data: str, items: object) -> None:
         raise ArgumentTypeError(f"{name}: {data}", expected="an iterable", got=got(items), hint=hint)
     if isinstance(items, (str, bytes)) and data in ("nodes", "records", "files"):
         hint = f'several names go in a list, as in {name}(["a", "b"])' if data == "nodes" else None
-        raise ArgumentTypeError(f"{name}: {data}", expected=f"an iterable of {data}", got=got(items), hint=hint)
+        raise ArgumentTypeError(
+            f"{name}: {data}",
+            expected=f"an iterable of {data}",
+            got=got(items),
+            hint=hint,
+        )
 
 
 def _closing(result: Iterator[Any], items: Iterable[Any]) -> Generator[Any, None, None]:

@@ -18,7 +18,10 @@ PICTURE = ROOT / "docs" / "rooms.svg"
 #: each other. What is in no folder and not named here is foundation.
 ROWS: list[dict[str, str]] = [
     {"facade": "__init__ targets pipeline processors"},
-    {"doors": "scanning resuming parallel lifting sources copying ingest export serialization views summaries testing"},
+    {
+        "doors": "scanning resuming parallel lifting joining _join_sides sources copying ingest export serialization "
+        "views summaries testing"
+    },
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"zodb": "zodb", "stores": "stores"},
     {

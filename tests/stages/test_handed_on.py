@@ -73,6 +73,8 @@ STAGES: dict[str, Stage] = {
     "chunked_bytes": flat(lp.chunked_bytes(200)),
     "chunked_bytes by size": flat(lp.chunked_bytes(3, size=lambda record: record.attributes["number"])),
     "gather": lambda items: lp.gather(1, in_order(items)),
+    "join": lambda items: lp.join([lp.NodeRecord((key,), key, {"of": 1}) for key in "ac"], in_order(items), on=1),
+    "join, mapping": lp.join({("b", "x"): {}, ("c", "x"): {}}, how="anti"),
     "progress": lp.progress(),
     "rollup": lambda items: lp.rollup(total("number"), in_order(items)),
     "rollup of parts": lambda items: lp.rollup(
@@ -109,7 +111,7 @@ streams = st.lists(st.one_of(records, failures), max_size=20)
 
 
 @pytest.mark.parametrize("name", STAGES)
-@pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+@pytest.mark.filterwarnings("ignore:.* no node had an attribute", "ignore:join. no record was at")
 @given(stream=streams)
 def test_every_stage_hands_failures_on(name: str, stream: list[Any]) -> None:
     stage = STAGES[name]

@@ -129,6 +129,10 @@ CASES = {
     "chunked_bytes": case(lp.chunked_bytes, 3, size=one, items=records, pulled=[4, 7, 10, 10]),
     "chunked_bytes, pickled": case(lp.chunked_bytes, 1, items=records, pulled=[*range(2, 11), 10]),
     "gather": case(lp.gather, 1, items=records, pulled=[6, 10]),
+    "join": case(
+        lp.join, [lp.NodeRecord(("a", "1"), "1", {"m": 1})], how="anti", items=records, pulled=[1, *range(3, 11)]
+    ),
+    "join, mapping": case(lp.join, {"a": {"m": 1}, "b": {"m": 2}}, on=1, prefix="of_", items=records, pulled=EACH),
     "progress": case(lp.progress, desc="clips", items=records, pulled=EACH),
     "rollup": case(lp.rollup, folds.total("n"), items=records, pulled=[6, 10, 10]),
     "rollup, several, in parts": case(
@@ -510,6 +514,7 @@ FAILING = {
     "rollup, no item": (lp.rollup(folds.count()), [3], lp.ArgumentTypeError),
     "rollup, no number": (lp.rollup(folds.total("n")), [lp.NodeRecord(("a",), "a", {"n": "1"})], lp.ArgumentTypeError),
     "gather": (lp.gather(1), [3], lp.ArgumentTypeError),
+    "join": (lp.join({}), [3], lp.ArgumentTypeError),
     "plan": (lp.plan(lp.inline()), [3], lp.ResultError),
     "parallel_map": (lp.parallel_map(fails, mode="sync"), records(), ZeroDivisionError),
 }
@@ -612,6 +617,17 @@ WRONG: list[tuple[Callable[..., Any], type[Exception], str]] = [
     (lambda *items: lp.chunked_bytes(10, *items, size=3), lp.ArgumentTypeError, "size .* int 3"),
     (lambda *items: lp.gather(0, *items), lp.ArgumentError, "gather: by must be at least 1, got 0"),
     (lambda *items: lp.gather("speaker", *items), lp.ArgumentTypeError, "'speaker'"),
+    (lambda *items: lp.join({}, *items, on=0), lp.ArgumentError, "join: on must be at least 1, got 0"),
+    (lambda *items: lp.join({}, *items, on="speaker"), lp.ArgumentTypeError, "on .* 'speaker'"),
+    (lambda *items: lp.join({}, *items, how="outer"), lp.ArgumentError, "'left', 'inner', 'anti'.*'outer'"),
+    (lambda *items: lp.join({}, *items, prefix=3), lp.ArgumentTypeError, "prefix .* int 3"),
+    (lambda *items: lp.join("a.csv", *items), lp.ArgumentTypeError, "other .* 'a.csv'; table_by_path"),
+    (lambda *items: lp.join(3, *items), lp.ArgumentTypeError, "other .* int 3"),
+    (lambda *items: lp.join(BaseNode("root"), *items), lp.ArgumentTypeError, "other .* the node 'root'"),
+    (lambda *items: lp.join(lp.scan("n"), *items), lp.ArgumentTypeError, "other .* the stage scan"),
+    (lambda *items: lp.join({3: {}}, *items), lp.ArgumentTypeError, "a path.* int 3"),
+    (lambda *items: lp.join({"a": 3}, *items), lp.ArgumentTypeError, "at a must be a mapping.* int 3"),
+    (lambda *items: lp.join({"a": {}, ("a",): {}}, *items), lp.ArgumentError, "at a has two entries"),
     (lambda *items: lp.match_key("(a", *items), lp.PatternError, r"match_key: '\(a' is no regular expression"),
     (lambda *items: lp.match_key("a{99999999999}", *items), lp.PatternError, "99999999999"),
     (lambda *items: lp.match_key(b"a", *items), lp.ArgumentTypeError, "bytes b'a'"),

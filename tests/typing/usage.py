@@ -23,6 +23,7 @@ from lotproc import (
     PayloadHandle,
     ProcessResult,
     RunSummary,
+    Store,
     Write,
     WriteReport,
     children,
@@ -35,6 +36,7 @@ from lotproc import (
     gather,
     glob,
     inline,
+    join,
     leaves,
     level,
     match_key,
@@ -106,6 +108,14 @@ def gathering(records: Iterable[NodeRecord]) -> None:
     assert_type(gather(1, records), Records)
     assert_type(gather(1)(records), Records)
     gather("speaker", records)  # type: ignore[call-overload]
+
+
+def joining(records: Iterable[NodeRecord], store: Store) -> None:
+    assert_type(join({"ann": {"age": 31}}, records, on=1), Records)
+    assert_type(join(store, records, how="inner", prefix="old_"), Records)
+    waiting: Callable[[Iterable[NodeRecord]], Records] = join(records, how="anti")
+    assert_type(waiting(records), Records)
+    join(records, records, how="outer")  # type: ignore[call-overload]
 
 
 def snapshots(nodes: Iterable[BaseNode]) -> None:
