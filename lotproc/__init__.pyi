@@ -80,6 +80,8 @@ from .ingest import load_files_directory as load_files_directory
 from .ingest import load_files_folder as load_files_folder
 from .ingest import load_small_files_directory as load_small_files_directory
 from .ingest import load_small_files_folder as load_small_files_folder
+from .tables.by_path import PathTable as PathTable
+from .tables.by_path import table_by_path as table_by_path
 from .export import node_list_to_dataframe as node_list_to_dataframe
 from .export import to_arrow as to_arrow
 from .export import to_dataframe as to_dataframe

@@ -54,6 +54,7 @@ from lotproc import (
     scan,
     show,
     snapshot,
+    table_by_path,
     to_parquet,
     to_rows,
     walk,
@@ -115,6 +116,10 @@ def joining(records: Iterable[NodeRecord], store: Store) -> None:
     assert_type(join(store, records, how="inner", prefix="old_"), Records)
     waiting: Callable[[Iterable[NodeRecord]], Records] = join(records, how="anti")
     assert_type(waiting(records), Records)
+    table = table_by_path("speakers.csv", key="speaker")
+    assert_type(table["ann",], dict[str, Any])
+    assert_type(table.results(), Iterator[ProcessResult])
+    assert_type(join(table, records, on=1), Records)
     join(records, records, how="outer")  # type: ignore[call-overload]
 
 
