@@ -25,8 +25,8 @@ ROWS: list[dict[str, str]] = [
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"zodb": "zodb", "stores": "stores"},
     {
-        "stages": "traversal filters buffering gathering write_policies derived snapshots payloads sampling folds rollups "
-        "_stamps _detaching"
+        "stages": "traversal filters buffering gathering folds rollups write_policies derived snapshots payloads "
+        "sampling _stamps _detaching"
     },
     {"foundation": ""},
 ]
