@@ -189,9 +189,9 @@ def stats(name: str) -> Fold:
         name: The attribute.
 
     Returns:
-        A `Fold` whose value is a dict: "count", of the values that are not `None`; "sum", as `total` gives it; "mean"
-        and "std", that of a population (`ddof=0`), exact and rounded once; "min" and "max", of equal values the first.
-        Where there is no value, count and sum are 0, and the others `None`.
+        A `Fold` whose value is a dict. Its "count" is that of the values that are not `None`; "sum" is what `total`
+        gives; "mean" and "std", the standard deviation of a population (`ddof=0`), are exact and rounded once; "min"
+        and "max" are of equal values the first. Where there is no value, count and sum are 0, the others `None`.
 
     Raises:
         ArgumentTypeError: `name` is no str; in `rollup`, a value is no real number.
@@ -283,8 +283,8 @@ def _lifted_top(name: str, record: Any) -> _Top:
     value = _number("top", name, record)
     if value is None:
         return ()
-    is_number = value == value
-    return ((is_number, -value if is_number else 0, path_of("top", record), value),)
+    # several NaNs count as equal, and stay in the order of their paths, in which they come
+    return ((value == value, -value, path_of("top", record), value),)
 
 
 def _joined_top(n: int, left: _Top, right: _Top) -> _Top:

@@ -101,6 +101,13 @@ def test_a_stream_that_was_not_read_to_its_end_tells_nothing(in_file: BaseNode, 
     assert len(told(lambda: list(SOURCES[source]("spekaer", root)))) == 1
 
 
+def test_a_part_alone_does_not_tell_what_another_may_have(in_file: BaseNode) -> None:
+    root = planted(in_file, [{"speaker"}] * 3)
+    fold = total("spekaer")
+    assert told(lambda: list(lp.rollup(fold, lp.scan(..., root), partial=True))) == []
+    assert len(told(lambda: list(lp.rollup(fold, lp.scan(..., root))))) == 1
+
+
 def test_names_of_payloads_and_several_names_at_once(in_file: BaseNode) -> None:
     root = planted(in_file, [{"speaker", "unit"}] * 3)
     add_blob(root.gn("top_0").gn("n0"), data=b"bytes", blob_attribute="audio")
