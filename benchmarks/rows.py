@@ -37,6 +37,7 @@ class Comparison:
 FASTER = Comparison(lambda ours, theirs: theirs / ours, "{:.3g} s", "{:.3g}", "times")
 MORE_MEMORY = Comparison(lambda ours, theirs: ours - theirs, "{:.0f} MB", "{:+.0f}", "MB", at_most=True)
 DEARER = Comparison(lambda ours, theirs: 100 * (ours / theirs - 1), "{:.1f} µs", "{:+.0f}", "%", at_most=True)
+SLOWER = Comparison(lambda ours, theirs: 100 * (ours / theirs - 1), "{:.3g} s", "{:+.0f}", "%", at_most=True)
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,13 @@ def all_rows(leaves: int) -> list[Row]:
             sides.roll_up_partitions,
             sides.roll_up_in_line,
             1.5,
+        ),
+        row(
+            f"cold `scan` with `join` of a mapping: {leaves // 1000:,} speakers, two attributes",
+            "the `scan` alone",
+            sides.scan_joined,
+            sides.scan,
+            comparison=SLOWER,
         ),
         row("cold `scan`, against the raw limit", "`mmap` and the C unpickler", sides.scan, sides.read_raw),
         row(

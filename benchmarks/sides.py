@@ -70,6 +70,14 @@ def scan(folder: Path, leaves: int) -> Measured:
         return timed_read(scan_tree, database.open_connection())
 
 
+def scan_joined(folder: Path, leaves: int) -> Measured:
+    """With the attributes of its speaker joined to each clip."""
+    with opened(folder, read_only=True) as database:
+        root = database.open_connection()
+        speakers = {speaker: {"age": age, "sex": "f"} for age, speaker in enumerate(root.node_storage)}
+        return timed_read(lambda root: digest(pairs(lp.join(speakers, lp.scan("duration", root), on=1))), root)
+
+
 def loop(folder: Path, leaves: int) -> Measured:
     with opened(folder, read_only=True) as database:
         return timed_read(loop_over_tree, database.open_connection())
