@@ -190,6 +190,22 @@ def all_rows(leaves: int) -> list[Row]:
             1.5,
         ),
         row(
+            "cold `scan` with `inherit`, the attribute one level above",
+            "the `scan` alone",
+            sides.scan_inherited,
+            sides.scan,
+            10,
+            comparison=SLOWER,
+        ),
+        Row(
+            "`scan` along a `path` that a tenth of the tree matches, cost per leaf given",
+            "the whole `scan`, cost per leaf",
+            Side(sides.scan_along, leaves),
+            Side(sides.drained_scan, leaves),
+            20,
+            DEARER,
+        ),
+        row(
             f"cold `scan` with `join` of a mapping: {leaves // 1000:,} speakers, two attributes",
             "the `scan` alone",
             sides.scan_joined,

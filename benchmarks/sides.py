@@ -21,7 +21,9 @@ import lotproc as lp
 from benchmarks import peers, raw
 from benchmarks.measuring import Measured, PeakMemory, anonymous_memory, in_fresh_process
 from benchmarks.trees import (
+    CLIPS,
     NAME,
+    SESSIONS,
     Digest,
     digest,
     duration,
@@ -76,6 +78,13 @@ def scan_joined(folder: Path, leaves: int) -> Measured:
         root = database.open_connection()
         speakers = {speaker: {"age": age, "sex": "f"} for age, speaker in enumerate(root.node_storage)}
         return timed_read(lambda root: digest(pairs(lp.join(speakers, lp.scan("duration", root), on=1))), root)
+
+
+def scan_inherited(folder: Path, leaves: int) -> Measured:
+    """With an attribute of its session on each clip."""
+    with opened(folder, read_only=True) as database:
+        read = lp.scan("duration", inherit="day")
+        return timed_read(lambda root: digest(pairs(read(root))), database.open_connection())
 
 
 def loop(folder: Path, leaves: int) -> Measured:
@@ -161,6 +170,18 @@ def drained_scan(folder: Path, leaves: int) -> Measured:
         start = perf_counter()
         deque(records, maxlen=0)
         return Measured(1e6 * (perf_counter() - start) / leaves, None)
+
+
+def scan_along(folder: Path, leaves: int) -> Measured:
+    """Microseconds a leaf of a tenth of the tree, that of every tenth speaker."""
+    with opened(folder, read_only=True) as database:
+        records = lp.scan("duration", database.open_connection(), path="speaker_*0/**")
+        start = perf_counter()
+        count = sum(1 for _ in records)
+        taken = perf_counter() - start
+    speakers = -(-leaves // (CLIPS * SESSIONS))
+    check(Digest(count, 0.0, 0), Digest(min(leaves, -(-speakers // 10) * CLIPS * SESSIONS), 0.0, 0))
+    return Measured(1e6 * taken / count, None)
 
 
 def rolled_up_scan(folder: Path, leaves: int) -> Measured:

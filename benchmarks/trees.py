@@ -1,6 +1,6 @@
 """The databases that the benchmark works on, built by plain lotdb: speaker / session / clip.
 
-Each clip has three attributes: `duration` (float), `text` (str) and `samples` (int).
+Each clip has three attributes: `duration` (float), `text` (str) and `samples` (int); each session has a `day`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def build(folder: Path, leaves: int, clips: int = CLIPS) -> None:
                 *parents, key = leaf_path(index, clips)
                 if index % clips == 0:
                     session = root.gns(parents)
+                    session.attribute_storage["day"] = index // clips % 7
                 clip = BaseNode(key, parent=session)
                 clip.attribute_storage.update(
                     {"duration": duration(index), "text": text(index), "samples": round(16_000 * duration(index))}
