@@ -216,6 +216,7 @@ def test_an_other_side_out_of_order_or_with_a_path_twice_is_an_error_with_the_pa
     with pytest.raises(lp.ArgumentError) as raised:
         list(lp.join(other, records))
     assert raised.value.path == found[wrong]
+    assert (raised.value.hint is None) is (found[wrong] == found[wrong - 1])  # which no order mends
 
 
 def test_a_path_that_comes_twice_is_told_where_it_is_matched_last() -> None:
