@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from ._stage import check_choice, check_count, check_function, check_on_error, stage
 from .errors import ArgumentError, ArgumentTypeError, got
+from .lifting import each
 from .models import Failure, OnError, in_its_place
 from .workers.backends import cpu_count, handed_in, processes, threads
 from .workers.batches import detached, is_divisible
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         max_tasks_per_child: int | None
 
 
-__all__ = ["parallel_map"]
+__all__ = ["each", "parallel_map"]  # what older versions pickled looks for `each` here
 
 B = TypeVar("B")
 R = TypeVar("R")

@@ -7,9 +7,9 @@ from itertools import chain
 from typing import Any, Literal, TypeAlias, overload
 
 from ._missing import Sought
-from ._nodes import attributes_of, no_item, path_of
+from ._nodes import attributes_of, no_item, out_of_order, path_of
 from ._stage import check_count, stage
-from .errors import ArgumentError, ArgumentTypeError, as_text, got
+from .errors import ArgumentError, ArgumentTypeError, got
 from .folds import Fold, together
 from .models import Accumulator, Failure, NodeRecord, ProcessResult
 
@@ -18,6 +18,8 @@ __all__ = ["rollup"]
 Folds: TypeAlias = "Fold | Mapping[str, Fold]"
 Depths: TypeAlias = "int | Iterable[int] | None"
 _Path: TypeAlias = "tuple[str, ...]"
+_SORT = "sort the records by path, or take them from scan(), leaves() or records() of a tree"
+_IN_ORDER = "let parallel_map give the parts in their order, with ordered=True"
 #: What is given for a branch and its accumulator; `None` for nothing.
 _Make: TypeAlias = Callable[[_Path, Any], "ProcessResult | Accumulator | None"]
 
@@ -155,7 +157,7 @@ def _folded(items: Iterable[Any], fold: Fold, make: _Make, *, is_part: bool) -> 
         else:
             path = _path_of(item)
         if path < last:
-            raise _out_of_order("the record", path, last)
+            raise out_of_order("rollup: the record", path, last, _SORT)
         last = path
         if wanted:
             sought.look(attributes_of("rollup", item), path)
@@ -203,7 +205,7 @@ def _put_together(items: Iterable[Any], fold: Fold, name: str, make: _Make) -> I
         while kept and _parts_from(kept[-1][0], path):
             last, value = kept.pop()
             if path < last:
-                raise _out_of_order("the accumulator", path, last)
+                raise out_of_order("rollup: the accumulator", path, last, _IN_ORDER)
             made = make(last, value)
             if made is not None:
                 yield made
@@ -254,11 +256,3 @@ def _checked_path(item: Any, fold: str) -> _Path:
             hint="give both rollups the same fold",
         )
     return item.path
-
-
-def _out_of_order(what: str, path: _Path, last: _Path) -> ArgumentError:
-    if what == "the record":
-        hint = "sort the records by path, or take them from scan(), leaves() or records() of a tree"
-    else:
-        hint = "let parallel_map give the parts in their order, with ordered=True"
-    return ArgumentError(f"rollup: {what}", f"comes after {as_text(last)}, out of path order", path=path, hint=hint)
