@@ -16,6 +16,13 @@ from .models import Partition as Partition
 from .scanning import partitions as partitions
 from .scanning import scan as scan
 
+# The tree through time
+from .comparing import Change as Change
+from .comparing import diff as diff
+from .commits import Commit as Commit
+from .revisions import history as history
+from .revisions import transaction_of as transaction_of
+
 # Stores beside the tree
 from .sources import records as records
 from .copying import PayloadCopy as PayloadCopy

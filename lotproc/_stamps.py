@@ -36,7 +36,7 @@ from .errors import ArgumentTypeError, got
 from .payloads import PayloadHandle
 
 __all__ = [
-    *("DIGEST", "INPUTS", "INPUTS_WITH_FILES", "STAMPS", "VERSION", "inputs_stamp", "is_inputs_stamp"),
+    *("DIGEST", "INPUTS", "INPUTS_WITH_FILES", "STAMPS", "VERSION", "digest_of", "inputs_stamp", "is_inputs_stamp"),
 ]
 
 #: The attributes of a written node that hold its stamps.
@@ -83,6 +83,11 @@ def inputs_stamp(name: str, path: Iterable[str], attributes: Mapping[str, Any]) 
         return digest
     told = b"".join(map(_text, sorted(set(map(_told_by_files, files)))))
     return f"{digest}.{blake2b(told, digest_size=SIZE).hexdigest()}"
+
+
+def digest_of(name: str, path: Iterable[str], attributes: Mapping[str, Any]) -> str:
+    """The digest of the values alone, whatever is in the files that they name."""
+    return _digest(name, path, attributes)[0]
 
 
 def is_inputs_stamp(stored: object, stamp: str) -> bool:

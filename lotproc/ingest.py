@@ -255,6 +255,7 @@ def ingest_files(
 
         def commit() -> None:
             nonlocal commits, waiting
+            changes.describe(name, "", None, {"ingested": waiting})
             with uninterrupted():
                 changes.commit()
             commits, waiting = commits + 1, 0

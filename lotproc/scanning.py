@@ -24,6 +24,7 @@ from .traversal import Skip, check_level, skip_tests
 from .zodb.attributes import Wanted
 from .zodb.bounds import UNBOUND, Bounds
 from .zodb.lookup import attributes_at_top
+from .zodb.moments import Moment, check_moment, pinned_then
 from .zodb.partitioning import opened_partition, starts_of_parts
 from .zodb.pinned import PinnedStorage, pinned_view, until_closed
 from .zodb.scanner import Scanner
@@ -47,6 +48,7 @@ def scan(
     skip: Skip = None,
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
+    at: Moment | None = None,
     uncommitted: Uncommitted = "error",
     on_error: OnError = "raise",
     missing: Missing = "warn",
@@ -62,6 +64,7 @@ def scan(
     skip: Skip = None,
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
+    at: Moment | None = None,
     uncommitted: Uncommitted = "error",
     on_error: OnError = "raise",
     missing: Missing = "warn",
@@ -77,6 +80,7 @@ def scan(
     skip: Skip = None,
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
+    at: Moment | None = None,
     uncommitted: Uncommitted = "error",
     on_error: OnError = "raise",
     missing: Missing = "warn",
@@ -119,6 +123,8 @@ def scan(
         level: Give the nodes at this depth below `root`, or at the "deepest", instead of the leaves.
         payload: The name of a data attribute: a `PayloadHandle` to it becomes the record's `payload`, or `None` where
             it is absent. Or a function of the node, which must not change it: a copy of what it returns.
+        at: Read the tree as it was behind an earlier transaction: its id, as `transaction_of` gives it, or a time with
+            its zone. By default it is the one that the connection of `root` sees.
         uncommitted: "error" refuses a connection with changes that are not committed; "ignore" reads what is.
         on_error: What becomes of a node that can't be read, as in `snapshot`: "raise", "skip", "collect" or a function
             of its `Failure`. Where the children of a node can't be read, or listed, it costs one for that branch.
@@ -131,7 +137,8 @@ def scan(
 
     Raises:
         ArgumentError: `root` is in memory, was never committed, or its connection is closed; the file of a partition is
-            not there; `level` is negative; or others wrote over what the connection sees in a storage without history.
+            not there; `level` is negative; others wrote over what the connection sees in a storage without history; or
+            what was there at `at` is not known any more, or that is later than what is seen.
             With `missing="error"`, a node lacks an attribute.
         ArgumentTypeError: `root` is no node or partition, or an option has the wrong type.
         PatternError: `where` or `skip` holds a pattern that can't be read.
@@ -145,6 +152,8 @@ def scan(
     results = checked_below("scan", below, taken.named)
     check_choice("scan", "uncommitted", uncommitted, ("error", "ignore"))
     check_on_error("scan", on_error)
+    if at is not None:
+        check_moment("scan", "at", at)
     check_choice("scan", "missing", missing, ("warn", "error"))
     if level is not None:
         check_level("scan", "level", level)
@@ -157,9 +166,12 @@ def scan(
 
     def run(root: BaseNode | Partition) -> Iterator[NodeRecord]:
         if isinstance(root, Partition):
+            if at is not None:
+                raise ArgumentError("scan: a partition has a transaction of its own", hint="give at= to partitions()")
             storage, oid, bounds = opened_partition("scan", root), root.root, Bounds(root.start, root.stop)
         else:
-            storage, oid, bounds = pinned_storage("scan", root, uncommitted), root._p_oid, UNBOUND
+            checked_connection("scan", root, uncommitted)
+            storage, oid, bounds = pinned_then("scan", root, at), root._p_oid, UNBOUND
         is_part = bounds != UNBOUND
         records: Iterator[Any] = Scanner(storage, replace(wanted, is_part=is_part)).records(oid, bounds)
         if results:
@@ -200,14 +212,16 @@ def _tests(where: Where) -> tuple[Callable[[str], object] | None, tuple[tuple[st
 
 
 @overload
-def partitions(n: int, root: BaseNode, *, skip: Skip = None, uncommitted: Uncommitted = "error") -> list[Partition]: ...
+def partitions(
+    n: int, root: BaseNode, *, skip: Skip = None, at: Moment | None = None, uncommitted: Uncommitted = "error"
+) -> list[Partition]: ...
 @overload
 def partitions(
-    n: int, *, skip: Skip = None, uncommitted: Uncommitted = "error"
+    n: int, *, skip: Skip = None, at: Moment | None = None, uncommitted: Uncommitted = "error"
 ) -> Callable[[BaseNode], list[Partition]]: ...
 @stage("root")
 def partitions(
-    n: int, *, skip: Skip = None, uncommitted: Uncommitted = "error"
+    n: int, *, skip: Skip = None, at: Moment | None = None, uncommitted: Uncommitted = "error"
 ) -> Callable[[BaseNode], list[Partition]]:
     """Part a tree into references to pieces of similar size, which workers open and `scan` themselves.
 
@@ -233,6 +247,7 @@ def partitions(
         n: About how many pieces.
         root: A node of a tree in a FileStorage.
         skip: Branches that do not count; give it to `scan` as well.
+        at: The tree as it was behind an earlier transaction, as in `scan`.
         uncommitted: "error" refuses a connection with changes that are not committed; "ignore" takes what is.
 
     Returns:
@@ -248,6 +263,8 @@ def partitions(
     check_count("partitions", "n", n)
     check_choice("partitions", "uncommitted", uncommitted, ("error", "ignore"))
     skip_key, _ = skip_tests("partitions", skip)
+    if at is not None:
+        check_moment("partitions", "at", at)
 
     def run(root: BaseNode) -> list[Partition]:
         connection = checked_connection("partitions", root, uncommitted)
@@ -260,7 +277,7 @@ def partitions(
                 hint="only a FileStorage can. Give the root itself to scan()",
             )
         _save_index(file)
-        pinned = pinned_view(connection)
+        pinned = pinned_then("partitions", root, at)
         blobs = file.blob_dir if storage is file else storage.fshelper.base_dir
         starts = starts_of_parts(n, pinned, root._p_oid, skip_key)
         return [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, got
@@ -23,6 +23,7 @@ __all__ = [
     "fresh",
     "inline",
     "mirror",
+    "policy_text",
     "targets_of",
 ]
 
@@ -200,3 +201,14 @@ def targets_of(policy: Policy, paths: list[tuple[str, ...]]) -> tuple[list[tuple
         return paths, policy.base_path
     base: tuple[str, ...] = policy.base_path  # type: ignore[attr-defined]
     return [base + path for path in paths] if base else paths, ()
+
+
+_MAKERS = {InlineWritePolicy: "inline", MirrorWritePolicy: "mirror", FreshWritePolicy: "fresh"}
+
+
+def policy_text(policy: Any) -> str:
+    """A policy as the call that made it; the name of a function of one's own."""
+    maker = _MAKERS.get(type(policy))
+    if maker is None:
+        return str(getattr(policy, "__qualname__", type(policy).__qualname__))
+    return f"{maker}({', '.join(map(repr, policy.base_path))})"

@@ -150,6 +150,8 @@ class _DatabaseTree:
 
     def _store(self, count: Callable[[], None]) -> None:
         """Commit what was applied, and count it."""
+        if self.commit_every is not None:
+            self._describe()
         if self._bulk is not None:
             with uninterrupted():
                 try:
@@ -163,6 +165,12 @@ class _DatabaseTree:
         with uninterrupted():
             self._changes.commit()
             count()
+
+    def _describe(self) -> None:
+        done, before, options = self._progress.done, self._base, self._options
+        counts = {"written": done.written - before.written, "skipped": done.skipped - before.skipped}
+        told = {name: number for name, number in counts.items() if number}
+        self._changes.describe(options.name, options.policy, options.version, told)
 
     # Others who commit
 

@@ -28,6 +28,7 @@ class Options(NamedTuple):
         version: What is skipped has this version; `None`: any.
         arrays: Where arrays go in a tree.
         output: The name of the attribute that is the value in a store, where others are metadata.
+        policy: Where results go, in words.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Options(NamedTuple):
     version: str | None = None
     arrays: Arrays = "inline"
     output: str = OUTPUT
+    policy: str = ""
 
     def check(self) -> None:
         """Refuse what is no choice, or no choice together."""

@@ -15,6 +15,7 @@ from .._missing import noting, tell_all
 from .._stage import check_root, stage
 from ..models import Failure, ProcessResult, Write, WriteReport
 from ..stores.protocol import OUTPUT, Store
+from ..write_policies import policy_text
 from .arrays import Arrays, check_arrays
 from .conflicts import opened_tree
 from .into_store import check_store, opened_store, planned_items
@@ -162,7 +163,8 @@ def write(
     starts_at_top = not isinstance(target, Store) and getattr(policy, "starts_at_top", False)
     spares_source = starts_at_top and if_exists == "replace"
     planned = planner("write", policy, output_attribute, version, spares_source=spares_source)
-    options = Options("write", commit_every, if_exists, if_missing, version, arrays, output_attribute or OUTPUT)
+    output = output_attribute or OUTPUT
+    options = Options("write", commit_every, if_exists, if_missing, version, arrays, output, policy_text(policy))
     if not isinstance(target, Store):
         check_root("write", target, "a lotdb node, a DirectoryStore, an LmdbStore or an Archive")
     options.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from ZODB.utils import z64
 from .._interrupts import uninterrupted
 from .._nodes import connection_of
 from .._stage import check_count
+from ..commits import DESCRIPTION, commit_text
 from ..errors import ArgumentError, ReadOnlyTreeError, add_note
 from ..zodb.appending import check_there, clear_remains
 
@@ -42,6 +43,14 @@ class Changes:
             check_there(self._connection.db().storage, there)
             self._transactions.commit()
             self._begin()
+
+    def describe(self, stage: str, policy: str, version: str | None, counts: Mapping[str, int]) -> None:
+        """Say in the transaction what it is: in words for people and undo logs, and in parts for `history`."""
+        if self._transactions is not None:
+            transaction = self._transactions.get()
+            transaction.note(commit_text(stage, policy, version, counts))
+            said = {"stage": stage, "policy": policy, "version": version, "counts": dict(counts)}
+            transaction.setExtendedInfo(DESCRIPTION, said)
 
     def start_over(self) -> None:
         """Drop them, and whatever else the transaction holds, and see what others have committed."""

@@ -85,11 +85,17 @@ def pinned_at(before: bytes | None, db: Any, index: FileIndex | None = None) -> 
     return PinnedStorage(before, db) if plain_file(db.storage) is None else PinnedFile(before, db, index)
 
 
-def pinned_view(connection: Any) -> PinnedStorage:
-    """The records that a connection sees, for any thread, with those of its sibling databases; to be closed."""
-    pinned = pinned_at(view_of(connection), connection.db())
+def pinned_view(connection: Any, before: bytes | None = None) -> PinnedStorage:
+    """The records that a connection sees, for any thread, with those of its sibling databases; to be closed.
+
+    Or those that were there before an earlier transaction.
+    """
+    pinned = pinned_at(before or view_of(connection), connection.db())
     pinned.views = {name: view_of(other) for name, other in connection.connections.items()}
     pinned.before_others = connection.before
+    if before is not None:
+        pinned.views = {name: min(view, before) for name, view in pinned.views.items()}
+        pinned.before_others = before
     return pinned
 
 
