@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ZODB.POSException import StateLoadError
 
@@ -81,9 +81,13 @@ def checked_below(stage_name: str, below: BelowOption, others: Collection[str]) 
     return checked
 
 
-#: Finds the attributes of the nodes at some paths, each with a tail behind it: something with a `get` for those with
-#: these names; `None` where no node is.
-AttributesAt: TypeAlias = "Callable[[Sequence[_Path], _Path, frozenset[str]], list[Any]]"
+class AttributesAt(Protocol):
+    """Finds the attributes of the nodes at some paths, each with a tail behind it."""
+
+    def __call__(
+        self, paths: Sequence[_Path], tail: _Path, names: frozenset[str], since: bytes | None = None, /
+    ) -> tuple[list[Any], list[bool]]:
+        """Something with a `get` for those with these names; `None` where no node is. And which are new since then."""
 
 
 class Derived:
@@ -95,6 +99,8 @@ class Derived:
         tests: Tests of what was read; records that do not pass them are left out.
         on_error: What becomes of a record of which something can't be read.
         is_part: Whether the stream is only a part of one.
+        since: Records of which nothing is new are `Unchanged`, and left out unless a result of theirs was stored by
+            this transaction or later.
     """
 
     def __init__(
@@ -105,7 +111,9 @@ class Derived:
         on_error: OnError = "raise",
         *,
         is_part: bool = False,
+        since: bytes | None = None,
     ) -> None:
+        self._since = since
         self._stage, self._below, self._tests, self._on_error = stage, below, tests, on_error
         self._sought = {name: Sought(stage, [each.name], is_part=is_part) for name, each in below.items()}
 
@@ -125,19 +133,25 @@ class Derived:
 
     def of_many(self, window: list[Any], attributes_at: AttributesAt) -> list[Any]:
         """A window of records, each with what was written for it."""
-        records = [item for item in window if type(item) is NodeRecord]
+        records = [item for item in window if isinstance(item, NodeRecord)]
+        are_new = [type(record) is NodeRecord for record in records]
         paths = [record.path for record in records]
         more: list[dict[str, Any]] = [dict(record.attributes) for record in records]
         for name, each in self._below.items():
             targets, tail = targets_of(each.policy, paths)
-            found = attributes_at(targets, tail, frozenset((each.name, VERSION)))
+            found, news = attributes_at(targets, tail, frozenset((each.name, VERSION)), self._since)
             for attributes, stored, target in zip(more, found, targets, strict=True):
                 attributes[name] = None if stored is None else self._value(name, each, stored, target + tail)
-        made = iter([node_record(old.path, old.key, new, old.payload) for old, new in zip(records, more, strict=True)])
-        given = [next(made) if type(item) is NodeRecord else item for item in window]
-        if not self._tests:
-            return given
-        return [item for item in given if type(item) is not NodeRecord or all(test(item) for test in self._tests)]
+            are_new = [is_new or is_news for is_new, is_news in zip(are_new, news, strict=True)]
+        made = iter(
+            node_record(old.path, old.key, attributes, old.payload) if is_new else None
+            for old, attributes, is_new in zip(records, more, are_new, strict=True)
+        )
+        given = [next(made) if isinstance(item, NodeRecord) else item for item in window]
+        return [item for item in given if item is not None and (type(item) is not NodeRecord or self._passes(item))]
+
+    def _passes(self, record: NodeRecord) -> bool:
+        return all(test(record) for test in self._tests)
 
     def of_one(self, record: Any, attributes_at: AttributesAt) -> list[Any]:
         """The same of one record; what takes its place where something of it can't be read."""

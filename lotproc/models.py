@@ -67,6 +67,17 @@ def node_record(path: tuple[str, ...], key: str, attributes: Mapping[str, Any], 
     return record
 
 
+class Unchanged(NodeRecord):
+    """Marks a record of which nothing is new, where only what is new is given, for who knows of more."""
+
+
+def unchanged(record: NodeRecord) -> Unchanged:
+    """The same record, marked."""
+    marked = object.__new__(Unchanged)
+    marked.__dict__.update(record.__dict__)
+    return marked
+
+
 @public
 @dataclass(frozen=True)
 class Partition:

@@ -24,7 +24,7 @@ from .traversal import Skip, check_level, skip_tests
 from .zodb.attributes import Wanted
 from .zodb.bounds import UNBOUND, Bounds
 from .zodb.lookup import attributes_at_top
-from .zodb.moments import Moment, check_moment, pinned_then
+from .zodb.moments import Moment, check_moment, first_after, pinned_then
 from .zodb.partitioning import opened_partition, starts_of_parts
 from .zodb.pinned import PinnedStorage, pinned_view, until_closed
 from .zodb.scanner import Scanner
@@ -49,6 +49,7 @@ def scan(
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
     at: Moment | None = None,
+    since: Moment | None = None,
     uncommitted: Uncommitted = "error",
     on_error: OnError = "raise",
     missing: Missing = "warn",
@@ -65,6 +66,7 @@ def scan(
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
     at: Moment | None = None,
+    since: Moment | None = None,
     uncommitted: Uncommitted = "error",
     on_error: OnError = "raise",
     missing: Missing = "warn",
@@ -81,6 +83,7 @@ def scan(
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
     at: Moment | None = None,
+    since: Moment | None = None,
     uncommitted: Uncommitted = "error",
     on_error: OnError = "raise",
     missing: Missing = "warn",
@@ -125,6 +128,10 @@ def scan(
             it is absent. Or a function of the node, which must not change it: a copy of what it returns.
         at: Read the tree as it was behind an earlier transaction: its id, as `transaction_of` gives it, or a time with
             its zone. By default it is the one that the connection of `root` sees.
+        since: Give only records of which something is new: of nodes that were stored behind this transaction, its id or
+            a time, or whose attributes were, or persistent values and payloads in them, or what they inherit, or the
+            results that are read below. What is written below a node makes nothing of it new. What was removed, or
+            became a leaf by that, is told by `diff`.
         uncommitted: "error" refuses a connection with changes that are not committed; "ignore" reads what is.
         on_error: What becomes of a node that can't be read, as in `snapshot`: "raise", "skip", "collect" or a function
             of its `Failure`. Where the children of a node can't be read, or listed, it costs one for that branch.
@@ -154,6 +161,12 @@ def scan(
     check_on_error("scan", on_error)
     if at is not None:
         check_moment("scan", "at", at)
+    if since is not None:
+        check_moment("scan", "since", since)
+        if callable(payload):
+            raise ArgumentError(
+                "scan: since= can't tell what a payload function reads", hint="name the data attribute instead"
+            )
     check_choice("scan", "missing", missing, ("warn", "error"))
     if level is not None:
         check_level("scan", "level", level)
@@ -162,7 +175,9 @@ def scan(
     pattern = None if path is None else PathPattern("scan", path)
     own_tests = tuple((name, test) for name, test in tests if name not in results)
     tests_of_results = [test for name, test in tests if name in results]
+    first = None if since is None else first_after(since)
     wanted = Wanted(taken, key, own_tests, skip_key, skip_node, pattern, level, on_error, missing)
+    wanted = replace(wanted, since=first, marks=bool(results))
 
     def run(root: BaseNode | Partition) -> Iterator[NodeRecord]:
         if isinstance(root, Partition):
@@ -175,7 +190,7 @@ def scan(
         is_part = bounds != UNBOUND
         records: Iterator[Any] = Scanner(storage, replace(wanted, is_part=is_part)).records(oid, bounds)
         if results:
-            derived = Derived("scan", results, tests_of_results, on_error, is_part=is_part)
+            derived = Derived("scan", results, tests_of_results, on_error, is_part=is_part, since=first)
             records = derived.added(records, attributes_at_top(storage, oid))
         return until_closed(records, storage.close) if storage.must_close else records
 

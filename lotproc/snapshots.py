@@ -226,12 +226,14 @@ def _with_results(
             node = each
             yield node
 
-    def attributes_at(paths: Sequence[tuple[str, ...]], tail: tuple[str, ...], names: frozenset[str]) -> list[Any]:
+    def attributes_at(
+        paths: Sequence[tuple[str, ...]], tail: tuple[str, ...], names: frozenset[str], since: bytes | None = None
+    ) -> tuple[list[Any], list[bool]]:
         top = node
         while top.parent is not None:
             top = top.parent
         found = [find(top, path + tail) for path in paths]
-        return [None if each is None else each.attribute_storage for each in found]
+        return [None if each is None else each.attribute_storage for each in found], [False] * len(found)
 
     derived = Derived("snapshot", below, on_error=on_error)
     for record in _records(remembered(), taken, on_error, missing):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from lotdb import BaseNode
@@ -13,18 +13,35 @@ from .._detaching import ATOMS, detached
 from .._jar import RecordJar
 from .._missing import Missing, Sought
 from .._patterns import PathPattern
-from ..models import NodeRecord, OnError, node_record
+from ..models import NodeRecord, OnError, node_record, unchanged
 from ..snapshots import Inherited, Taken, add_inherited, nearest, record_of
+from .news import are_later, has_news, may_refer, names_with_news
 from .pinned import PinnedStorage
-from .record_arrays import Oids, beginning_with
+from .record_arrays import Flags, Oids, Records, beginning_with
 from .records import TREE, are_sorted_names, attributes_in
 
-__all__ = ["AttributeReader", "Wanted"]
+__all__ = ["NOTHING_ABOVE", "AttributeReader", "HandedDown", "Wanted"]
 
 _Path: TypeAlias = "tuple[str, ...]"
 
 
 _NOTHING = Taken()
+
+
+class HandedDown(NamedTuple):
+    """What the children of a node inherit.
+
+    Args:
+        values: The attributes; `None` where they can't be read, which is told by those children that lack one.
+        news: Those that something new was met for, where only what is new is given.
+    """
+
+    values: Inherited | None
+    news: frozenset[str] = frozenset()
+
+
+#: What the children of a node without one above it inherit from there.
+NOTHING_ABOVE = HandedDown({})
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,8 @@ class Wanted:
         on_error: As `snapshot` takes it.
         missing: The same.
         is_part: Whether only a part of the tree is scanned.
+        since: Only what was stored by this transaction or later is given.
+        marks: What is not is given all the same, marked as `Unchanged`.
     """
 
     taken: Taken = _NOTHING
@@ -54,6 +73,23 @@ class Wanted:
     on_error: OnError = "raise"
     missing: Missing = "warn"
     is_part: bool = False
+    since: bytes | None = None
+    marks: bool = False
+
+    @property
+    def tested(self) -> Taken:
+        """What is taken of a node to test it."""
+        names = dict.fromkeys(name for name, _ in self.tests)
+        inherit = self.taken.inherit
+        return Taken(
+            tuple(name for name in names if name not in inherit), tuple(name for name in names if name in inherit)
+        )
+
+    @property
+    def looked_at(self) -> Taken:
+        """What is taken of a node, and what it is tested by."""
+        names, more = self.taken.names, self.tested.names
+        return self.taken if names is ... or more is ... else self.taken._replace(names=(*names, *more))
 
     @property
     def collects(self) -> bool:
@@ -87,22 +123,34 @@ class AttributeReader:
         self.sought.end(but=() if gave else self._unasked)
 
     def many(
-        self, paths: list[_Path], oids: Oids, attributes: Oids, inherited: Sequence[Inherited | None]
+        self,
+        paths: list[_Path],
+        oids: Oids,
+        attributes: Oids,
+        inherited: Sequence[Inherited | None] = (),
+        are_new: Flags | None = None,
+        news: Sequence[frozenset[str]] = (),
     ) -> Iterator[NodeRecord | Exception | None]:
         """The records of nodes with these paths, ids, and ids of the trees of their attributes.
 
         `None` for one that does not pass the tests; an error for one that can't be read, after which no more come
-        unless errors are collected. `inherited` is what each has from above.
+        unless errors are collected. `inherited` is what each has from above. Where only what is new is given, `are_new`
+        says which of the nodes are, and `news` for which attributes something new was met above each.
         """
         (names, inherit, payload), tests, required = self._wanted.taken, self._wanted.tests, self._required
         found = self._storage.load_many(attributes)
         usual = beginning_with(TREE, found) if payload is None else np.zeros(len(paths), np.bool_)
+        new = None if are_new is None else self._are_new(oids, found, are_new, news)
+        is_new = True
         known: Sequence[str] | None = None
         above: Inherited = {}
         own: list[tuple[str, int]] = []
         places: list[tuple[str, int | None]] = []
         for row, (path, (start, stop), plain) in enumerate(zip(paths, found.bounds(), usual.tolist(), strict=True)):
             try:
+                if new is not None and not (is_new := new[row]) and not self._wanted.marks:
+                    yield None
+                    continue
                 given = inherited[row] if inherit else above
                 items = attributes_in(found.data, start, stop, self._needed) if plain and given is not None else None
                 if items is not None and given is not None and (items[0] != known or given is not above):
@@ -115,7 +163,7 @@ class AttributeReader:
                         places = [(name, known.index(name) if name in known else None) for name in wanted]
                         own = [(name, known.index(name)) for name in inherit if name in known]
                 if items is None:
-                    yield self.one(self._jar.node(oids[row].tobytes()), path)
+                    yield self.one(self._jar.node(oids[row].tobytes()), path, is_new=is_new)
                     continue
                 if tests:
                     there = dict(zip(*items, strict=True))
@@ -137,50 +185,75 @@ class AttributeReader:
                 if inherit:
                     nearer = {**above, **{name: (values[place], path) for name, place in own}} if own else above
                     add_inherited("scan", attributes_of, inherit, nearer)
-                yield node_record(path, path[-1], attributes_of, None)
+                record = node_record(path, path[-1], attributes_of, None)
+                yield record if is_new else unchanged(record)
             except Exception as error:
                 yield error
                 if not self._wanted.collects:
                     return
 
     def handed_down(
-        self, paths: list[_Path], oids: Oids, attributes: Oids, above: list[Inherited | None]
-    ) -> list[Inherited | None]:
-        """What the children of nodes with these paths, ids, and ids of the trees of their attributes inherit.
-
-        `None` where that can't be read, which is told by those children that lack an attribute.
-        """
+        self, paths: list[_Path], oids: Oids, attributes: Oids, above: list[HandedDown]
+    ) -> list[HandedDown]:
+        """What the children of nodes with these paths, ids, and ids of the trees of their attributes inherit."""
         inherit = self._wanted.taken.inherit
         found = self._storage.load_many(attributes)
         usual = beginning_with(TREE, found)
-        handed: list[Inherited | None] = []
+        since = self._wanted.since
+        new = None if since is None else are_later(found.tids, since).tolist()
+        handed: list[HandedDown] = []
         for row, (path, (start, stop), plain) in enumerate(zip(paths, found.bounds(), usual.tolist(), strict=True)):
-            items, given = attributes_in(found.data, start, stop, inherit) if plain else None, above[row]
+            items, (given, news) = attributes_in(found.data, start, stop, inherit) if plain else None, above[row]
             if items is None or given is None or not are_sorted_names(items[0]):
                 handed.append(self.handed_down_by(oids[row].tobytes(), path))
                 continue
             self.sought.remember(items[0])
             own = {name: (value, path) for name, value in zip(*items, strict=True) if name in inherit}
-            handed.append({**given, **own} if own else given)
+            if new is not None:
+                news = frozenset(inherit) if new[row] else news.difference(own)
+            handed.append(HandedDown({**given, **own} if own else given, news))
         return handed
 
-    def handed_down_by(self, oid: bytes, path: _Path) -> Inherited | None:
+    def handed_down_by(self, oid: bytes, path: _Path) -> HandedDown:
         """The same of one node, read through its class."""
+        inherit, since = self._wanted.taken.inherit, self._wanted.since
         try:
-            return nearest("scan", self._jar.node(oid), self._wanted.taken.inherit, path, self.sought)
+            node = self._jar.node(oid)
+            values = nearest("scan", node, inherit, path, self.sought)
+            return HandedDown(values, frozenset() if since is None else names_with_news(node, inherit, since))
         except Exception:
-            return None
+            return HandedDown(None, frozenset(inherit))
 
-    def one(self, node: BaseNode, path: _Path) -> NodeRecord | None:
-        """The record of one node, read through its class, if it passes the tests."""
-        tests, taken = self._wanted.tests, self._wanted.taken
+    def one(self, node: BaseNode, path: _Path, *, is_new: bool | None = None) -> NodeRecord | None:
+        """The record of one node, read through its class, if it passes the tests, and is new where only that is given.
+
+        `is_new` where that is known already.
+        """
+        wanted, tests, taken = self._wanted, self._wanted.tests, self._wanted.taken
+        if is_new is None:
+            is_new = wanted.since is None or has_news(node, wanted.looked_at, wanted.since)
+        if not is_new and not wanted.marks:
+            return None
         if tests:
-            tested = {name: name in taken.inherit for name, _ in tests}
-            asked = Taken(
-                tuple(name for name, inherits in tested.items() if not inherits),
-                tuple(name for name, inherits in tested.items() if inherits),
-            )
-            probe = record_of("scan", node, asked, path, self.sought)
+            probe = record_of("scan", node, wanted.tested, path, self.sought)
             if not all(test(probe) for _, test in tests):
                 return None
-        return record_of("scan", node, taken, path, self._required or self.sought)
+        record = record_of("scan", node, taken, path, self._required or self.sought)
+        return record if is_new else unchanged(record)
+
+    def _are_new(self, oids: Oids, found: Records, are_new: Flags, news: Sequence[frozenset[str]]) -> list[bool]:
+        """Of which nodes with these ids, and records of their attributes, something is new that is taken of them."""
+        since = self._wanted.since
+        assert since is not None
+        new = are_new | are_later(found.tids, since)
+        plain = beginning_with(TREE, found).tolist()
+        for row, (start, stop) in enumerate(found.bounds()):
+            if not new[row] and (
+                not plain[row] or (news and news[row]) or may_refer(found.data, start + len(TREE), stop)
+            ):
+                try:
+                    new[row] = has_news(self._jar.node(oids[row].tobytes()), self._wanted.looked_at, since)
+                except Exception:  # which is told of where the node is read
+                    new[row] = True
+        told: list[bool] = new.tolist()
+        return told

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter, ne
 from typing import Any, Protocol, TypeAlias
 
@@ -18,7 +18,9 @@ from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 
 from .._jar import Parts, damaged, path_and_root, unreadable
+from ..derived import AttributesAt
 from ..traversal import trimmer
+from .news import are_later, attributes_have_news
 from .pinned import PinnedStorage
 from .record_arrays import Flags, Oids, as_oids, beginning_with
 from .records import TREE, UnusualRecord, are_sorted_names, attributes_in, stored_node
@@ -80,8 +82,13 @@ class LiveLookup:
             there.append(node is not None and has_stamps(node.attribute_storage, version, digest))
         return there
 
-    def attributes_at(self, paths: Sequence[_Path], tail: _Path, names: Container[str]) -> list[Any]:
-        return [None if node is None else node.attribute_storage for node in self._nodes_at(paths, tail)]
+    def attributes_at(
+        self, paths: Sequence[_Path], tail: _Path, names: frozenset[str], since: bytes | None = None
+    ) -> tuple[list[Any], list[bool]]:
+        found = [None if node is None else node.attribute_storage for node in self._nodes_at(paths, tail)]
+        return found, [
+            since is not None and stored is not None and attributes_have_news(stored, names, since) for stored in found
+        ]
 
     def _nodes_at(self, paths: Sequence[_Path], tail: _Path) -> Iterator[BaseNode | None]:
         above: list[BaseNode] = [self._root]  # the nodes on the last path, as far as they are there
@@ -185,33 +192,42 @@ class RecordLookup:
         there[rows] = True
         return there.tolist()
 
-    def attributes_at(self, paths: Sequence[_Path], tail: _Path, names: Container[str]) -> list[Any]:
+    def attributes_at(
+        self, paths: Sequence[_Path], tail: _Path, names: frozenset[str], since: bytes | None = None
+    ) -> tuple[list[Any], list[bool]]:
         """The attributes of the nodes at these paths, each with the tail behind it; `None` where none is.
 
-        Something with a `get`, in which those with these names are as they are in the tree.
+        Something with a `get`, in which those with these names are as they are in the tree. And which of them, or what
+        they are made of, were stored by a transaction or later.
         """
         if self._live is None:
             try:
-                return self._attributes_at(paths, tail, names)
+                return self._attributes_at(paths, tail, names, since)
             except _Elsewhere:
                 self._live = LiveLookup(self._jar.node(self._root.oid))
-        return self._live.attributes_at(paths, tail, names)
+        return self._live.attributes_at(paths, tail, names, since)
 
-    def _attributes_at(self, paths: Sequence[_Path], tail: _Path, names: Container[str]) -> list[Any]:
+    def _attributes_at(
+        self, paths: Sequence[_Path], tail: _Path, names: frozenset[str], since: bytes | None
+    ) -> tuple[list[Any], list[bool]]:
         oids, rows = self._find_all(paths, tail)
         nodes = self._nodes(oids)
         found: list[Any] = [None] * len(paths)
+        new = [False] * len(paths)
         usual = np.flatnonzero(nodes.usual)
         records = self._storage.load_many(nodes.attributes[usual])
         trees = beginning_with(TREE, records).tolist()
-        for place, (start, stop), is_tree in zip(usual.tolist(), records.bounds(), trees, strict=True):
-            items = attributes_in(records.data, start, stop, names) if is_tree else None
+        later = None if since is None else are_later(records.tids, since).tolist()
+        for number, (place, (start, stop)) in enumerate(zip(usual.tolist(), records.bounds(), strict=True)):
+            items = attributes_in(records.data, start, stop, names) if trees[number] else None
             if items is not None and are_sorted_names(items[0]):
                 found[rows[place]] = dict(zip(*items, strict=True))
+                new[rows[place]] = later is not None and later[number]
         for place, row in enumerate(rows.tolist()):
             if found[row] is None:
                 found[row] = self._jar.node(oids[place].tobytes()).attribute_storage
-        return found
+                new[row] = since is not None and attributes_have_news(found[row], names, since)
+        return found, new
 
     def _find_all(self, paths: Sequence[_Path], tail: _Path) -> tuple[Oids, Any]:
         """The ids of the nodes at these paths, with the tail behind each, and the rows of the paths that have one."""
@@ -424,17 +440,19 @@ class RecordLookup:
         return oid
 
 
-def attributes_at_top(storage: PinnedStorage, oid: bytes) -> Callable[..., list[Any]]:
+def attributes_at_top(storage: PinnedStorage, oid: bytes) -> AttributesAt:
     """`attributes_at` of the whole tree in which the node with this id lies, made when it is first called."""
     lookup: LiveLookup | RecordLookup | None = None
 
-    def attributes_at(paths: Sequence[_Path], tail: _Path, names: frozenset[str]) -> list[Any]:
+    def attributes_at(
+        paths: Sequence[_Path], tail: _Path, names: frozenset[str], since: bytes | None = None
+    ) -> tuple[list[Any], list[bool]]:
         nonlocal lookup
         if lookup is None:
             jar = storage.jar()
             _, top = path_and_root(jar.node(oid))
             lookup = RecordLookup(storage, top._p_oid) if top._p_jar is jar else LiveLookup(top)
-        return lookup.attributes_at(paths, tail, names)
+        return lookup.attributes_at(paths, tail, names, since)
 
     return attributes_at
 

@@ -16,9 +16,9 @@ from .._jar import RecordJar, at_path, checked_node, costs_one, damaged, path_an
 from .._missing import Sought
 from ..errors import LotprocError
 from ..models import NodeRecord, OnError, failure_at, in_its_place
-from ..snapshots import Inherited
-from .attributes import AttributeReader, Wanted
+from .attributes import NOTHING_ABOVE, AttributeReader, Wanted
 from .bounds import UNBOUND, Bounds, chosen
+from .news import are_later
 from .pinned import PinnedStorage
 from .record_arrays import Oids, as_oids, beginning_with
 from .records import EMPTY_TREE, Children, children_in
@@ -46,12 +46,12 @@ class _Branch:
         bounds: What of it is given.
     """
 
-    __slots__ = ("above", "bounds", "depth", "inherited", "oid", "path", "ready", "siblings", "tree", "windows")
+    __slots__ = ("above", "bounds", "depth", "handed_down", "oid", "path", "ready", "siblings", "tree", "windows")
 
     def __init__(self, oid: bytes, path: _Path, tree: bytes, above: _Branch | None, bounds: Bounds) -> None:
         self.oid, self.path, self.tree, self.above, self.bounds = oid, path, tree, above, bounds
-        #: What its children inherit; `None` where that can't be read.
-        self.inherited: Inherited | None = {}
+        #: What its children inherit.
+        self.handed_down = NOTHING_ABOVE
         #: Its depth below the root of the scan.
         self.depth: int = above.depth + 1 if above else 0
         #: Its children, a window at a time.
@@ -334,7 +334,8 @@ class Scanner:
         self._deepest = max(self._deepest, depth)
         if self._elsewhere and any(oid.tobytes() in self._elsewhere for oid in oids):
             return self._entries_with_elsewhere(branches, keys, oids)
-        nodes = self._reader.read(self._storage.load_many(oids), keys)
+        records = self._storage.load_many(oids)
+        nodes = self._reader.read(records, keys)
         parents = as_oids([branch.oid for branch in branches])
         usual = nodes.usual & (nodes.parents == parents).all(axis=1) & self._storage.plain_classes
         bounds = {
@@ -368,9 +369,17 @@ class Scanner:
             given = [row for row in given if self._gives(keys[row], bounds.get(row, UNBOUND))]
         if given:
             paths = [(*branches[row].path, keys[row]) for row in given]
-            inherited = [branches[row].inherited for row in given] if self._wanted.taken.inherit else ()
-            records = self._attributes.many(paths, oids[given], nodes.attributes[given], inherited)
-            for row, path, record in zip(given, paths, records, strict=False):  # fewer records, if one is an error
+            above = [branches[row].handed_down for row in given] if self._wanted.taken.inherit else ()
+            since = self._wanted.since
+            found = self._attributes.many(
+                paths,
+                oids[given],
+                nodes.attributes[given],
+                [values for values, _ in above],
+                None if since is None else are_later(records.tids[given], since),
+                [news for _, news in above],
+            )
+            for row, path, record in zip(given, paths, found, strict=False):  # fewer records, if one is an error
                 entries[row] = _Failed(path, record) if isinstance(record, Exception) else record
         return entries
 
@@ -378,13 +387,13 @@ class Scanner:
         """Note for the branches in these rows what their children inherit."""
         branches = cast("list[_Branch]", [entries[row] for row in rows])
         paths = [branch.path for branch in branches]
-        above = [branch.above.inherited if branch.above else {} for branch in branches]
+        above = [branch.above.handed_down if branch.above else NOTHING_ABOVE for branch in branches]
         try:
             handed = self._attributes.handed_down(paths, oids[rows], attributes[rows], above)
         except Exception:  # one by one, so that what can't be read costs those alone that inherit from it
             handed = [self._attributes.handed_down_by(branch.oid, branch.path) for branch in branches]
-        for branch, inherited in zip(branches, handed, strict=True):
-            branch.inherited = inherited
+        for branch, handed_down in zip(branches, handed, strict=True):
+            branch.handed_down = handed_down
 
     def _entries_with_elsewhere(self, branches: list[_Branch], keys: list[str], oids: Oids) -> list[_Entry | None]:
         """The same, where some of the nodes lie in sibling databases."""
@@ -426,7 +435,7 @@ class Scanner:
                     above = above.above
                 if self._list(branch):
                     if self._wanted.taken.inherit:
-                        branch.inherited = self._attributes.handed_down_by(oid, path)
+                        branch.handed_down = self._attributes.handed_down_by(oid, path)
                     return branch
             if self._depth is not None:
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from lotdb import LOTDB, BaseNode
+from persistent.list import PersistentList
+from persistent.mapping import PersistentMapping
 from recording import open_files
 from toolz import concat
 from trees import AnyStorage, exactly, opened, values
@@ -32,9 +35,12 @@ STORAGES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=list(STORAGES))
-def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseNode]:
-    with opened(STORAGES[request.param](tmp_path)) as root:
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", params=list(STORAGES))
+def anywhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseNode]:
+    with opened(STORAGES[request.param](tmp_path_factory.mktemp("storage"))) as root:
         yield root
 
 
@@ -136,6 +142,99 @@ def test_a_storage_without_history_says_so(tmp_path: Path) -> None:
         then = commit(root)
         with pytest.raises(lp.ArgumentError, match="keeps no history"):
             lp.scan((), root, at=then)
+
+
+# --- What is new since then -----------------------------------------------------------------------------------------
+
+tops, clips = st.sampled_from("ab"), st.sampled_from(["c1", "c2", "c3"])
+edits = st.one_of(
+    st.tuples(st.just("set"), st.one_of(st.just(()), st.tuples(tops), st.tuples(tops, clips)), st.sampled_from("xyz")),
+    st.tuples(st.just("new"), st.tuples(tops, st.sampled_from(["n1", "n2"])), st.just("x")),
+    st.tuples(st.just("inside"), st.tuples(tops, clips), st.sampled_from("pq")),
+    st.tuples(st.just("result"), st.tuples(tops, clips), st.sampled_from(["f0", "other"])),
+)
+
+
+@pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+@settings(max_examples=60)
+@given(
+    first=st.lists(edits, max_size=8),
+    then=st.lists(edits, max_size=4),
+    names=st.sampled_from([("x",), ("x", "p"), ("p",), ...]),
+    inherit=st.sampled_from([(), ("y",), ("y", "z")]),
+    below=st.booleans(),
+    many=st.booleans(),
+)
+def test_what_is_new_is_what_is_read_from_something_that_was_stored(
+    anywhere: BaseNode, first: Any, then: Any, names: Any, inherit: Any, below: bool, many: bool
+) -> None:
+    top = anywhere.gn(f"example {next(numbers)}")
+    for path in ([top, clip] for top in "ab" for clip in ("c1", "c2", "c3")):
+        clip = top.gns(path)
+        clip.set_attribute("x", 0)
+        for name in "pq":
+            clip.set_attribute(name, PersistentMapping({"inside": PersistentList([0])}))
+        if many:
+            for number in range(60):  # so that the tree of attributes splits
+                clip.set_attribute(f"m{number}", number)
+    has = {(one, two): {"x", "p", "q"} for one in "ab" for two in ("c1", "c2", "c3")}
+    done(top, first, has)
+    since = commit(anywhere)
+    touched = done(top, then, has)
+    commit(anywhere)
+    options: dict[str, Any] = {"inherit": inherit, "skip": "_*"}
+    if below:
+        options["below"] = {"f0": lp.inline("_proc", "f0")}
+    whole = {record.path[1:]: exactly(record) for record in lp.scan(names, top, **options)}
+    expected = []
+    for path in whole:
+        wanted = ["x", "p"] if names is ... else names
+        new = ("attributes", path) in touched or any(("inside", path, name) in touched for name in wanted)
+        new = new or (names is ... and ("inside", path, "q") in touched)
+        for name in inherit:
+            for depth in range(len(path), -1, -1):
+                new = new or ("attributes", path[:depth]) in touched
+                if name in has.get(path[:depth], ()):
+                    break
+        if new or (below and ("result", path, "f0") in touched):
+            expected.append(whole[path])
+    assert [exactly(record) for record in lp.scan(names, top, since=since, **options)] == expected
+    assert list(lp.scan(names, top, since=lp.transaction_of(anywhere), **options)) == []
+    assert [exactly(record) for record in lp.scan(names, top, since=bytes(8), **options)] == list(whole.values())
+    if type(anywhere._p_jar.db().storage) is FileStorage:
+        parts = lp.partitions(2, top)
+        found = concat(lp.scan(names, part, since=since, **options) for part in parts)
+        assert [exactly(record) for record in found] == expected
+
+
+def done(top: BaseNode, edits: Any, has: dict[Any, set[str]]) -> set[Any]:
+    """Make changes, and tell what was stored by that."""
+    touched = set()
+    for number, (what, path, name) in enumerate(edits):
+        if what == "result":
+            if path in has:
+                top.gns([*path, "_proc", name]).set_attribute("result", [number, name])
+                touched.add(("result", path, name))
+        elif what == "inside":
+            top.gns(list(path)).get_attribute(name)["inside"].append(number)
+            touched.add(("inside", path, name))
+        else:
+            node = top.gns(list(path)) if path else top
+            node.set_attribute(name, [number])
+            has.setdefault(path, set()).add(name)
+            touched.add(("attributes", path))
+    return touched
+
+
+def test_a_payload_that_is_written_anew_is_new(root: BaseNode) -> None:
+    for key in "ab":
+        root.get_data_node([key], backend="blob").write_data(np.arange(3.0))
+    then = commit(root)
+    root.gn("b").write_data(np.arange(4.0))
+    commit(root)
+    assert [record.key for record in lp.scan((), root, payload="data", since=then)] == ["b"]
+    with pytest.raises(lp.ArgumentError, match="payload function"):
+        lp.scan((), payload=len, since=then)  # type: ignore[arg-type]
 
 
 # --- What was committed ---------------------------------------------------------------------------------------------
