@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -15,9 +16,9 @@ from .._missing import Missing, Sought
 from .._patterns import PathPattern
 from ..models import NodeRecord, OnError, node_record, unchanged
 from ..snapshots import Inherited, Taken, add_inherited, nearest, record_of
-from .news import are_later, has_news, may_refer, names_with_news
+from .news import are_later, has_news, names_with_news
 from .pinned import PinnedStorage
-from .record_arrays import Flags, Oids, Records, beginning_with
+from .record_arrays import Flags, Oids, beginning_with
 from .records import TREE, are_sorted_names, attributes_in
 
 __all__ = ["NOTHING_ABOVE", "AttributeReader", "HandedDown", "Wanted"]
@@ -128,29 +129,24 @@ class AttributeReader:
         oids: Oids,
         attributes: Oids,
         inherited: Sequence[Inherited | None] = (),
-        are_new: Flags | None = None,
-        news: Sequence[frozenset[str]] = (),
+        new: Sequence[bool] | None = None,
     ) -> Iterator[NodeRecord | Exception | None]:
         """The records of nodes with these paths, ids, and ids of the trees of their attributes.
 
         `None` for one that does not pass the tests; an error for one that can't be read, after which no more come
-        unless errors are collected. `inherited` is what each has from above. Where only what is new is given, `are_new`
-        says which of the nodes are, and `news` for which attributes something new was met above each.
+        unless errors are collected. `inherited` is what each has from above; `new` says which of them are marked as
+        unchanged, where any are.
         """
         (names, inherit, payload), tests, required = self._wanted.taken, self._wanted.tests, self._required
         found = self._storage.load_many(attributes)
         usual = beginning_with(TREE, found) if payload is None else np.zeros(len(paths), np.bool_)
-        new = None if are_new is None else self._are_new(oids, found, are_new, news)
-        is_new = True
         known: Sequence[str] | None = None
         above: Inherited = {}
         own: list[tuple[str, int]] = []
         places: list[tuple[str, int | None]] = []
         for row, (path, (start, stop), plain) in enumerate(zip(paths, found.bounds(), usual.tolist(), strict=True)):
             try:
-                if new is not None and not (is_new := new[row]) and not self._wanted.marks:
-                    yield None
-                    continue
+                is_new = new is None or new[row]
                 given = inherited[row] if inherit else above
                 items = attributes_in(found.data, start, stop, self._needed) if plain and given is not None else None
                 if items is not None and given is not None and (items[0] != known or given is not above):
@@ -241,19 +237,22 @@ class AttributeReader:
         record = record_of("scan", node, taken, path, self._required or self.sought)
         return record if is_new else unchanged(record)
 
-    def _are_new(self, oids: Oids, found: Records, are_new: Flags, news: Sequence[frozenset[str]]) -> list[bool]:
-        """Of which nodes with these ids, and records of their attributes, something is new that is taken of them."""
+    def are_new(self, oids: Oids, attributes: Oids, new: Flags, news: Sequence[frozenset[str]]) -> Flags:
+        """Of which nodes with these ids, and ids of the trees of their attributes, something is new that is taken.
+
+        `new` says which nodes are themselves, and `news` for which attributes something new was met above each.
+        """
         since = self._wanted.since
         assert since is not None
-        new = are_new | are_later(found.tids, since)
-        plain = beginning_with(TREE, found).tolist()
+        found = self._storage.load_many(attributes)
+        new = new | are_later(found.tids, since)
+        plain, told = beginning_with(TREE, found).tolist(), new.tolist()
+        find, refers, begin = found.data.find, pickle.BINPERSID, len(TREE)
         for row, (start, stop) in enumerate(found.bounds()):
-            if not new[row] and (
-                not plain[row] or (news and news[row]) or may_refer(found.data, start + len(TREE), stop)
-            ):
-                try:
-                    new[row] = has_news(self._jar.node(oids[row].tobytes()), self._wanted.looked_at, since)
-                except Exception:  # which is told of where the node is read
-                    new[row] = True
-        told: list[bool] = new.tolist()
-        return told
+            if told[row] or (plain[row] and find(refers, start + begin, stop) < 0 and not (news and news[row])):
+                continue
+            try:
+                new[row] = has_news(self._jar.node(oids[row].tobytes()), self._wanted.looked_at, since)
+            except Exception:  # which is told of where the node is read
+                new[row] = True
+        return new

@@ -17,18 +17,13 @@ from ZODB.utils import u64
 from ..snapshots import Taken
 from .record_arrays import Flags, Oids
 
-__all__ = ["are_later", "attributes_have_news", "has_news", "may_refer", "names_with_news"]
+__all__ = ["are_later", "attributes_have_news", "has_news", "names_with_news"]
 
 
 def are_later(tids: Oids, since: bytes) -> Flags:
     """Which of these transactions are not before that one."""
     later: Flags = np.ascontiguousarray(tids).view(">u8").ravel() >= u64(since)
     return later
-
-
-def may_refer(data: Any, start: int, stop: int) -> bool:
-    """Whether a record may refer to other objects: the opcode for that is somewhere in it."""
-    return bool(data.find(pickle.BINPERSID, start, stop) >= 0)
 
 
 def has_news(node: BaseNode, taken: Taken, since: bytes) -> bool:

@@ -20,9 +20,9 @@ from .attributes import NOTHING_ABOVE, AttributeReader, Wanted
 from .bounds import UNBOUND, Bounds, chosen
 from .news import are_later
 from .pinned import PinnedStorage
-from .record_arrays import Oids, as_oids, beginning_with
+from .record_arrays import Flags, Oids, as_oids, beginning_with
 from .records import EMPTY_TREE, Children, children_in
-from .shapes import NodeReader
+from .shapes import NodeReader, Nodes
 
 __all__ = ["Scanner"]
 
@@ -367,21 +367,26 @@ class Scanner:
         given = rows.tolist()
         if self._bounded or self._wanted.key is not None:
             given = [row for row in given if self._gives(keys[row], bounds.get(row, UNBOUND))]
+        new: list[bool] | None = None
+        if given and self._wanted.since is not None:
+            given, new = self._what_is_new(given, branches, oids, nodes, are_later(records.tids, self._wanted.since))
         if given:
             paths = [(*branches[row].path, keys[row]) for row in given]
-            above = [branches[row].handed_down for row in given] if self._wanted.taken.inherit else ()
-            since = self._wanted.since
-            found = self._attributes.many(
-                paths,
-                oids[given],
-                nodes.attributes[given],
-                [values for values, _ in above],
-                None if since is None else are_later(records.tids[given], since),
-                [news for _, news in above],
-            )
+            inherited = [branches[row].handed_down.values for row in given] if self._wanted.taken.inherit else ()
+            found = self._attributes.many(paths, oids[given], nodes.attributes[given], inherited, new)
             for row, path, record in zip(given, paths, found, strict=False):  # fewer records, if one is an error
                 entries[row] = _Failed(path, record) if isinstance(record, Exception) else record
         return entries
+
+    def _what_is_new(
+        self, given: list[int], branches: list[_Branch], oids: Oids, nodes: Nodes, stored_since: Flags
+    ) -> tuple[list[int], list[bool] | None]:
+        """The rows of nodes of which something is new; or all of these rows, and which of them are, to mark them."""
+        news = [branches[row].handed_down.news for row in given] if self._wanted.taken.inherit else []
+        new = self._attributes.are_new(oids[given], nodes.attributes[given], stored_since[given], news).tolist()
+        if self._wanted.marks:
+            return given, new
+        return [row for row, is_new in zip(given, new, strict=True) if is_new], None
 
     def _hand_down(self, rows: list[int], entries: list[_Entry | None], oids: Oids, attributes: Oids) -> None:
         """Note for the branches in these rows what their children inherit."""
