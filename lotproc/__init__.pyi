@@ -10,6 +10,8 @@ from .filters import filter_node_list as filter_node_list
 from .filters import match_key as match_key
 from .filters import match_path as match_path
 from .filters import where as where
+from .splitting import sample as sample
+from .splitting import split as split
 
 # Read committed records
 from .models import Partition as Partition

@@ -146,7 +146,12 @@ def _brief(value: object) -> str:
 
 
 def stage(
-    data: str, *, also: type | None = None, stream: str | None = None
+    data: str,
+    *,
+    also: type | None = None,
+    stream: str | None = None,
+    single: str | None = None,
+    instead: tuple[str, str] | None = None,
 ) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]:
     """Make a function of options, which returns a function of the data, into a stage.
 
@@ -154,6 +159,8 @@ def stage(
         data: The name of the data argument: "root" for a tree, else the name of an iterable.
         also: What the stage takes in place of a root.
         stream: An argument that is read as a stream, too; iterators among the others become tuples.
+        single: An option without which the data is one item, and not an iterable of them.
+        instead: A positional argument, and the option that may be given in place of it.
     """
 
     def decorate(options: Callable[..., Callable[[Any], Any]]) -> Callable[..., Any]:
@@ -171,13 +178,15 @@ def stage(
                 if name not in (data, stream) and isinstance(value, Iterator):  # which could be used only once
                     given[name] = tuple(value)
             positional = positional_of(call)
-            missing = [name for name in positional if name not in given]
+            here = {*given, *([instead[0]] if instead and instead[1] in given else [])}
+            missing = [name for name in positional if name not in here]
             if len(missing) == len(positional) > 1:
                 raise ArgumentTypeError(f"{shape} needs at least {positional[0]!r}")
             if missing and missing != [data]:
                 return Stage(call, given)  # curried further: more than the data is still to come
             run = options(**{name: value for name, value in given.items() if name != data})
-            ready = functools.partial(_feed, options.__name__, data, also, run)
+            kind = "item" if single and given.get(single) is None else data
+            ready = functools.partial(_feed, options.__name__, kind, also, run)
             return Stage(call, given, ready) if missing else ready(given[data])
 
         call.__signature__ = signature  # type: ignore[attr-defined]
@@ -191,6 +200,7 @@ def _with_data(signature: inspect.Signature, data: str) -> inspect.Signature:
     """The signature with the data as its last positional argument."""
     parameters = list(signature.parameters.values())
     last = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    parameters[:last] = [parameter.replace(default=parameter.empty) for parameter in parameters[:last]]
     parameters.insert(last, inspect.Parameter(data, inspect.Parameter.POSITIONAL_OR_KEYWORD))
     return signature.replace(parameters=parameters, return_annotation=signature.empty)
 
@@ -201,7 +211,7 @@ def _feed(name: str, data: str, also: type | None, run: Callable[[Any], Any], va
         if also is None or not isinstance(value, also):
             check_root(name, value)
         return run(value)
-    if data == "source":  # a store or a root; it says itself which
+    if data in ("source", "item"):  # a store or a root, or one item; it says itself what it takes
         return run(value)
     check_items(name, data, value)
     try:

@@ -44,9 +44,11 @@ def rng(item: Any, *, seed: int = 0) -> np.random.Generator:
         ArgumentError: `seed` is negative.
     """
     check_count("rng", "seed", seed, minimum=0)
-    known = sha256(b"%d" % int(seed))
-    for key in path_of("rng", item):
-        encoded = str(key).encode("utf-8", "surrogatepass")
-        known.update(b"/%d:" % len(encoded))  # so that no two paths are the same bytes
-        known.update(encoded)
+    known = sha256(b"%d" % int(seed) + path_bytes(path_of("rng", item)))
     return np.random.Generator(np.random.PCG64(int.from_bytes(known.digest(), "big")))
+
+
+def path_bytes(path: tuple[str, ...]) -> bytes:
+    """A path as bytes that no other path has."""
+    keys = [str(key).encode("utf-8", "surrogatepass") for key in path]
+    return b"".join([b"/%d:%b" % (len(key), key) for key in keys])

@@ -26,7 +26,7 @@ ROWS: list[dict[str, str]] = [
     {"zodb": "zodb", "stores": "stores"},
     {
         "stages": "traversal filters buffering gathering folds rollups write_policies derived snapshots payloads "
-        "sampling _stamps _detaching"
+        "sampling splitting _stamps _detaching"
     },
     {"foundation": ""},
 ]

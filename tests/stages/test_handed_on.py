@@ -75,6 +75,9 @@ STAGES: dict[str, Stage] = {
     "gather": lambda items: lp.gather(1, in_order(items)),
     "join": lambda items: lp.join([lp.NodeRecord((key,), key, {"of": 1}) for key in "ac"], in_order(items), on=1),
     "join, mapping": lp.join({("b", "x"): {}, ("c", "x"): {}}, how="anti"),
+    "sample": lp.sample(0.5),
+    "sample by rank": lp.sample(rank=0, world=2),
+    "split": lp.split({"train": 0.5, "test": 0.5}, part="test"),
     "progress": lp.progress(),
     "rollup": lambda items: lp.rollup(total("number"), in_order(items)),
     "rollup of parts": lambda items: lp.rollup(

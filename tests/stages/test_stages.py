@@ -133,6 +133,9 @@ CASES = {
         lp.join, [lp.NodeRecord(("a", "1"), "1", {"m": 1})], how="anti", items=records, pulled=[1, *range(3, 11)]
     ),
     "join, mapping": case(lp.join, {"a": {"m": 1}, "b": {"m": 2}}, on=1, prefix="of_", items=records, pulled=EACH),
+    "sample": case(lp.sample, 0.5, items=records, pulled=[1, 2, 6, 9]),
+    "sample, rank": case(lp.sample, None, rank=1, world=2, items=records, pulled=[1, 2, 4, 5, 6, 8, 10]),
+    "split": case(lp.split, {"train": 0.5, "test": 0.5}, part="test", by=2, items=records, pulled=[2, 4, 5, 6, 7, 8]),
     "progress": case(lp.progress, desc="clips", items=records, pulled=EACH),
     "rollup": case(lp.rollup, folds.total("n"), items=records, pulled=[6, 10, 10]),
     "rollup, several, in parts": case(
@@ -673,6 +676,11 @@ WRONG: list[tuple[Callable[..., Any], type[Exception], str]] = [
     (lambda *items: lp.rollup(folds.count(), *items, depths=[0, "1"]), lp.ArgumentTypeError, "depths .* '1'"),
     (lambda *items: lp.rollup(folds.count(), *items, depths=[]), lp.ArgumentError, "at least one depth"),
     (lambda *items: lp.rollup(folds.count(), *items, partial="yes"), lp.ArgumentTypeError, "partial .* 'yes'"),
+    (lambda *items: lp.split({"a": 0.9}, *items, part="a"), lp.ArgumentError, "sum to 1, got a sum of 0.9"),
+    (lambda *items: lp.split({"a": 1.0}, *items, part="b"), lp.ArgumentError, "part .* 'a', got 'b'"),
+    (lambda *items: lp.split("train", *items), lp.ArgumentTypeError, "a mapping .* 'train'"),
+    (lambda *items: lp.sample(2, *items), lp.ArgumentError, "from 0 to 1, got 2"),
+    (lambda *items: lp.sample(None, *items, rank=4, world=4), lp.ArgumentError, "below world, which is 4, got 4"),
     (lambda *items: lp.plan("inline", *items), lp.ArgumentTypeError, "'inline'"),
     (lambda *items: lp.parallel_map("fn", *items), lp.ArgumentTypeError, "'fn'"),
     (lambda *items: lp.parallel_map(one, *items, mode="fork"), lp.ArgumentError, "'sync', 'thread', 'process'.*'fork'"),

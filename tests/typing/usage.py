@@ -51,9 +51,11 @@ from lotproc import (
     retry_failed,
     rollup,
     run_summary,
+    sample,
     scan,
     show,
     snapshot,
+    split,
     table_by_path,
     to_parquet,
     to_rows,
@@ -92,6 +94,20 @@ def filters(records: Iterable[NodeRecord]) -> None:
     assert_type(where("duration", 1.2)(records), Records)
     waiting: Callable[[Iterable[NodeRecord]], Records] = match_key("^clip_")
     assert_type(waiting(records), Records)
+
+
+def splitting(record: NodeRecord, records: Iterable[NodeRecord]) -> None:
+    parts = {"train": 0.8, "test": 0.2}
+    assert_type(split(parts), Callable[[Any], str])
+    assert_type(split(parts, by=2, seed=1)(record), str)
+    assert_type(split(parts, record), str)
+    assert_type(split(parts, ("ann", "clip_1"), by=None), str)
+    assert_type(split(parts, records, part="train"), Records)
+    assert_type(split(parts, part="train", by=None)(records), Records)
+    assert_type(sample(0.1, records, by=1), Records)
+    assert_type(sample(0.1)(records), Records)
+    assert_type(sample(rank=0, world=4)(records), Records)
+    sample(records, rank=0, world=4)  # type: ignore[call-overload]
 
 
 def buffering(records: Iterable[NodeRecord]) -> None:
