@@ -69,6 +69,7 @@ from .write_policies import MirrorWritePolicy as MirrorWritePolicy
 from .write_policies import fresh as fresh
 from .write_policies import inline as inline
 from .write_policies import mirror as mirror
+from .writing import delete as delete
 from .writing import plan as plan
 from .writing import write as write
 from .models import WriteReport as WriteReport

@@ -41,6 +41,7 @@ __all__ = [
     "out_of_order",
     "path_of",
     "plain_file",
+    "top_of",
     "unwrapped",
     "zarr_folder",
 ]
@@ -204,6 +205,13 @@ def node_path(node: BaseNode, root: BaseNode | None = None) -> tuple[str, ...]:
         node = parent
     keys.reverse()
     return tuple(keys)
+
+
+def top_of(node: BaseNode) -> BaseNode:
+    """The root of the whole tree that a node is in."""
+    while node.parent is not None:
+        node = node.parent
+    return node
 
 
 class CarriedPaths:

@@ -269,22 +269,26 @@ class Write:
 @public
 @dataclass(frozen=True)
 class WriteReport:
-    """What a `write` did.
+    """What a `write` or a `delete` did.
 
     >>> print(WriteReport(written=120, commits=2))
     120 results written, 2 commits
+    >>> print(WriteReport(deleted=3, absent=1, commits=1))
+    3 nodes deleted, 1 absent, 1 commit
 
     Args:
         written: Results applied to the target.
         skipped: Results left out because their node was there (`if_exists="skip"`).
         commits: Transactions committed; 0 where the caller commits.
-        last_path: The path that was written last.
+        last_path: The path that was written or deleted last.
         failed: Records that came as a `Failure` in place of a result.
         failures: The first 1,000 of these; a ledger has them all.
         errors: How many of all of them there were of each type of error.
         seconds: How long it took, from the first result that was asked for.
         waiting: Seconds of these in which `parallel_map` waited for its workers, or worked in line.
         writing: Seconds of these for planning, applying and committing results. The rest went into reading.
+        deleted: Nodes that a `delete` has deleted, each with all below it.
+        absent: Paths at which it found nothing.
     """
 
     written: int = 0
@@ -297,10 +301,16 @@ class WriteReport:
     seconds: float = field(default=0.0, compare=False)
     waiting: float = field(default=0.0, compare=False)
     writing: float = field(default=0.0, compare=False)
+    deleted: int = 0
+    absent: int = 0
 
     def __str__(self) -> str:
+        is_of_delete = self.deleted or self.absent
         parts = [
-            counted(self.written, "result") + " written",
+            counted(self.deleted, "node") + " deleted"
+            if is_of_delete
+            else counted(self.written, "result") + " written",
+            *([f"{self.absent:,} absent"] if self.absent else []),
             *([f"{self.skipped:,} skipped"] if self.skipped else []),
             *([f"{self.failed:,} failed"] if self.failed else []),
             commits_text(self.commits),

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import sleep
+from typing import Any
 
 from lotdb import BaseNode
 from transaction._transaction import Status
@@ -23,7 +24,7 @@ from .options import Options
 from .progress import Done, Progress, Target
 from .transactions import Changes, is_clean, undone_on_failure
 
-__all__ = ["opened_tree"]
+__all__ = ["DatabaseTree", "opened_tree"]
 
 #: Results between two savepoints, which check that they can be stored and bound what is held in memory.
 SAVEPOINT_EVERY = 2_000
@@ -47,14 +48,16 @@ def opened_tree(root: BaseNode, options: Options, progress: Progress) -> Iterato
         yield MemoryTree(root, options, progress)
     else:
         with undone_on_failure(root) as changes:
-            yield _DatabaseTree(root, options, progress, changes)
+            yield DatabaseTree(root, options, progress, changes)
 
 
-class _DatabaseTree:
+class DatabaseTree:
     """A tree in a database.
 
     Batches wait, to be written as records, as long as they only make new nodes; otherwise they are applied to live
     nodes. Between two of them their source may do anything to the tree.
+
+    What else may be done to a tree, batch by batch, is a subclass with a `_write` of its own.
     """
 
     def __init__(self, root: BaseNode, options: Options, progress: Progress, changes: Changes) -> None:
@@ -65,10 +68,10 @@ class _DatabaseTree:
         self._connection = connection_of(root)
         self._transactions = self._connection.transaction_manager
         #: All batches since the last commit, to apply them again; `None` where there is more to the transaction.
-        self._batches: list[list[Write]] | None = None
+        self._batches: list[list[Any]] | None = None
         self._begin()
 
-    def take(self, batch: list[Write]) -> None:
+    def take(self, batch: list[Any]) -> None:
         self._look()
         if self._batches is not None:
             self._batches.append(batch)
@@ -114,7 +117,7 @@ class _DatabaseTree:
 
     # Batches
 
-    def _write(self, batch: list[Write]) -> None:
+    def _write(self, batch: list[Any]) -> None:
         check_there(batch, self._root, self._options)
         plain = check_batch(batch, self._options, self._connection)
         if self._bulk is not None:
@@ -123,7 +126,10 @@ class _DatabaseTree:
             if self._bulk is not None and plain and self._take_up(self._bulk, batch):
                 return
             self._go_live()
-        done = apply(batch, self._root, self._options)
+        self._count(apply(batch, self._root, self._options))
+
+    def _count(self, done: Done) -> None:
+        """Count what was applied to live nodes, and see now and then that it can be stored."""
         self._progress.add(done)
         self._unsaved += done.written
         if self._unsaved >= SAVEPOINT_EVERY:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
 
+from .._clock import ticking
+from .._missing import noting, tell_all
 from ..errors import add_note
 from ..models import Failure, ProcessResult, WriteReport, counted
 from .ledger import Ledger
 
-__all__ = ["Done", "Progress", "Target", "apply_batches"]
+__all__ = ["Done", "Progress", "Target", "apply_batches", "reported"]
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T = TypeVar("T")
@@ -24,7 +26,7 @@ MOST_KEPT = 1 << 20
 
 
 class Done(NamedTuple):
-    """What was applied of some results."""
+    """What was applied of some results; of a `delete`, what was deleted of some nodes, and skipped as absent."""
 
     written: int = 0
     skipped: int = 0
@@ -41,10 +43,11 @@ class Progress:
     Args:
         target: What it writes to, for the note of an error.
         ledger: What failures and commits are told to.
+        deletes: Whether it deletes, and writes nothing.
     """
 
-    def __init__(self, target: str, ledger: Ledger | None = None) -> None:
-        self._target, self._ledger = target, ledger
+    def __init__(self, target: str, ledger: Ledger | None = None, *, deletes: bool = False) -> None:
+        self._target, self._ledger, self._deletes = target, ledger, deletes
         #: What was applied; it goes back to what it was where that is undone.
         self.done = Done()
         #: Seconds for applying and committing.
@@ -59,7 +62,7 @@ class Progress:
         #: What the ledger was told of by now, and since when it was told nothing.
         self._told, self._told_failed, self._since = self.done, self._failed, perf_counter()
 
-    def note(self, batch: list[ProcessResult | Failure]) -> None:
+    def note(self, batch: Sequence[ProcessResult | Failure]) -> None:
         """Count the failures of a batch, and tell the ledger whose last word is one, and whose a result."""
         failures, ledger = [item for item in batch if isinstance(item, Failure)], self._ledger
         if failures:
@@ -122,14 +125,17 @@ class Progress:
             if self._ledger is not None:
                 self._ledger.drop_recovered()
             if self._commits:
-                done = f"{counted(self.done.written, 'result')} in {counted(self._commits, 'commit')}"
-                add_note(error, f"lotproc: before this, {done} went into {self._target}, and stay; the rest was undone")
+                noun, went = ("node", "were deleted from") if self._deletes else ("result", "went into")
+                done = f"{counted(self.done.written, noun)} in {counted(self._commits, 'commit')} {went} {self._target}"
+                stay = "are gone" if self._deletes else "stay"
+                add_note(error, f"lotproc: before this, {done}, and {stay}; the rest was undone")
             raise
 
     def report(self, seconds: float, waiting: float) -> WriteReport:
+        applied, left = self.done.written, self.done.skipped
         return WriteReport(
-            written=self.done.written,
-            skipped=self.done.skipped,
+            written=0 if self._deletes else applied,
+            skipped=0 if self._deletes else left,
             commits=self._commits,
             last_path=self.done.last_path,
             failed=self._failed,
@@ -138,6 +144,8 @@ class Progress:
             seconds=seconds,
             waiting=waiting,
             writing=self.writing,
+            deleted=applied if self._deletes else 0,
+            absent=left if self._deletes else 0,
         )
 
 
@@ -170,3 +178,22 @@ def apply_batches(batches: Iterable[T], opened: AbstractContextManager[Target[T]
         start = perf_counter()
         target.finish()
         progress.writing += perf_counter() - start
+
+
+def reported(run: Callable[[], None], progress: Progress) -> WriteReport:
+    """Run it, and report what was done; whatever is raised has the report as well."""
+    start = perf_counter()
+    with ticking() as waited, noting() as notes:
+        try:
+            run()
+        except BaseException as error:
+            with suppress(AttributeError):  # of the few errors that take no attribute
+                error.report = progress.report(perf_counter() - start, waited.seconds)  # type: ignore[attr-defined]
+            raise
+    report = progress.report(perf_counter() - start, waited.seconds)
+    try:
+        tell_all(notes)  # not before, since a warning can be made an error, and must undo nothing
+    except Warning as warning:
+        warning.report = report  # type: ignore[attr-defined]
+        raise
+    return report

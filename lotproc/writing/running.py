@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
-from time import perf_counter
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, overload
 
 from lotdb import BaseNode
 
-from .._clock import ticking
-from .._missing import noting, tell_all
 from .._stage import check_root, stage
 from ..models import Failure, ProcessResult, Write, WriteReport
 from ..stores.protocol import OUTPUT, Store
@@ -22,7 +19,7 @@ from .into_store import check_store, opened_store, planned_items
 from .ledger import Ledger
 from .options import IfExists, IfMissing, Options
 from .planning import Policy, flat_batches, planner, writes_of
-from .progress import Progress, Target, apply_batches
+from .progress import Progress, Target, apply_batches, reported
 from .transactions import check_writable
 
 if TYPE_CHECKING:
@@ -179,25 +176,15 @@ def write(
         Ledger("write", ledger)
 
     def run(results: Iterable[Any]) -> WriteReport:
-        start = perf_counter()
         book = None if ledger is None else Ledger("write", ledger)
         progress = Progress(repr(target) if isinstance(target, Store) else "the database", book)
-        with ticking() as waited, noting() as notes:
-            try:
-                with book or nullcontext():
-                    batches = _noted(flat_batches("write", results), planned, progress)
-                    apply_batches(batches, _opened(target, options, progress), progress)
-            except BaseException as error:
-                with suppress(AttributeError):  # of the few errors that take no attribute
-                    error.report = progress.report(perf_counter() - start, waited.seconds)  # type: ignore[attr-defined]
-                raise
-        report = progress.report(perf_counter() - start, waited.seconds)
-        try:
-            tell_all(notes)  # not before, since a warning can be made an error, and must undo nothing
-        except Warning as warning:
-            warning.report = report  # type: ignore[attr-defined]
-            raise
-        return report
+
+        def applied() -> None:
+            with book or nullcontext():
+                batches = _noted(flat_batches("write", results), planned, progress)
+                apply_batches(batches, _opened(target, options, progress), progress)
+
+        return reported(applied, progress)
 
     return run
 

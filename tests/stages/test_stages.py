@@ -319,6 +319,7 @@ def placed(root: Any) -> dict[str, Any]:
     target = lp.WriteTarget(root, lp.mirror())
     everything = {
         "write": lp.write(lp.mirror(), root),
+        "delete": lp.delete(root),
         "pending": lp.pending(lp.mirror(), root),
         "parallel_map": lp.parallel_map(lp.each(lp.pending(lp.mirror(), root)), mode="sync"),
         "target": target,
