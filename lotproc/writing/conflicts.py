@@ -174,8 +174,9 @@ class DatabaseTree:
 
     def _describe(self) -> None:
         done, before, options = self._progress.done, self._base, self._options
-        counts = {"written": done.written - before.written, "skipped": done.skipped - before.skipped}
-        told = {name: number for name, number in counts.items() if number}
+        names = ("deleted", "absent") if options.name == "delete" else ("written", "skipped")
+        numbers = done.written - before.written, done.skipped - before.skipped
+        told = {name: number for name, number in zip(names, numbers, strict=True) if number}
         self._changes.describe(options.name, options.policy, options.version, told)
 
     # Others who commit

@@ -255,11 +255,13 @@ def test_history_has_each_commit_with_its_counts_the_newest_first(root: BaseNode
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "x.txt").write_text("x")
     lp.ingest_files(root, lp.index_files(tmp_path / "files", "*"), commit_every=10)
+    lp.delete(root, [("n3",), ("n4",), ("n5",)], commit_every=10)
     lp.write(lp.mirror("not told"), root, results)
     commit(root)
     commits = list(lp.history(root))
     told = [(each.stage, each.policy, each.version, dict(each.counts)) for each in commits]
     assert told == [
+        ("delete", "", None, {"deleted": 2, "absent": 1}),
         ("ingest_files", "", None, {"ingested": 1}),
         ("write", "own", None, {"written": 1}),
         ("write", "inline('_proc', 'f0')", "f0-2", {"written": 5}),
@@ -269,10 +271,10 @@ def test_history_has_each_commit_with_its_counts_the_newest_first(root: BaseNode
     ]
     assert [each.transaction for each in commits] == sorted((each.transaction for each in commits), reverse=True)
     assert all(abs(each.time - datetime.now(timezone.utc)) < timedelta(minutes=10) for each in commits)
-    leaves = [sum(1 for _ in lp.scan((), root, at=each.transaction)) for each in commits[3:]]
+    leaves = [sum(1 for _ in lp.scan((), root, at=each.transaction)) for each in commits[4:]]
     assert leaves == [5, 4, 2]
     log = root._p_jar.db().undoLog(0, 100)
-    assert [entry["description"] for entry in log if entry["description"]][1] == "write own: 1 written"
+    assert [entry["description"] for entry in log if entry["description"]][2] == "write own: 1 written"
 
 
 def test_a_description_of_the_callers_own_stays(root: BaseNode) -> None:
