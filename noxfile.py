@@ -56,7 +56,8 @@ def install(session: nox.Session, *more: str, extras: str = "") -> None:
 def tests(session: nox.Session) -> None:
     """Run all tests and all examples with everything installed, also what the stores are compatible with."""
     install(session, extras="all,test,originals")
-    session.run("pytest", *ON_ALL_CORES, *session.posargs)
+    profile = "thorough" if session.python == PYTHONS[-1] else "quick"  # laws look further on the newest
+    session.run("pytest", f"--hypothesis-profile={profile}", *ON_ALL_CORES, *session.posargs)
 
 
 #: Files of tests that take long, and in which nothing optional comes up.

@@ -1,15 +1,23 @@
-"""What all tests share: one profile of hypothesis, without deadlines, because shared machines stall; and a fixture."""
+"""What all tests share: profiles of hypothesis, without deadlines, because shared machines stall; and a fixture."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
-from recording import open_files
+from recording import THOROUGH, open_files
 
-settings.register_profile("lotproc", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("lotproc")
+# The quick one is for every day and every Python; `pytest --hypothesis-profile=thorough` looks further.
+for name, most in (("quick", 15), ("thorough", THOROUGH)):
+    settings.register_profile(name, deadline=None, max_examples=most, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Let a collection of garbage pass over what is there for all tests, which are half a million objects."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -10,10 +10,19 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from hypothesis import settings
 from lotdb import LOTDB, BaseNode
 
 Path = tuple[str, ...]
 Tree = dict[Path, dict[str, Any]]
+
+#: Examples of a law that says nothing else, in a thorough run.
+THOROUGH = 40
+
+
+def examples(most: int) -> int:
+    """How many examples of a law are tried: so many in a thorough run, and else their share of what the profile has."""
+    return most * settings.default.max_examples // THOROUGH
 
 
 def open_files() -> list[str]:

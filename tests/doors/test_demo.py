@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import LOTDB
+from recording import examples
 
 import lotproc as lp
 
@@ -127,7 +128,7 @@ def test_a_silent_clip_and_a_clip_without_samples(demo: ModuleType, tmp_path: Pa
     assert none == {"error": "the file has no samples"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(data=st.data(), length=st.integers(0, 60), position=st.integers(0, 43), byte=st.integers(0, 255))
 def test_a_damaged_recording_gives_features_or_a_reason(
     demo: ModuleType, tmp_path_factory: pytest.TempPathFactory, data: Any, length: int, position: int, byte: int

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import BaseNode
-from recording import Source, committed, contents, database, plant
+from recording import Source, committed, contents, database, examples, plant
 from toolz import pipe
 
 import lotproc as lp
@@ -65,7 +65,7 @@ def doubled(records: list[NodeRecord]) -> list[ProcessResult]:
 
 
 @pytest.mark.filterwarnings("ignore:.* no node had an attribute")
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     pattern=st.none() | st.sampled_from(["clip_", "^n", "nothing", "[13]$"]),
     invert=st.booleans(),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import BaseNode
-from recording import contents, plant
+from recording import contents, examples, plant
 
 from lotproc import (
     ArgumentError,
@@ -88,7 +88,7 @@ def by_hand(root: BaseNode, selection: Any, preparation: Any, processing: Any) -
 
 
 @pytest.mark.filterwarnings("ignore:.* no node had an attribute")  # where a filter leaves none that has it
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @given(selection=selections, preparation=preparations, processing=processings)
 def test_specifications_keywords_and_methods_make_the_same_pipeline(
     selection: dict[str, Any], preparation: dict[str, Any], processing: dict[str, Any]

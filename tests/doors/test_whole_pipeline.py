@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import BaseNode
-from recording import committed, contents, database, in_bytes, plant
+from recording import committed, contents, database, examples, in_bytes, plant
 from toolz import compose_left, pipe
 
 import lotproc as lp
@@ -158,7 +158,7 @@ def leaf_paths(tree: Any) -> list[Any]:
     return sorted(path for path in seen if not any(other[: len(path)] == path != other for other in seen))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     tree=trees,
     size=st.integers(1, 4),

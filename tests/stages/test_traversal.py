@@ -13,6 +13,7 @@ import pytest
 from BTrees.OOBTree import OOBTree
 from hypothesis import assume, example, given, settings, strategies as st
 from lotdb import LOTDB, BaseNode, DataNode
+from recording import examples
 from toolz import pipe
 from trees import (
     ORDERS,
@@ -816,7 +817,7 @@ def has_open_bracket(pattern: str) -> bool:
 
 
 @given(pattern=st.text("[]!-a*?^\\&|~", min_size=1, max_size=6), key=st.text("[]!-a^\\&|~", min_size=1, max_size=3))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_glob_is_refused_where_a_bracket_is_open_and_else_matches_as_fnmatch_does(pattern: str, key: str) -> None:
     found = found_or_refused(pattern, build({key: {}}))
     if has_open_bracket(pattern) or ("**" in pattern and pattern != "**"):

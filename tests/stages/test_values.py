@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
+from recording import examples
 
 import lotproc as lp
 from lotproc._values import inside, is_flat, same
@@ -110,7 +111,7 @@ def test_what_can_not_say_whether_it_is_equal_is_asked_in_another_way() -> None:
     assert same(left, right)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(values)
 def test_all_that_a_value_holds_is_looked_at(value: Any) -> None:
     needle = object()

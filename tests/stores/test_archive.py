@@ -36,7 +36,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from other_places import OTHERS, as_nobody, in_child, on_readonly_media, put_in_place, without_locks
-from recording import open_files
+from recording import examples, open_files
 
 from lotproc.errors import (
     ArgumentError,
@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
 def test_any_writing_in_turns_with_roxxel(tmp_path: Path) -> None:
     run_state_machine_as_test(
         type("Bound", (Machine,), {"folder": tmp_path}),
-        settings=settings(max_examples=20, stateful_step_count=8, deadline=None),
+        settings=settings(max_examples=examples(20), stateful_step_count=8),
     )
 
 
@@ -188,7 +188,7 @@ def three_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[by
 
 
 @given(data=st.data())
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_it_is_indexed_as_a_list_is(three_shards: tuple[str, list[bytes]], data: st.DataObject) -> None:
     path, records = three_shards
     total = len(records)
@@ -1291,7 +1291,7 @@ texts = st.sampled_from(BOMBS) | json_values.map(lambda value: json.dumps(value)
 key_lines = st.builds(lambda path, attributes: path + attributes, texts, st.just(b"") | texts.map(lambda t: b"\t" + t))
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(lines=st.lists(key_lines, max_size=5), begins=st.booleans())
 def test_any_keys_are_read_or_refused_in_words(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], begins: bool
@@ -1315,7 +1315,7 @@ def test_any_keys_are_read_or_refused_in_words(
         assert [record.tobytes() for record in archive] == [b"x"] * 3
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     text=texts
     | st.dictionaries(
@@ -1410,7 +1410,7 @@ def test_without_locks_nothing_is_written_and_a_lock_file_is_not_taken_for_a_wri
     batch_size=st.integers(1, 4),
     drop_last=st.booleans(),
 )
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_tokens_go_across_shards(
     tmp_path_factory: Any, sizes: list[int], length: int, batch_size: int, drop_last: bool
 ) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from recording import examples
 
 import lotproc as lp
 from lotproc import _locks as locks
@@ -236,11 +237,11 @@ class AgainstDict(RuleBasedStateMachine):
 
 
 def test_a_store_is_what_a_dict_would_be() -> None:
-    run_state_machine_as_test(AgainstDict, settings=settings(max_examples=20, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(AgainstDict, settings=settings(max_examples=examples(20), stateful_step_count=25))
 
 
 @given(meta=metadata)
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_metadata_is_written_as_dirdb_writes_it(meta: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     store = DirectoryStore(tmp_path_factory.mktemp("s"), durable=False)
     store.put("a", 1, meta)

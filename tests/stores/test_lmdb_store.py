@@ -27,6 +27,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from other_places import OTHERS, as_nobody, in_child, on_readonly_media, put_in_place, without_locks
+from recording import examples
 
 from lotproc.errors import (
     ArgumentError,
@@ -240,7 +241,7 @@ def items_of(path: Path, **options: Any) -> list[tuple[Any, Any]]:
 
 def test_any_calls_do_what_they_do_to_a_dict_also_by_the_original(tmp_path: Path) -> None:
     StoreIsADict.folder = tmp_path
-    run_state_machine_as_test(StoreIsADict, settings=settings(max_examples=50, stateful_step_count=40))
+    run_state_machine_as_test(StoreIsADict, settings=settings(max_examples=examples(50), stateful_step_count=40))
 
 
 paths = st.lists(st.sampled_from(["a", "b", "ann", "anna", "!", "é"]), max_size=4).map(tuple)

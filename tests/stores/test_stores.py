@@ -19,6 +19,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from lotdb import LOTDB, BaseNode, DataWriter, add_blob
 from other_places import as_nobody, on_readonly_media
+from recording import examples
 from toolz import pipe
 
 import lotproc as lp
@@ -216,7 +217,7 @@ class Mapping(RuleBasedStateMachine):
 @pytest.mark.parametrize("kind", MAPPINGS)
 def test_a_store_is_a_dict(kind: str) -> None:
     machine = type(f"Mapping_{kind}", (Mapping,), {"kind": kind})
-    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=20))
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples(20), stateful_step_count=20))
 
 
 def test_what_they_are() -> None:
@@ -711,7 +712,7 @@ def of_today(there: Place, keys: list[str]) -> dict[tuple[str, ...], dict[str, A
 
 @pytest.mark.parametrize("kind", STORES)
 @given(trees, st.lists(st.sampled_from(["dF%2FF", "100%", "%", "%2F", "%2E", "a%00b"]), max_size=4, unique=True))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 def test_any_keys_go_into_a_store_and_come_back_beside_what_was_there(
     kind: str, tree: dict[tuple[str, ...], int], before: list[str]
 ) -> None:

@@ -32,7 +32,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from lotdb import BaseNode
-from recording import InlineExecutor
+from recording import InlineExecutor, examples
 
 from lotproc import (
     ArgumentError,
@@ -226,7 +226,7 @@ def reducers(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("reducers")
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(make=errors, cause=st.none() | errors, way=ways)
 def test_an_error_is_the_one_that_was_raised_and_shows_the_lines_of_the_processor(
     make: Any, cause: Any, way: str
@@ -392,7 +392,7 @@ def calculating(numpy: dict[str, Any], context: decimal.Context | None) -> Itera
         yield
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @given(way=ways, numpy=numpy_settings, context=st.none() | decimal_settings)
 def test_arithmetic_is_that_of_the_caller_when_the_result_is_asked_for(
     way: str, numpy: dict[str, Any], context: decimal.Context | None
@@ -498,7 +498,7 @@ def test_a_live_node_has_the_random_numbers_of_its_record() -> None:
     assert rng(node).bytes(8) == rng(record("ann", "clip")).bytes(8)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 @given(size=st.integers(1, 12), way=ways)
 def test_random_features_are_the_same_with_any_batches_and_workers(size: int, way: str) -> None:
     records = [record(f"clip_{number}") for number in range(12)]

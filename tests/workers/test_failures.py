@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import LOTDB, BaseNode
-from recording import InlineExecutor, Source, database
+from recording import InlineExecutor, Source, database, examples
 from toolz import compose_left
 
 import lotproc as lp
@@ -93,7 +93,7 @@ some = st.sets(st.integers(0, 23), max_size=8)
 # Laws
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     job=jobs,
     bad=some,
@@ -177,7 +177,7 @@ def test_a_record_that_kills_its_worker_costs_that_record_and_no_other(
             assert item == lp.ProcessResult(path(n), output=2 * n)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(job=jobs, bad=some, mode=st.sampled_from(MODES), ordered=st.booleans())
 def test_skipped_records_leave_the_others_in_their_batches(
     job: tuple[int, int], bad: set[int], mode: Any, ordered: bool
@@ -192,7 +192,7 @@ def test_skipped_records_leave_the_others_in_their_batches(
     assert found == expected if ordered else sorted(map(repr, found)) == sorted(map(repr, expected))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(job=jobs, bad=some, mode=st.sampled_from(MODES))
 def test_a_function_gets_each_failure_and_says_what_takes_its_place(
     job: tuple[int, int], bad: set[int], mode: Any
@@ -212,7 +212,7 @@ def test_a_function_gets_each_failure_and_says_what_takes_its_place(
     ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     fails=st.lists(st.integers(0, 4), min_size=1, max_size=9),
     size=st.integers(1, 4),
@@ -439,7 +439,7 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Any]:
             yield processes
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(job=jobs, bad=some, ordered=st.booleans())
 def test_on_any_executor_each_bad_record_comes_once(
     executor: Any, job: tuple[int, int], bad: set[int], ordered: bool

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import BaseNode
-from recording import HeldExecutor, InlineExecutor, Source, database
+from recording import HeldExecutor, InlineExecutor, Source, database, examples
 
 from lotproc import (
     ArgumentError,
@@ -69,7 +69,7 @@ def record(*path: str) -> NodeRecord:
 # The same results as map
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(batches=batches_of_numbers, mode=modes, buffersize=st.none() | st.integers(1, 6), offset=st.integers())
 def test_it_equals_map_in_every_mode(batches: list[list[int]], mode: str, buffersize: int | None, offset: int) -> None:
     def shift(batch: list[int]) -> list[int]:  # a closure
@@ -79,7 +79,7 @@ def test_it_equals_map_in_every_mode(batches: list[list[int]], mode: str, buffer
     assert list(results) == list(map(shift, batches))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(batches=batches_of_numbers, mode=modes, buffersize=st.none() | st.integers(1, 6))
 def test_unordered_it_gives_the_same_results_as_map_in_any_order(
     batches: list[list[int]], mode: str, buffersize: int | None
@@ -88,7 +88,7 @@ def test_unordered_it_gives_the_same_results_as_map_in_any_order(
     assert Counter(results) == Counter(map(tuple, batches))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=examples(25))
 @given(batches=batches_of_numbers, buffersize=st.none() | st.integers(1, 6), ordered=st.booleans())
 def test_it_equals_map_on_any_executor(
     executor: Executor, batches: list[list[int]], buffersize: int | None, ordered: bool
@@ -175,13 +175,13 @@ def arrived(nest: Any) -> Any:
     return (tuple if kind == "tuple" else list)(arrived(item) for item in items)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(nest=nests, mode=modes)
 def test_iterators_in_results_arrive_as_lists(nest: Any, mode: str) -> None:
     assert list(mapped(built, [nest], mode=mode)) == [arrived(nest)]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(nest=nests)
 def test_iterators_in_results_arrive_as_lists_from_any_executor(executor: Executor, nest: Any) -> None:
     assert list(parallel_map(built, [nest], executor=executor)) == [arrived(nest)]
@@ -280,7 +280,7 @@ def sum_later(there: Path, batch: list[int]) -> int:
     return sum(batch)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(count=st.integers(0, 14), buffersize=st.integers(1, 5), mode=modes, ordered=st.booleans())
 def test_in_flight_are_buffersize_batches_and_never_more(count: int, buffersize: int, mode: str, ordered: bool) -> None:
     InFlight(count, 1 if mode == "sync" else buffersize).pulls_no_more_than_most_and_that_many(
@@ -288,7 +288,7 @@ def test_in_flight_are_buffersize_batches_and_never_more(count: int, buffersize:
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 @given(count=st.integers(0, 14), buffersize=st.integers(1, 5), ordered=st.booleans())
 def test_on_an_executor_in_flight_are_buffersize_batches_and_never_more(
     executor: Executor, count: int, buffersize: int, ordered: bool
@@ -328,7 +328,7 @@ def test_a_slow_source_is_not_asked_for_more_as_long_as_a_result_is_about_to_com
     assert given == [0, 1, 2]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     count=st.integers(0, 30),
     first=st.tuples(modes, st.integers(1, 4), st.booleans()),
@@ -460,7 +460,7 @@ def test_closing_with_threads_starts_nothing_more(monkeypatch: pytest.MonkeyPatc
 # Failures
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(before=st.lists(st.integers(), max_size=8), mode=modes, ordered=st.booleans(), buffersize=st.integers(1, 4))
 def test_an_error_of_the_source_comes_after_the_results_of_the_batches_before_it(
     before: list[int], mode: str, ordered: bool, buffersize: int
@@ -493,7 +493,7 @@ def failing(batch: list[NodeRecord]) -> int:
     return len(batch)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     before=st.lists(st.integers(1, 3), max_size=5),
     after=st.integers(0, 5),

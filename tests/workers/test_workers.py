@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from recording import examples
 
 import lotproc as lp
 from lotproc.workers.backends import cpu_count
@@ -337,7 +338,7 @@ KINDS: list[type[Warning]] = [UserWarning, DeprecationWarning, OwnWarning, Resou
 filters = st.tuples(st.sampled_from(["ignore", "error"]), st.sampled_from(["", "a.c", "x"]), st.sampled_from(KINDS))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(entries=st.lists(filters, max_size=3), message=st.sampled_from(["abc", "xyz"]), kind=st.sampled_from(KINDS))
 def test_a_warning_is_an_error_where_it_would_be_one_in_line(entries: Any, message: str, kind: type[Warning]) -> None:
     def warned(batch: Any) -> bool:
@@ -362,7 +363,7 @@ def like_its_program(folder: Path) -> Any:
     return oct(file.stat().st_mode), sorted(os.sched_getaffinity(0)), time.strftime("%Z", time.localtime(0))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(mask=st.sampled_from([0o22, 0o77]), cpus=st.integers(1, CPUS), zone=st.sampled_from(["UTC", "JST-9"]))
 def test_kept_workers_are_like_their_program_as_it_is_now(
     tmp_path_factory: pytest.TempPathFactory, mask: int, cpus: int, zone: str

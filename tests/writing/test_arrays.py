@@ -21,7 +21,7 @@ import ZODB
 from hypothesis import example, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from lotdb import LOTDB, BaseNode, DataNode, DataObject, DataWriter
-from recording import Source, contents
+from recording import Source, contents, examples
 from trees import awkward_keys, exactly, opened, unsaved
 from ZODB.blob import BlobStorage
 from ZODB.DemoStorage import DemoStorage
@@ -187,7 +187,7 @@ def reopened(db: LOTDB) -> Iterator[BaseNode]:
 @example(batch=[ProcessResult(("a",), np.full(3, complex(-0.0, -0.0)))], if_exists="merge")
 @example(batch=[ProcessResult((key,), np.arange(size)) for size, key in enumerate(["a", "A", "a/b"])], if_exists="skip")
 @example(batch=[ProcessResult(("k" * 300,) * depth, np.arange(depth)) for depth in (1, 30)], if_exists="merge")
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_the_tree_is_that_of_inline_with_payloads_in_place_of_arrays(
     arrays: Any, commit_every: int | None, batch: list[ProcessResult], if_exists: Any
 ) -> None:

@@ -31,7 +31,7 @@ from hypothesis import assume, example, given, settings, strategies as st
 from lotdb import LOTDB, BaseNode
 from lotdb.tree import DataNode
 from persistent.mapping import PersistentMapping
-from recording import Path, contents, database
+from recording import Path, contents, database, examples
 from transaction import TransactionManager
 from trees import keys
 from ZODB.DemoStorage import DemoStorage
@@ -284,7 +284,7 @@ def everything(plane: str, tree: Any, wide: Any, target: Path, do: Callable[[Bas
         return seen
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     tree=existing_trees,
     wide=widths,
@@ -1088,7 +1088,7 @@ def cut_here() -> Iterator[tuple[bytes, list[int]]]:
         yield pathlib.Path(folder, "test.fs").read_bytes(), ends
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(where=st.floats(0, 1), near=st.none() | st.tuples(st.integers(0, 3), st.integers(-60, 60)))
 def test_a_file_cut_at_any_byte_holds_whole_batches(cut_here: Any, where: float, near: tuple[int, int] | None) -> None:
     data, ends = cut_here
@@ -1253,7 +1253,7 @@ def test_a_connection_of_another_transaction_mode_is_served_as_ever() -> None:
 # --- Records --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(key=odd_text.filter(bool) | keys, attributes=st.dictionaries(odd_text, values, max_size=4), below=paths)
 @pytest.mark.parametrize("kind", [BaseNode, DataNode])
 def test_a_record_is_what_zodb_makes_of_the_node(kind: type, key: str, attributes: dict[str, Any], below: Path) -> None:
@@ -1297,7 +1297,7 @@ def numbers_in_billions(data: bytes) -> bool:
     return False
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(at=st.integers(0, 1000), byte=st.integers(0, 255))
 def test_a_node_is_read_as_it_is_or_not_at_all(at: int, byte: int) -> None:
     data = bytearray(_encoding.new_node_encoder(BaseNode)(b"p" * 8, "\x00" * 3, b"c" * 8, b"a" * 8))

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from lotdb import LOTDB, BaseNode, BlobObject, BlobWriter, DataObject, DataWriter, PathFileObj, add_blob
+from recording import examples
 from ZODB.blob import Blob
 from ZODB.DB import DB
 from ZODB.MappingStorage import MappingStorage
@@ -115,7 +116,7 @@ def handles(value: Any) -> Iterator[lp.PayloadHandle]:
     commit_every=st.sampled_from([None, 1, 10]),
     if_exists=st.sampled_from(["merge", "replace"]),
 )
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_another_database_holds_the_data(
     payload: str, arrays: Any, array: Any, rate: Any, place: str, as_attribute: bool, commit_every: Any, if_exists: Any
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from lotdb import LOTDB, BaseNode
-from recording import committed, contents, database, plant
+from recording import committed, contents, database, examples, plant
 from toolz import compose_left, pipe
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError, ReadOnlyError
@@ -180,7 +180,7 @@ class Runs(RuleBasedStateMachine):
 
 
 TestRuns = Runs.TestCase
-TestRuns.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
+TestRuns.settings = settings(max_examples=examples(40), stateful_step_count=12)
 
 
 # Stamps
@@ -368,7 +368,7 @@ def test_a_failure_that_gets_a_result_later_is_no_failure_any_more(tmp_path: pat
         assert list(lp.retry_failed(ledger, root)) == []
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     before=st.sets(st.sampled_from("abc")),
     batches=st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=4), max_size=5),
@@ -447,7 +447,7 @@ def test_with_a_version_what_has_another_one_is_not_skipped(commit_every: int | 
 # Conflicts
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(batches=st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3), max_size=6), every=st.integers(1, 4))
 def test_results_that_others_are_in_the_way_of_are_applied_again(batches: list[list[str]], every: int) -> None:
     with database() as db:

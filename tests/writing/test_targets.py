@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import BaseNode
-from recording import committed, contents, database, plant
+from recording import committed, contents, database, examples, plant
 
 from lotproc import (
     ArgumentError,
@@ -43,7 +43,7 @@ results = st.lists(
 TARGETS: list[tuple[Any, Any]] = [(InlineTarget, inline), (MirrorTarget, mirror), (NewDatabaseTarget, fresh)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(base=bases, found=results, kind=st.sampled_from(TARGETS), attribute=st.sampled_from(["result", "out", None]))
 def test_a_target_writes_what_its_policy_writes(
     base: tuple[str, ...], found: list[ProcessResult], kind: tuple[Any, Any], attribute: str | None
@@ -59,7 +59,7 @@ def test_a_target_writes_what_its_policy_writes(
     assert all(type(path) is tuple for path in target.written_paths)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(found=results)
 def test_one_by_one_is_the_same_as_all_at_once(found: list[ProcessResult]) -> None:
     one, many = InlineTarget(BaseNode("root")), InlineTarget(BaseNode("root"))

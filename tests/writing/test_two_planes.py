@@ -11,7 +11,7 @@ from unittest import mock
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from lotdb import BaseNode
-from recording import Path, committed, contents, database
+from recording import Path, committed, contents, database, examples
 from test_bulk import PLANES
 from ZODB.POSException import ConflictError
 
@@ -269,4 +269,4 @@ def outcome(call: Callable[[], lp.WriteReport]) -> tuple[Any, lp.WriteReport]:
 
 
 TestPlanes = Planes.TestCase
-TestPlanes.settings = settings(max_examples=60, stateful_step_count=6, deadline=None)
+TestPlanes.settings = settings(max_examples=examples(60), stateful_step_count=6)

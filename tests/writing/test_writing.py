@@ -20,7 +20,7 @@ from hypothesis import given, settings, strategies as st
 from lotdb import LOTDB, BaseNode, BlobObject
 from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
-from recording import Path, Source, Tree, committed, contents, database, in_bytes, plant
+from recording import Path, Source, Tree, committed, contents, database, examples, in_bytes, plant
 from ZODB.blob import Blob
 from ZODB.POSException import ConflictError
 
@@ -171,7 +171,7 @@ def applied(oracle: Oracle, batches: list[Any]) -> type[Exception] | None:
 # plan
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(batches=st.lists(nests, max_size=5), policy=policies, attribute=st.sampled_from(["result", "out", None]))
 def test_a_plan_is_the_policy_applied_to_each_result_in_order(
     batches: list[Any], policy: Any, attribute: str | None
@@ -227,7 +227,7 @@ def test_a_key_of_a_kind_of_str_is_written_where_the_plan_says(key: str) -> None
 # write against a dict
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(tree=trees, batches=st.lists(nests, max_size=5), policy=policies, how=words)
 def test_a_tree_in_memory_takes_results_as_a_dict_does(
     tree: Tree, batches: list[Any], policy: Any, how: tuple[str, str]
@@ -249,7 +249,7 @@ def test_a_tree_in_memory_takes_results_as_a_dict_does(
         assert contents(root) == before
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @given(tree=trees, batches=st.lists(nests, max_size=5), policy=policies, how=words, commit_every=counts)
 def test_a_database_takes_results_as_a_dict_does_and_commits_whole_batches(
     tree: Tree, batches: list[Any], policy: Any, how: tuple[str, str], commit_every: int | None
@@ -406,7 +406,7 @@ def spoiled(spoiler: Named, before: list[Any], first: list[Any], rest: list[Any]
     return Source([*before, [*first, item, *rest], *before])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(tree=trees, name=st.sampled_from(list(SPOILERS)), batches=spoiled_batches, policy=policies)
 def test_a_failed_write_leaves_a_tree_in_memory_as_it_was(tree: Tree, name: str, batches: Any, policy: Any) -> None:
     root = BaseNode("root")
@@ -420,7 +420,7 @@ def test_a_failed_write_leaves_a_tree_in_memory_as_it_was(tree: Tree, name: str,
     assert source.closed
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     tree=trees,
     mine=trees,
@@ -466,7 +466,7 @@ def test_after_a_failed_write_nothing_is_registered_and_the_next_write_works(nam
         assert set(committed(db)) == {(), ("a",), ("a", "b"), ("a", "b", "_proc"), ("c",), ("c", "_proc")}
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     mine=trees,
     name=st.sampled_from(list(ALL_SPOILERS)),
@@ -506,7 +506,7 @@ def test_an_existing_node_stops_a_write_that_is_told_to_and_nothing_stays(commit
         assert contents(root) == committed(db) == {(): {}, ("a",): {"x": 1}}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(found=st.lists(st.lists(keys, min_size=1, max_size=3).map(tuple), max_size=3))
 def test_a_write_told_to_stop_at_existing_nodes_stops_at_those_it_makes_itself_too(found: list[Path]) -> None:
     made = [{path[:depth] for depth in range(1, len(path) + 1)} for path in found]
@@ -1020,7 +1020,7 @@ def test_a_run_that_changes_nothing_stores_nothing() -> None:
         assert type(root.get_node("b").get_attribute("zero")) is int
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     stored=st.lists(st.integers(0, 3), max_size=2),
     then=st.lists(st.integers(0, 3), max_size=2),

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import BaseNode
 from persistent.mapping import PersistentMapping
+from recording import examples
 from transaction import TransactionManager
 from trees import AnyStorage, commit, exactly, opened, plant
 from ZODB.DB import DB
@@ -180,7 +181,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", [FileStorage, AnyStorage])
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(data=st.data())
 def test_any_byte_of_the_file(sample: Sample, folder: Path, kind: Any, data: st.DataObject) -> None:
     place = data.draw(st.integers(4, len(sample.data) - 1), "place")
@@ -207,7 +208,7 @@ def test_each_byte_of_a_node_and_its_trees(
     assert errors == 0 if (node, which) == ("branch", 2) else errors > 10
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(data=st.data())
 def test_a_stretch_of_the_file_is_overwritten(sample: Sample, folder: Path, data: st.DataObject) -> None:
     place = data.draw(st.integers(4, len(sample.data) - 1), "place")
@@ -305,7 +306,7 @@ def test_a_record_that_differs_from_the_learned_one_in_any_byte(change: Callable
                     assert found[21:] == original[21:]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(data=st.data())
 def test_several_of_many_siblings_differ(data: st.DataObject) -> None:
     with doctored(200) as (root, storage, original):
