@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from toolz import compose_left, concat
 from trees import AnyStorage, commit, keys, opened
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
+from ZODB.POSException import StorageError
 from ZODB.utils import p64, u64
 
 import lotproc as lp
@@ -337,6 +339,23 @@ def test_what_cant_be_read_costs_its_node(
                 next(stream)
             assert "/".join(expected[until][0]) in str(caught.value)
             assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+
+
+@pytest.mark.parametrize("on_error", ["collect", "skip", lambda failure: None])
+def test_a_storage_that_fails_costs_more_than_one_node(on_error: Any) -> None:
+    with opened(MappingStorage()) as root:
+        for number in range(3):
+            root.gn(f"{number}").set_attribute("a", number)
+        commit(root)
+        nodes = list(lp.leaves(root))
+        for read in (lambda: lp.snapshot("a", nodes, on_error=on_error), lambda: lp.scan("a", root, on_error=on_error)):
+            root._p_jar.cacheMinimize()
+            assert [node.key for node in nodes] == ["0", "1", "2"]  # which can be read, and their attributes can't
+            with (
+                mock.patch.object(MappingStorage, "loadBefore", side_effect=StorageError("its server is gone")),
+                pytest.raises(StorageError),
+            ):
+                list(read())
 
 
 @pytest.mark.parametrize("what", [what for what in ODD if what != "persistent"])

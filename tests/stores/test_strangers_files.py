@@ -286,7 +286,8 @@ def with_strange_files(
     files = sorted(path.relative_to(folder / "store") for path in (folder / "store").rglob("*") if path.is_file())
     assert len(files) > 1
     for number, name in enumerate(files):
-        theirs, outside = folder / f"store_{number}", folder / f"outside_{number}"
+        theirs = folder / f"store_{number}"
+        outside = folder / f"{theirs.name}_outside"  # whose path begins as that of the store
         shutil.copytree(folder / "store", theirs)
         outside.mkdir()
         strange(theirs / name, outside)

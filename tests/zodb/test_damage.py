@@ -136,6 +136,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
         of_interest = {
             "leaf": [node, node.node_storage, node.attribute_storage],
             "branch": [node.parent, node.parent.node_storage, node.parent.attribute_storage],
+            "root": [root, root.node_storage],
         }
         oids = {name: [item._p_oid for item in items] for name, items in of_interest.items()}
         records = live(root)
@@ -234,6 +235,20 @@ def test_a_file_that_was_cut(sample: Sample, folder: Path) -> None:
             else:
                 assert found == sample.records
     assert errors > 50
+
+
+@pytest.mark.parametrize("lies", [("root", 0), ("root", 1), ("branch", 0), ("branch", 1), ("leaf", 0), ("leaf", 2)])
+def test_an_index_that_leads_to_another_record(sample: Sample, folder: Path, lies: tuple[str, int]) -> None:
+    place = sample.places[lies[0]][lies[1]].start
+    with damaged(folder, sample, sample.data) as root:
+        assert root is not None
+        index = root._p_jar.db().storage._index
+        for others in sample.places.values():
+            for other in others:
+                if other.start != place:
+                    index[sample.data[place : place + 8]] = other.start
+                    with pytest.raises(lp.DamagedDatabaseError):
+                        scanned(root)
 
 
 def test_a_file_that_was_cut_before_it_is_opened(sample: Sample, folder: Path) -> None:

@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -57,6 +58,7 @@ from ZODB.MappingStorage import MappingStorage
 from zope.interface import implementer
 
 import lotproc as lp
+from lotproc.zodb.pinned import PinnedStorage
 
 #: Many names here are those of no node, on purpose; what is told of them is held by `test_missing_names`.
 pytestmark = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
@@ -900,6 +902,18 @@ def test_a_test_that_raises(clips: BaseNode) -> None:
         assert "ann/clip_18" in note
         assert "'number'" in note
         assert "18" in note
+
+
+def test_what_only_its_class_can_read_is_dropped_again(tmp_path: Path) -> None:
+    with opened(FileStorage(str(tmp_path / "data.fs"))) as root:
+        for number in range(1_500):
+            root.node_storage[f"{number:04}"] = Packed(f"{number:04}", root)
+        commit(root)
+        jars, make = [], PinnedStorage.jar
+        with mock.patch.object(PinnedStorage, "jar", lambda storage: jars.append(make(storage)) or jars[-1]):
+            most = [jars[0]._cache.cache_non_ghost_count for _ in lp.scan((), root)]
+    assert len(most) == 1_500
+    assert max(most) < 400 + 3 * 200 + 100  # it keeps 400, and looks every 200 nodes, each of which is three objects
 
 
 class Unreadable:
