@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from BTrees.OOBTree import OOBTree
 from hypothesis import assume, example, given, settings, strategies as st
 from lotdb import LOTDB, BaseNode, DataNode
 from recording import examples
@@ -361,15 +360,15 @@ def test_a_glob_touches_only_nodes_below_which_it_may_match(folder: Path, tree: 
 
 
 def test_plain_components_of_a_glob_are_looked_up_and_not_searched(folder: Path) -> None:
-    # 5,000 keys lie in more than 150 buckets; a lookup loads one of them.
-    tree = {f"speaker_{number:04d}": {"a": {}} for number in range(5_000)}
+    # 2,000 keys lie in more than 60 buckets; a lookup loads one of them.
+    tree = {f"speaker_{number:04d}": {"a": {}} for number in range(2_000)}
     database, _ = saved(folder, tree)
     with closing(database):
-        for pattern in ("speaker_3210/a", "speaker_3210/**", "speaker_3210", "no_such_speaker", "speaker_3210/absent"):
+        for pattern in ("speaker_1210/a", "speaker_1210/**", "speaker_1210", "no_such_speaker", "speaker_1210/absent"):
             root = database.open_connection(connection_id=pattern)
             before = loads(root)
             found = paths_of(lp.glob(pattern, root))
-            assert all(path[0] == "speaker_3210" for path in found)
+            assert all(path[0] == "speaker_1210" for path in found)
             assert loads(root) - before <= 12, pattern
             assert unsaved(root) == []
 
@@ -388,7 +387,7 @@ def test_nodes_come_one_at_a_time(folder: Path) -> None:
 
 # --- As deep, as wide and as large as trees go -----------------------------------------------------------------------
 
-LENGTH = 10_000
+LENGTH = 3_000
 CHAIN = {
     "leaves": (lp.leaves(), [LENGTH]),
     "level": (lp.level(LENGTH - 1), [LENGTH - 1]),
@@ -397,7 +396,7 @@ CHAIN = {
     "pre": (lp.walk(), range(LENGTH + 1)),
     "post": (lp.walk(order="post"), range(LENGTH, -1, -1)),
     "breadth": (lp.walk(order="breadth"), range(LENGTH + 1)),
-    "glob": (lp.glob("**/n77*"), [78, *range(771, 781), *range(7_701, 7_801)]),
+    "glob": (lp.glob("**/n77*"), [78, *range(771, 781)]),
     "glob, literal": (lp.glob(chain_of(LENGTH)), [LENGTH]),
 }
 
@@ -419,42 +418,41 @@ def chain(request: pytest.FixtureRequest, folder: Path) -> Iterator[BaseNode]:
 
 
 @pytest.mark.parametrize(("traversal", "depths"), CHAIN.values(), ids=CHAIN.keys())
-def test_a_chain_of_ten_thousand_nodes_is_traversed(
+def test_a_chain_of_three_thousand_nodes_is_traversed(
     chain: BaseNode, traversal: Callable[[BaseNode], Iterator[BaseNode]], depths: Any
 ) -> None:
     every = [chain.key, *chain_of(LENGTH)]
     assert [node.key for node in traversal(chain)] == [every[depth] for depth in depths]
 
 
-def test_the_paths_of_a_chain_of_ten_thousand_nodes_are_right(chain: BaseNode) -> None:
+def test_the_paths_of_a_chain_of_three_thousand_nodes_are_right(chain: BaseNode) -> None:
     (record,) = pipe(chain, lp.leaves(), lp.snapshot(...))
     assert record.path == tuple(chain_of(LENGTH))
-    (middle,) = pipe(chain, lp.level(5_000), lp.snapshot(()))
-    assert middle.path == tuple(chain_of(5_000))
-    assert len(list(lp.match_path(("n0", "**", "n9999"), lp.leaves(chain)))) == 1
+    (middle,) = pipe(chain, lp.level(1_500), lp.snapshot(()))
+    assert middle.path == tuple(chain_of(1_500))
+    assert len(list(lp.match_path(("n0", "**", "n2999"), lp.leaves(chain)))) == 1
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseNode]:
-    """20 speakers of 1,000 clips, with two attributes each."""
-    tree = {f"s{speaker:02d}": {f"c{clip:03d}": {} for clip in range(1_000)} for speaker in range(20)}
+    """10 speakers of 500 clips, with two attributes each."""
+    tree = {f"s{speaker:02d}": {f"c{clip:03d}": {} for clip in range(500)} for speaker in range(10)}
     with stored(tmp_path_factory.mktemp("large"), tree) as root:
         yield root
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseNode]:
-    """250 speakers of 200 clips, whose keys lie in about 13 objects for each speaker."""
+    """250 speakers of 200 clips, which are one node each; their keys lie in about 13 objects for each speaker."""
     database = LOTDB(path=str(tmp_path_factory.mktemp("many")), name="tree", new=True)
     with closing(database):
         root = database.open_connection()
-        empty, attributes = OOBTree(), OOBTree({"depth": 2})
         for speaker in range(250):
             node = root.gn(f"s{speaker:03d}")
             node.set_attribute("depth", 1)
-            for clip in range(200):
-                leaf = node.gn(f"c{clip:03d}")
-                leaf.node_storage, leaf.attribute_storage = empty, attributes  # one for all of them
+            leaf = node.gn("c000")  # in the place of all clips
+            leaf.set_attribute("depth", 2)
+            node.node_storage.update({f"c{clip:03d}": leaf for clip in range(200)})
         root.set_attribute("depth", 0)
         database.commit()
         yield root
@@ -462,8 +460,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseNode]:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseNode]:
-    """One node with 5,000 children, whose keys sort unlike their numbers."""
-    with stored(tmp_path_factory.mktemp("wide"), {"all": {f"c{clip}": {} for clip in range(5_000)}}) as root:
+    """One node with 2,500 children, whose keys sort unlike their numbers."""
+    with stored(tmp_path_factory.mktemp("wide"), {"all": {f"c{clip}": {} for clip in range(2_500)}}) as root:
         yield root
 
 
@@ -486,15 +484,15 @@ MOST = 400 + 3 * 500 + 1_000
 @pytest.mark.parametrize(
     ("traversal", "count"),
     [
-        (lp.leaves(), 20_000),
-        (lp.leaves(skip=lambda node: node.get_attribute("absent") is not None), 20_000),
-        (lp.level(2), 20_000),
-        (lp.level("deepest"), 20_000),
-        (lp.walk(), 20_021),
-        (lp.walk(order="post"), 20_021),
-        (lp.walk(order="breadth"), 20_021),
-        (lp.glob("*/c*"), 20_000),
-        (lp.glob("**/c99?"), 200),
+        (lp.leaves(), 5_000),
+        (lp.leaves(skip=lambda node: node.get_attribute("absent") is not None), 5_000),
+        (lp.level(2), 5_000),
+        (lp.level("deepest"), 5_000),
+        (lp.walk(), 5_011),
+        (lp.walk(order="post"), 5_011),
+        (lp.walk(order="breadth"), 5_011),
+        (lp.glob("*/c*"), 5_000),
+        (lp.glob("**/c49?"), 100),
     ],
     ids=["leaves", "leaves with a predicate", "level", "deepest", "pre", "post", "breadth", "glob", "glob **"],
 )
@@ -530,7 +528,7 @@ def test_memory_is_flat_where_a_predicate_skips_everything(large: BaseNode) -> N
         most = max(most, cache.cache_non_ghost_count)
         return node.get_attribute("depth") == 2
 
-    assert [leaf.key for leaf in lp.leaves(large, skip=skip)] == [f"s{speaker:02d}" for speaker in range(20)]
+    assert [leaf.key for leaf in lp.leaves(large, skip=skip)] == [f"s{speaker:02d}" for speaker in range(10)]
     assert most <= MOST
 
 
@@ -550,9 +548,9 @@ def test_memory_is_flat_where_a_predicate_skips_everything(large: BaseNode) -> N
 def test_a_very_wide_node_comes_in_order_with_flat_memory(
     wide: BaseNode, traversal: Callable[[BaseNode], Iterator[BaseNode]]
 ) -> None:
-    assert [node.key for node in traversal(wide)] == sorted(f"c{clip}" for clip in range(5_000))
+    assert [node.key for node in traversal(wide)] == sorted(f"c{clip}" for clip in range(2_500))
     found, most = most_loaded(wide, traversal(wide))
-    assert found == 5_000
+    assert found == 2_500
     assert most <= MOST
 
 
@@ -699,8 +697,7 @@ def test_a_branch_deleted_before_it_is_entered_is_left_out(
 
 @in_both_places
 @in_every_order
-@pytest.mark.parametrize("skip", [None, "?????????*", lambda node: False], ids=["all", "by key", "by node"])
-@given(tree=trees, data=st.data())
+@given(tree=trees, skip=st.sampled_from([None, "?????????*", lambda node: False]), data=st.data())
 def test_what_is_deleted_before_a_walk_reaches_it_is_left_out_with_all_below_it(
     place: str, folder: Path, order: str, skip: Any, tree: Tree, data: st.DataObject
 ) -> None:

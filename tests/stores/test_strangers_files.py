@@ -7,13 +7,10 @@ import errno
 import gc
 import importlib.util
 import os
-import pickle
 import shutil
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,13 +19,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from other_places import as_nobody, in_child, on_readonly_media
 from recording import open_files
 
 import lotproc as lp
 
 fcntl = pytest.importorskip("fcntl")
 
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and devices in folders are Unix's")
 
@@ -340,20 +337,6 @@ def test_writing_into_a_strangers_folder_touches_nothing_outside_and_ends(
 
 # --- Where nothing can be written -------------------------------------------------------------------------------------
 
-READING = """
-import os, pathlib, pickle, sys
-tests, kind, folder, user = sys.argv[1:]
-sys.path[:0] = [tests, os.path.dirname(tests)]
-from test_strangers_files import STORES
-if user:
-    STORES[kind][1](pathlib.Path(folder))  # imports what this user may not
-    os.setgroups([])
-    os.setgid(int(user))
-    os.setuid(int(user))
-    assert not os.access(folder, os.W_OK)
-sys.stdout.buffer.write(pickle.dumps(STORES[kind][1](pathlib.Path(folder))))
-"""
-
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
@@ -363,27 +346,12 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def read_elsewhere(kind: str, folder: Path, *command: str, user: str = "") -> Any:
-    """What another process reads, which is begun by a command, or becomes another user's."""
-    script = [sys.executable, "-c", READING, str(Path(__file__).parent), kind, str(folder), user]
-    done = subprocess.run([*command, *script], capture_output=True, cwd=ROOT, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr.decode()
-    return pickle.loads(done.stdout)
-
-
 @pytest.mark.parametrize("kind", STORES)
 def test_all_can_be_read_on_a_read_only_medium(kind: str, open_folder: Path) -> None:
     fill, read, _, _ = STORES[kind]
     fill(open_folder / "store")
-    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && ! touch "$0/x" 2>/dev/null'
-    inside = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', str(open_folder / "store")]
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*inside, "true"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("nothing can be mounted here")
     before = everything(open_folder)
-    found = read_elsewhere(kind, open_folder / "store", *inside)
+    found = on_readonly_media(open_folder / "store", lambda: read(open_folder / "store"))
     assert everything(open_folder) == before
     assert found == read(open_folder / "store")
 
@@ -395,9 +363,10 @@ def test_all_can_be_read_by_a_user_who_may_not_write(kind: str, open_folder: Pat
     for path in (open_folder / "store", *(open_folder / "store").rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = everything(open_folder, written)
-    found = read_elsewhere(kind, open_folder / "store", user="65534" if os.geteuid() == 0 else "")
+    somebody_else = as_nobody if os.geteuid() == 0 else in_child
+    found = somebody_else(lambda: (os.access(open_folder / "store", os.W_OK), read(open_folder / "store")))
     assert everything(open_folder, written) == before
-    assert found == read(open_folder / "store")
+    assert found == (False, read(open_folder / "store"))
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.__getitem__)

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -96,27 +97,37 @@ def heard(connection: Connection) -> Iterator[Any]:
             return
 
 
-@pytest.mark.parametrize(("how", "what", "is_handled"), ENDS)
-def test_a_worker_ends_and_its_program_whatever_keeps_it(how: str, what: str, is_handled: bool, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", ENDING, str(tmp_path / "socket"), how, what]
-    with (
-        Listener(str(tmp_path / "socket")) as listener,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program,
-    ):
-        try:
-            with listener.accept() as worker:
-                said = heard(worker)
-                if how == "killed at work":
-                    assert next(said) == "at work"
-                if how == "killed at rest":
-                    assert program.stdout is not None
-                    assert program.stdout.readline() == b"at rest\n"
-                if how.startswith("killed"):
-                    program.kill()
-                assert list(said) == (["at the end"] if is_handled else [])
-            program.communicate(timeout=60)
-        finally:
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[Listener, subprocess.Popen[bytes]]]]:
+    """For each way to end, a program, and where its worker reports; begun together, since most of it is waiting."""
+    begun = []
+    with ExitStack() as stack:
+        for how, what, _ in ENDS:
+            socket = str(tmp_path_factory.mktemp("ending") / "socket")
+            listener = stack.enter_context(Listener(socket))
+            command = [sys.executable, "-c", ENDING, socket, how, what]
+            program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stack.enter_context(program)
+            stack.callback(program.kill)
+            begun.append((listener, program))
+        yield begun
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_worker_ends_and_its_program_whatever_keeps_it(end: tuple[str, str, bool], ending: Any) -> None:
+    how, _, is_handled = end
+    listener, program = ending[ENDS.index(end)]
+    with listener.accept() as worker:
+        said = heard(worker)
+        if how == "killed at work":
+            assert next(said) == "at work"
+        if how == "killed at rest":
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"at rest\n"
+        if how.startswith("killed"):
             program.kill()
+        assert list(said) == (["at the end"] if is_handled else [])
+    program.communicate(timeout=60)
     assert program.returncode == (-signal.SIGKILL if how.startswith("killed") else 0)
 
 

@@ -315,10 +315,7 @@ def test_both_planes_write_the_same_tree(
 COUNTS = [1, 29, 30, 31, 61, 120]
 
 
-@pytest.mark.parametrize(
-    ("order", "there"),
-    [("sorted", 0), ("sorted", 29), ("sorted", 120), ("reversed", 31), ("reversed", 120), ("mixed", 0), ("mixed", 120)],
-)
+@pytest.mark.parametrize(("order", "there"), [("sorted", 0), ("sorted", 29), ("reversed", 31), ("mixed", 120)])
 def test_wide_nodes(there: int, order: str) -> None:
     deep = order == "mixed"
 
@@ -383,7 +380,7 @@ def test_a_tree_of_several_levels_grows_at_all_ends() -> None:
     with database() as db:
         root = db.open_connection()
         wanted = set()
-        for start, count in ((0, 8_000), (20_000, 1_000), (9_000, 500)):
+        for start, count in ((0, 8_000), (20_000, 500), (9_000, 300)):
             found = [(f"k{i:05}",) for i in range(start, start + count)]
             wanted.update(found)
             with served() as count_of, no_live_nodes():
@@ -842,8 +839,9 @@ MINE: dict[str, list[Path]] = {
 }
 
 
-@pytest.mark.parametrize("tries", [1, 2])
-@pytest.mark.parametrize("mine", MINE)
+@pytest.mark.parametrize(
+    ("mine", "tries"), [*((mine, 1) for mine in MINE), ("everywhere", 2), ("much into the wide node", 2)]
+)
 def test_changes_in_between_have_the_same_outcome(mine: str, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one try they conflict, or not; where it is tried again, the results are applied to what is there then."""
     monkeypatch.setattr(_conflicts, "MOST_TRIES", tries)
@@ -960,7 +958,7 @@ def test_two_writers_into_one_wide_node_lose_nothing(plane: str) -> None:
         plant(roots[0], [], {("wide",): 200})
         db.commit("a")
         db.commit("b")
-        first, second = ([[ProcessResult(("wide", f"n{3 * i + turn:03}"), i)] for i in range(200)] for turn in (1, 2))
+        first, second = ([[ProcessResult(("wide", f"n{3 * i + turn:03}"), i)] for i in range(60)] for turn in (1, 2))
         written = {()}
         for batches in zip(first, second, strict=True):
             for root, batch in zip(roots, batches, strict=True):
@@ -974,7 +972,7 @@ def test_two_writers_into_one_wide_node_lose_nothing(plane: str) -> None:
                 written.add(batch[0].path)
         late = contents(db.open_connection(connection_id="late"))
         assert {path for path, values in late.items() if "result" in values} == written - {()}
-        assert len(late) == 2 + 200 + 400
+        assert len(late) == 2 + 200 + 120
 
 
 # --- Crashes and failing storages -----------------------------------------------------------------------------------

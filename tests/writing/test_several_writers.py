@@ -71,8 +71,7 @@ def two_writers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int,
     assert_sound(str(folder / "shared.fs"))
 
 
-@pytest.mark.parametrize("every", [1, 10, 20_000])
-@pytest.mark.parametrize("policy", ["mirror", "inline", "mine"])
+@pytest.mark.parametrize(("policy", "every"), [("mirror", 1), ("mirror", 20_000), ("inline", 10), ("mine", 10)])
 def test_writers_into_one_tree_all_finish_and_lose_nothing(two_writers: Any, policy: str, every: int) -> None:
     """Onto the same nodes; below the same leaves; and new children of the same parents."""
     port, writers = two_writers
@@ -96,10 +95,7 @@ def test_writers_into_one_tree_all_finish_and_lose_nothing(two_writers: Any, pol
                 assert tree[(clip(n)[0], f"{name}_{clip(n)[1]}")] == {"result": n, name: n, "_version": name}
 
 
-@pytest.mark.parametrize("every", [5, 20_000])
-def test_a_storage_that_goes_away_ends_the_run_with_what_was_committed_intact(
-    every: int, tmp_path: pathlib.Path
-) -> None:
+def test_a_storage_that_goes_away_ends_the_run_with_what_was_committed_intact(tmp_path: pathlib.Path) -> None:
     with server(tmp_path) as (port, process):
         plant(port)
         with connected(port, patience=3) as root:
@@ -112,10 +108,10 @@ def test_a_storage_that_goes_away_ends_the_run_with_what_was_committed_intact(
                     yield [lp.ProcessResult(clip(n), n)]
 
             with pytest.raises(GONE) as raised:
-                lp.write(lp.inline("_proc"), root, results(), commit_every=every)
+                lp.write(lp.inline("_proc"), root, results(), commit_every=5)
             report = raised.value.report  # type: ignore[attr-defined]
     (tmp_path / "shared.fs.lock").unlink()
-    assert (report.written, report.commits) == ((40, 8) if every == 5 else (0, 0))
+    assert (report.written, report.commits) == (40, 8)
     with server(tmp_path) as (port, _), connected(port) as root:
         done = {path[:2] for path, values in contents(root).items() if path[2:] == ("_proc",) and "result" in values}
         assert done == {clip(n) for n in range(report.written)}
