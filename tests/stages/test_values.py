@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from recording import examples
 
@@ -64,6 +64,8 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(left=values, right=values)
+@example(left=np.zeros(6), right=np.zeros((2, 3)))
+@example(left=np.zeros(2, "i4"), right=np.zeros(2, "u4"))
 def test_records_are_equal_where_all_that_they_hold_is(kind: str, left: Any, right: Any) -> None:
     make = KINDS[kind]
     copied = pickle.loads(pickle.dumps(left, 5))

@@ -483,9 +483,10 @@ def test_an_executor_that_is_broken_ends_the_run() -> None:
 # Workers
 
 
-def test_a_worker_that_takes_too_long_is_stopped_and_its_record_is_found() -> None:
+def test_a_worker_that_takes_too_long_is_stopped_and_its_record_is_found(tmp_path: Path) -> None:
     def work(record: lp.NodeRecord) -> str:
         if record.attributes["n"] == 2:
+            (tmp_path / f"{os.getpid()}").touch()
             os.read(os.pipe()[0], 1)  # for ever
         return record.key
 
@@ -496,6 +497,9 @@ def test_a_worker_that_takes_too_long_is_stopped_and_its_record_is_found() -> No
     )
     with pytest.raises(lp.WorkerTimeoutError, match="parallel_map: ann/clip_0002: it took longer than timeout=0.5 s"):
         list(lp.parallel_map(lp.each(work), [records(4)[2:]], timeout=0.5))
+    stopped = {int(file.name) for file in tmp_path.iterdir()}
+    assert stopped
+    assert stopped.isdisjoint(worker_pids())
 
 
 def test_a_dead_worker_is_tried_again_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -519,6 +519,21 @@ def test_an_error_of_the_processor_comes_at_its_turn_and_says_where(
     assert lotproc_threads() == []
 
 
+def test_nothing_is_pulled_once_a_batch_has_failed() -> None:
+    class ThirdFirst(HeldExecutor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+            future = super().submit(fn, *args)
+            for index in (2, 0, 1, 3) if len(self.held) == 4 else ():
+                self.release(index)
+            return future
+
+    source = Source([[record("ann", "bad" if number == 2 else "good")] for number in range(9)])
+    arrived: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        arrived.extend(parallel_map(failing, source, executor=ThirdFirst(), buffersize=4))
+    assert (arrived, source.pulled) == ([1, 1], 4)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_each_names_the_record_and_parallel_map_the_batch(mode: str) -> None:
     def work(record: NodeRecord) -> float:
