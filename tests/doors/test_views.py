@@ -277,14 +277,14 @@ def test_the_html_of_a_view_that_is_cut_is_well_formed(limit: int) -> None:
 # --- Nothing more is read than is shown -----------------------------------------------------------------------------
 
 SHAPES: dict[str, Tree] = {
-    "250 speakers of 200 clips": {f"s{s:03d}": {f"c{c:03d}": {} for c in range(200)} for s in range(250)},
-    "50,000 clips": {f"c{c:05d}": {} for c in range(50_000)},
+    "100 speakers of 100 clips": {f"s{s:03d}": {f"c{c:03d}": {} for c in range(100)} for s in range(100)},
+    "10,000 clips": {f"c{c:05d}": {} for c in range(10_000)},
 }
 
 
 @pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES.keys())
 def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LOTDB]:
-    """50,000 leaves; to be built quickly, they share one empty tree for their children and their attributes."""
+    """10,000 leaves; to be built quickly, they share one empty tree for their children and their attributes."""
     path = str(tmp_path_factory.mktemp("large"))
     database = LOTDB(path=path, name="tree", new=True)
     root = database.open_connection()
@@ -312,7 +312,7 @@ def loads(root: BaseNode) -> int:
 
 @pytest.mark.parametrize("options", [{}, {"limit": 1}, {"depth": 1}, {"limit": 200}, {"limit": 100_000}], ids=repr)
 @pytest.mark.parametrize("render", [str, lambda view: view._repr_html_()], ids=["text", "HTML"])
-def test_a_view_of_fifty_thousand_leaves_loads_few_objects(
+def test_a_view_of_ten_thousand_leaves_loads_few_objects(
     large: LOTDB, options: dict[str, int], render: Callable[[Any], str]
 ) -> None:
     connection_id = f"{options} {render}"

@@ -418,9 +418,8 @@ def outcome(kind: str, runs: list[tuple[list[list[Any]], dict[str, Any]]]) -> An
 
 
 @pytest.mark.parametrize("kind", SINKS)
-@pytest.mark.parametrize("if_exists", ["merge", "replace", "skip"])
-@given(there=batches, then=st.lists(results, max_size=6))
-@settings(max_examples=15)
+@given(if_exists=st.sampled_from(["merge", "replace", "skip"]), there=batches, then=st.lists(results, max_size=6))
+@settings(max_examples=examples(60))
 def test_nothing_is_made_that_is_not_to_be_made(kind: str, if_exists: str, there: Any, then: list[Any]) -> None:
     """A batch that would make something is not written at all, others as without the option."""
     first = (there, {})

@@ -532,8 +532,15 @@ if sys.argv[5] == "same process":
 """
 
 
-@pytest.mark.parametrize("how", ["same process", "another process"])
-@pytest.mark.parametrize(("every", "room"), [(100, 150_000), (100, 1_000_000), (200, 277_777), (20_000, 277_777)])
+@pytest.mark.parametrize(
+    ("every", "room", "how"),
+    [
+        (100, 150_000, "another process"),
+        (100, 1_000_000, "same process"),
+        (200, 277_777, "same process"),
+        (20_000, 277_777, "another process"),
+    ],
+)
 def test_a_full_disk_ends_the_run_with_what_was_committed_intact(
     every: int, room: int, how: str, tmp_path: pathlib.Path
 ) -> None:

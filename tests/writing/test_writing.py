@@ -931,8 +931,8 @@ def corpus(root: BaseNode, speakers: int, clips: int) -> list[Path]:
 @pytest.mark.parametrize(
     "policy", [inline("_proc", "sum"), inline(), mirror("zz_mirror"), mirror("_a"), mirror("_a", "b")]
 )
-@pytest.mark.parametrize("commit_every", [None, 1, 2, 7, 1000])
-@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("commit_every", [None, 1, 7])
+@pytest.mark.parametrize("size", [1, 3, 8])
 def test_writing_into_the_tree_that_is_walked_visits_each_leaf_once(
     policy: Any, commit_every: int | None, size: int
 ) -> None:

@@ -192,7 +192,7 @@ def test_any_byte_of_the_file(sample: Sample, folder: Path, kind: Any, data: st.
             assert_no_wrong_record(root, sample.records)
 
 
-@pytest.mark.parametrize("change", [lambda byte: byte ^ 1, lambda byte: byte ^ 0x80, lambda byte: 0])
+@pytest.mark.parametrize("change", [lambda byte: byte ^ 1, lambda byte: byte ^ 0x80])
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("node", ["leaf", "branch"])
 def test_each_byte_of_a_node_and_its_trees(
@@ -305,7 +305,7 @@ def doctored(count: int) -> Iterator[tuple[BaseNode, DoctoredStorage, list[Any]]
         yield root, storage, live(root)
 
 
-@pytest.mark.parametrize("change", [lambda byte: byte ^ 1, lambda byte: byte ^ 0x80, lambda byte: (byte + 1) % 256])
+@pytest.mark.parametrize("change", [lambda byte: byte ^ 0x80, lambda byte: (byte + 1) % 256])
 def test_a_record_that_differs_from_the_learned_one_in_any_byte(change: Callable[[int], int]) -> None:
     with doctored(40) as (root, storage, original):
         node = root.gn("ann").gn("c020")
