@@ -892,6 +892,26 @@ def test_changes_in_between_have_the_same_outcome(mine: str, tries: int, monkeyp
     assert (conflicts["records"] > 0) == (tries == 1 and not merged)
 
 
+def test_no_more_results_than_may_be_held_are_applied_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_conflicts, "MOST_WAITING", 20)
+    for count in (20, 21):
+        with database() as db:
+            root = db.open_connection()
+            wide_tree(root, 3)
+            db.commit()
+            before = len(contents(root))
+            theirs = db.open_connection(connection_id="theirs")
+
+            def source(db: LOTDB = db, theirs: BaseNode = theirs, count: int = count) -> Iterator[Any]:
+                yield [ProcessResult(("few", "k1", "_proc", f"{number}"), number) for number in range(count)]
+                OTHERS["same node"](theirs)
+                db.commit("theirs")
+
+            outcome = attempted(lambda root=root, source=source: write(mirror(), root, source(), commit_every=99))
+            assert isinstance(outcome, WriteReport) is (count == 20)
+            assert len(contents(root)) == before + 1 + (20 if count == 20 else 0)
+
+
 def packed_away(db: LOTDB, theirs: BaseNode, *paths: Path) -> None:
     for path in paths:
         theirs.get_node_path(path[:-1]).delete_node(path[-1])
