@@ -270,15 +270,3 @@ def test_the_cruncher_does_the_same_in_one_call() -> None:
     options: dict[str, Any] = {"filter_key_pattern": "clip_002", "buffer_size": 32, "attribute_names": ["duration"]}
     assert node_process_cruncher(root, summaries, **options, target=target) is target
     assert contents(root)[(*CLIP_2, "_proc", "cruncher")] == {"processed": True, "result": {"duration": 1.4}}
-
-
-def test_processes_come_only_after_buffering() -> None:
-    from lotproc import Pipeline
-
-    root = BaseNode("root")
-    root.gns([*CLIP_1])
-    prepared = Pipeline.from_root(root).traverse("leaves").prepare()
-    with pytest.raises(ValueError, match=r"^Multiprocessing requires buffered batches before process\(\.\.\.\)$"):
-        prepared.process(len, mode="process")
-    buffered = Pipeline.from_root(root).traverse("leaves").buffer(4).prepare()
-    assert buffered.process(len, mode="process", workers=2).run() == [1]

@@ -230,14 +230,6 @@ def test_globs_that_are_other_traversals(tree: Tree) -> None:
     assert list(lp.glob("**/**", root)) == list(lp.walk(root))
 
 
-@given(tree=trees, data=st.data())
-def test_an_escaped_path_finds_its_node_alone(tree: Tree, data: st.DataObject) -> None:
-    path = data.draw(st.sampled_from(pre_order(tree)))
-    assume(path)
-    root = build(tree)
-    assert paths_of(lp.glob([glob_module.escape(key) for key in path], root)) == [path]
-
-
 def test_a_glob_sees_letter_case_and_line_breaks() -> None:
     root = build({"Ann": {}, "ann": {}, "a\nn": {}})
     assert paths_of(lp.glob("ann", root)) == [("ann",)]
