@@ -1084,6 +1084,28 @@ def test_descriptors(tmp_path: Path) -> None:
         assert len(open_files()) - before <= shards * (1 if sys.version_info >= (3, 13) else 2)
 
 
+def test_what_a_failed_call_has_written_by_then_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lotproc.stores.archive.writing.CHUNK", 100)
+
+    def records(count: int, key: str) -> Iterator[Any]:
+        for number in range(count):
+            yield (key, f"{number}"), b"x" * 60, {"n": number}
+
+    def torn() -> Iterator[Any]:
+        yield from records(7, "torn")
+        raise ZeroDivisionError
+
+    with Archive(tmp_path / "a.rox", "w") as archive:
+        archive.write_records(records(4, "first"))
+        with pytest.raises(ZeroDivisionError):
+            archive.write_records(torn())
+        archive.write_records(records(5, "last"))
+    with Archive(tmp_path / "a.rox") as archive:
+        archive.verify()
+        assert [archive.path(number)[0] for number in range(len(archive))] == 4 * ["first"] + 5 * ["last"]
+        assert {bytes(value) for value in archive} == {b"x" * 60}
+
+
 def test_closed_and_read_only(tmp_path: Path) -> None:
     write(tmp_path / "a.rox", [b"x"])
     archive = Archive(tmp_path / "a.rox")
