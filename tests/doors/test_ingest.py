@@ -954,12 +954,14 @@ def test_in_memory_an_error_that_ends_the_run_undoes_all(folder: Path, end: str)
     last, error = ENDS[end]
     files = numbered(folder, 3)
     (extra,) = made(folder, "extra.png")
-    content = end == "missing extra"
+    content, if_exists = end == "missing extra", "error" if end == "exists" else "replace"
     roots = BaseNode("root"), BaseNode("root")
     for root in roots:
         root.gn("there").set_attribute("file", "before")
+        if if_exists == "replace":
+            root.gn("n0").set_attribute("file", "before")
     with pytest.raises(error):
-        ingest_files(roots[0], ending(files, last, extra, []), content=content, if_exists="error")
+        ingest_files(roots[0], ending(files, last, extra, []), content=content, if_exists=if_exists)
     assert plain(roots[0]) == plain(roots[1])
 
 
