@@ -406,7 +406,7 @@ sys.exit(0 if found == [options(1)] else f"{found} and not {options(1)}")
 """
 
 
-@pytest.mark.parametrize("given", [[], ["-OO", "-X", "utf8"], ["-B", "-X", "utf8=0"]])
+@pytest.mark.parametrize("given", [["-OO", "-X", "utf8"], ["-B", "-X", "utf8=0"]])
 def test_workers_have_the_options_that_python_was_called_with(given: list[str]) -> None:
     subprocess.run([sys.executable, *given, "-c", OPTIONS], check=True, timeout=60)
 

@@ -192,15 +192,12 @@ def test_any_byte_of_the_file(sample: Sample, folder: Path, kind: Any, data: st.
             assert_no_wrong_record(root, sample.records)
 
 
-@pytest.mark.parametrize("change", [lambda byte: byte ^ 1, lambda byte: byte ^ 0x80])
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("node", ["leaf", "branch"])
-def test_each_byte_of_a_node_and_its_trees(
-    sample: Sample, folder: Path, node: str, which: int, change: Callable[[int], int]
-) -> None:
+def test_each_byte_of_a_node_and_its_trees(sample: Sample, folder: Path, node: str, which: int) -> None:
     errors = 0
     for place in sample.places[node][which]:
-        value = change(sample.data[place])
+        value = sample.data[place] ^ (1 if place % 2 else 0x80)
         if value not in LEFT_OUT:
             with damaged(folder, sample, with_byte(sample.data, place, value)) as root:
                 assert root is not None

@@ -234,7 +234,7 @@ steps = st.tuples(
 
 
 @example(steps=[(("program", "payload", number), True) for number in range(3)])
-@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])  # to make a failure shorter would take minutes
+@settings(max_examples=4, phases=[Phase.explicit, Phase.generate])  # to make a failure shorter would take minutes
 @given(steps=st.lists(st.tuples(steps, st.booleans()), min_size=3, max_size=7))
 def test_all_that_reads_sees_what_the_connection_sees(world: World, steps: Any) -> None:
     world.move_view()
