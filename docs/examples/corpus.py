@@ -1,0 +1,55 @@
+"""From recordings and a table of speakers to features, totals, a table, and a training and a test set.
+
+    python corpus.py RECORDINGS SPEAKERS.csv OUTPUT
+
+RECORDINGS holds WAV files as speaker/session/clip.wav; the CSV has the columns speaker, age and sex. Run it again: it
+does what is new or changed, lets go of what is not there any more, and does nothing else. Recordings that can't be read
+are reported, and stop nothing.
+"""
+
+import sys
+
+import numpy as np
+from lotdb import LOTDB
+from scipy.io import wavfile
+from toolz import concat
+
+import lotproc as lp
+
+
+def log_mel(record):
+    """The log-mel spectrogram of a clip, in 40 bands and windows of 400 samples, with a hop of 160."""
+    rate, samples = wavfile.read(record.attributes["file"])
+    windows = np.lib.stride_tricks.sliding_window_view(samples / 32768, 400)[::160] * np.hanning(400)
+    edges = 700 * (10 ** np.linspace(0, np.log10(1 + rate / 1400), 42) - 1) * 400 / rate
+    filters = [np.interp(np.arange(201), edges[band : band + 3], (0, 1, 0)) for band in range(40)]
+    mel = np.log(np.abs(np.fft.rfft(windows)) ** 2 @ np.transpose(filters) + 1e-10).astype("f4")
+    return lp.ProcessResult(record.path, mel, {"seconds": len(samples) / rate, "level": float(mel.mean())})
+
+
+def main(recordings, speakers, output):
+    """Bring the corpus up to date; return the records of the two sets, whose features are handles."""
+    database, mel = LOTDB(path=output, name="corpus"), lp.inline("_mel")
+    root = database.open_connection()
+    lp.ingest_files(root, lp.index_files(recordings))
+    gone = lp.scan((), root, where={"file": lambda file: not file.exists()}, skip="_*")
+    print(lp.delete(root, gone, commit_every=1000))
+    table = lp.table_by_path(speakers, key=["speaker"])
+    lp.write(lp.mirror(), root, table.results(), output_attribute=None, commit_every=1000)
+
+    stale = lp.pending(mel, root, lp.scan("file", root, skip="_*"), version="1", inputs=True)
+    results = concat(lp.parallel_map(lp.each(log_mel), lp.chunked(16, stale), on_error="collect"))
+    report = lp.write(mel, root, lp.progress(results), arrays="blob", version="1", commit_every=100)
+    print(report, *report.failures, sep="\n")
+
+    clips = lp.scan((), inherit=["age", "sex"], below={name: (mel, name) for name in ("seconds", "level")}, skip="_*")
+    totals = lp.rollup({"clips": lp.folds.count(), "seconds": lp.folds.total("seconds")}, clips(root))
+    lp.write(lp.mirror(), root, totals, output_attribute="totals", commit_every=1000)
+    lp.to_parquet(f"{output}/clips.parquet", clips(root))
+    features = list(lp.scan((), root, below={"mel": mel}, where={"mel": lambda mel: mel is not None}, skip="_*"))
+    database.close()
+    return [list(lp.split({"train": 0.8, "test": 0.2}, features, part=part)) for part in ("train", "test")]
+
+
+if __name__ == "__main__":
+    print(*map(len, main(*sys.argv[1:])), "clips for training and test")

@@ -1,0 +1,84 @@
+"""The example of the whole job: run, and run again after files have changed, come and gone."""
+
+from __future__ import annotations
+
+import runpy
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lotdb import LOTDB
+
+import lotproc as lp
+
+wavfile = pytest.importorskip("scipy.io.wavfile")
+pytest.importorskip("pyarrow")
+import pandas as pd  # noqa: E402, which comes with pyarrow's extra here
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "corpus.py"
+RATE = 16_000
+
+
+def record(file: Path, seconds: float, pitch: float) -> None:
+    """A sound with harmonics and some noise, as speech has them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(int(seconds * RATE)) / RATE
+    voice = sum(np.sin(2 * np.pi * pitch * number * time) / number for number in range(1, 6))
+    noise = np.random.default_rng(int(pitch)).normal(size=len(time))
+    wavfile.write(file, RATE, ((0.2 * voice + 0.01 * noise) * 32767).astype(np.int16))
+
+
+def spectrograms(records: list[lp.NodeRecord]) -> dict[tuple[str, ...], Any]:
+    return {record.path: record.attributes["mel"].read() for record in records}
+
+
+def totals(output: Path) -> dict[tuple[str, ...], Any]:
+    with closing(LOTDB(path=str(output), name="corpus")) as database:
+        branches = lp.snapshot("totals", lp.walk(database.open_connection(), skip="_*"))
+        return {each.path: each.attributes["totals"] for each in branches if each.attributes["totals"] is not None}
+
+
+def test_the_whole_job_and_the_same_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recordings, output, speakers = tmp_path / "recordings", tmp_path / "out", tmp_path / "speakers.csv"
+    names = ["ann", "bob", "cat", "dan", "eve", "fay"]
+    for age, name in enumerate(names, 30):
+        for session in ("monday", "tuesday"):
+            record(recordings / name / session / "clip_1.wav", 0.5, 90 + age)
+            record(recordings / name / session / "clip_2.wav", 0.25, 150 + age)
+    (recordings / "ann" / "monday" / "clip_3.wav").write_bytes(b"")
+    whole = (recordings / "bob" / "monday" / "clip_1.wav").read_bytes()
+    (recordings / "bob" / "monday" / "clip_3.wav").write_bytes(whole[:30])
+    rows = [f"{name},{age},{'fm'[age % 2]}" for age, name in enumerate(names, 30)]
+    speakers.write_text("\n".join(["speaker,age,sex", *rows]) + "\n")
+    main = runpy.run_path(str(EXAMPLE))["main"]
+
+    train, test = main(str(recordings), str(speakers), str(output))
+    printed = capfd.readouterr().out
+    assert "24 results written, 2 failed" in printed
+    assert "ann/monday/clip_3: ValueError" in printed
+    first = spectrograms([*train, *test])
+    assert len(first) == 24
+    assert {each.path[0] for each in train}.isdisjoint(each.path[0] for each in test)
+    assert {array.shape[1] for array in first.values()} == {40}
+    assert totals(output)[()] == {"clips": 26, "seconds": 9.0}
+    assert totals(output)[("cat",)] == {"clips": 4, "seconds": 1.5}
+
+    table = pd.read_parquet(output / "clips.parquet")
+    assert len(table) == 26
+    assert set(zip(table["TreeLevel_1"], table["age"], strict=True)) == set(zip(names, range(30, 36), strict=True))
+
+    record(recordings / "cat" / "monday" / "clip_1.wav", 0.75, 300)
+    (recordings / "dan" / "tuesday" / "clip_2.wav").unlink()
+    again_train, again_test = main(str(recordings), str(speakers), str(output))
+    printed = capfd.readouterr().out
+    assert "1 node deleted" in printed
+    assert "1 result written, 2 failed" in printed
+    second = spectrograms([*again_train, *again_test])
+    changed = ("cat", "monday", "clip_1")
+    assert first.keys() - second.keys() == {("dan", "tuesday", "clip_2")}
+    assert [path for path, array in second.items() if not np.array_equal(array, first[path])] == [changed]
+    assert totals(output)[()] == {"clips": 25, "seconds": 9.0}
+    assert totals(output)[("cat",)] == {"clips": 4, "seconds": 1.75}
+    assert {each.path for each in again_test} <= {each.path for each in test}, "no clip has changed its set"
