@@ -203,7 +203,7 @@ class MissingExtraError(LotprocError, ImportError):  # type: ignore[misc]  # Imp
     @classmethod
     def of(cls, package: str, extra: str, purpose: str) -> MissingExtraError:
         """The error for `package`, which `pip install lotproc[extra]` would bring."""
-        return cls(f'{purpose} needs {package}, which is not installed: pip install "lotproc[{extra}]"')
+        return cls(f"{purpose} needs {package}, which is not installed", hint=f'pip install "lotproc[{extra}]"')
 
 
 for _name in __all__:

@@ -287,7 +287,7 @@ class WriteReport:
         seconds: How long it took, from the first result that was asked for.
         waiting: Seconds of these in which `parallel_map` waited for its workers, or worked in line.
         writing: Seconds of these for planning, applying and committing results. The rest went into reading.
-        deleted: Nodes that a `delete` has deleted, each with all below it.
+        deleted: Nodes that a `delete` has deleted, each with all below it; `None` of a `write`.
         absent: Paths at which it found nothing.
     """
 
@@ -301,15 +301,19 @@ class WriteReport:
     seconds: float = field(default=0.0, compare=False)
     waiting: float = field(default=0.0, compare=False)
     writing: float = field(default=0.0, compare=False)
-    deleted: int = 0
+    deleted: int | None = None
     absent: int = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        # That of a write as older versions had it, so that one with the same numbers has the same digest.
+        hidden = ("deleted", "absent") if self.deleted is None else ()
+        return {name: value for name, value in vars(self).items() if name not in hidden}
+
     def __str__(self) -> str:
-        is_of_delete = self.deleted or self.absent
         parts = [
-            counted(self.deleted, "node") + " deleted"
-            if is_of_delete
-            else counted(self.written, "result") + " written",
+            counted(self.written, "result") + " written"
+            if self.deleted is None
+            else counted(self.deleted, "node") + " deleted",
             *([f"{self.absent:,} absent"] if self.absent else []),
             *([f"{self.skipped:,} skipped"] if self.skipped else []),
             *([f"{self.failed:,} failed"] if self.failed else []),

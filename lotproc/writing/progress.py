@@ -144,7 +144,7 @@ class Progress:
             seconds=seconds,
             waiting=waiting,
             writing=self.writing,
-            deleted=applied if self._deletes else 0,
+            deleted=applied if self._deletes else None,
             absent=left if self._deletes else 0,
         )
 

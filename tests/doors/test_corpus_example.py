@@ -56,6 +56,7 @@ def test_the_whole_job_and_the_same_again(tmp_path: Path, capfd: pytest.CaptureF
 
     train, test = main(str(recordings), str(speakers), str(output))
     printed = capfd.readouterr().out
+    assert "0 nodes deleted, not committed" in printed
     assert "24 results written, 2 failed" in printed
     assert "ann/monday/clip_3: ValueError" in printed
     first = spectrograms([*train, *test])

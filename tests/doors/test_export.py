@@ -860,5 +860,5 @@ def test_a_missing_package_is_named_before_any_data(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
-    with pytest.raises(MissingExtraError, match=rf"\(\) needs {package}, .* pip install \"lotproc\[{extra}\]\""):
+    with pytest.raises(MissingExtraError, match=rf"\(\) needs {package}, .*; pip install \"lotproc\[{extra}\]\""):
         call(tmp_path)

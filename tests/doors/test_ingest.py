@@ -1032,7 +1032,7 @@ def test_a_missing_package_ends_the_run(
     monkeypatch.setitem(sys.modules, module, None)
     (folder / name).touch()
     root = BaseNode("root")
-    with pytest.raises(MissingExtraError, match=rf'needs {package}, .* pip install "lotproc\[files\]"'):
+    with pytest.raises(MissingExtraError, match=rf'needs {package}, .*; pip install "lotproc\[files\]"'):
         ingest_files(root, files_of(folder), content=True)
     assert not root.node_storage
 
@@ -1041,7 +1041,7 @@ def test_missing_zarr_ends_the_run(folder: Path, db: LOTDB, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "zarr", None)
     np.save(folder / "a.npy", np.arange(3))
     root = db.open_connection()
-    with pytest.raises(MissingExtraError, match=r'needs zarr, .* pip install "lotproc\[zarr\]"'):
+    with pytest.raises(MissingExtraError, match=r'needs zarr, .*; pip install "lotproc\[zarr\]"'):
         ingest_files(root, files_of(folder), content=True, backend="zarr", database=db)
     assert not root.node_storage
 

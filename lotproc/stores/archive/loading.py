@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .._public import public
-from ..errors import ArgumentError, ArgumentTypeError, DamagedStoreError, got
-from .archive.reading import check_flag
-from .archive.store import Archive
+from ..._public import public
+from ...errors import ArgumentError, ArgumentTypeError, DamagedStoreError, got
+from .reading import check_flag
+from .store import Archive
 
 __all__ = ["shuffled", "token_batches"]
 
@@ -30,7 +30,7 @@ def token_batches(
 
     >>> import numpy as np
     >>> from lotproc.stores import Archive
-    >>> from lotproc.stores.loading import token_batches
+    >>> from lotproc.stores.archive.loading import token_batches
     >>> with Archive("tokens.rox", "w") as archive:
     ...     archive.write(np.arange(start, start + 5, dtype=np.uint16) for start in (0, 5))
     2
@@ -112,7 +112,7 @@ def shuffled(
     """Go through all records in random order, in batches that a thread reads ahead.
 
     >>> from lotproc.stores import Archive
-    >>> from lotproc.stores.loading import shuffled
+    >>> from lotproc.stores.archive.loading import shuffled
     >>> with Archive("clips.rox", "w") as archive:
     ...     archive.write([b"a", b"b", b"c", b"d", b"e"])
     5
