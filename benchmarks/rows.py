@@ -139,6 +139,16 @@ def all_rows(leaves: int) -> list[Row]:
             build=trees.build_sound,
         ),
         row(
+            "the same in windows of 25 ms with a hop of 10 ms, each summed",
+            "`sliding_window_view` over the mapped array, each summed",
+            sides.windows,
+            sides.sliding_window_view,
+            50,
+            comparison=SLOWER,
+            size=SOUND_SECONDS,
+            build=trees.build_sound,
+        ),
+        row(
             f"CPU-bound processor (10 ms a record, {few:,} records), two processes, whole pipeline",
             "the same pipeline in line",
             sides.slow_job,

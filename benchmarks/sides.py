@@ -241,6 +241,25 @@ def iter_data_blocks(folder: Path, seconds: int) -> Measured:
         return Measured(perf_counter() - start, Digest(1, total, 0))
 
 
+def windows(folder: Path, seconds: int) -> Measured:
+    with opened(folder, read_only=True) as database:
+        root = database.open_connection()
+        start = perf_counter()
+        [record] = pipe(root, lp.leaves(), lp.snapshot((), payload="data"))
+        blocks = record.payload.blocks(0.025, hop=0.01, unit="seconds", last="drop")
+        count, total = peers.counted_and_summed(blocks)
+        return Measured(perf_counter() - start, Digest(count, total, 0))
+
+
+def sliding_window_view(folder: Path, seconds: int) -> Measured:
+    with opened(folder, read_only=True) as database:
+        root = database.open_connection()
+        start = perf_counter()
+        [sound] = root.iterate_tree_leaves()
+        count, total = peers.counted_and_summed(peers.windows(sound))
+        return Measured(perf_counter() - start, Digest(count, total, 0))
+
+
 # Writing
 
 

@@ -19,6 +19,8 @@ from ZODB.interfaces import BlobError
 from ._extras import needed
 from ._nodes import zarr_folder
 from ._public import public
+from ._stage import check_choice, check_count
+from ._stretches import blocks_by_chunks, filled_up, rows_of, rows_of_zarr, starts_of
 from .errors import ArgumentError, ArgumentTypeError, PayloadError, add_note, got
 
 __all__ = ["PayloadHandle"]
@@ -82,8 +84,53 @@ class PayloadHandle:
             encoding=stored.get_metadata("text_encoding", "utf-8"),
         )
 
-    def read(self) -> Any:
-        """Read the whole payload: an array, bytes, a str, or for a table a pandas DataFrame.
+    def __len__(self) -> int:
+        """How many samples an array has."""
+        self._check_array("len")
+        return int((self.shape or self._opened().shape)[0])
+
+    def __bool__(self) -> bool:
+        return True  # a reference is one, also to an array without samples and to what has no length
+
+    #: Not sample by sample, each of which would open the file: `blocks` goes through an array.
+    __iter__ = None
+
+    def __getitem__(self, part: Any) -> Any:
+        """The samples of an array at an index or a slice, as numpy gives them along the first axis, and nothing else.
+
+        >>> import numpy as np
+        >>> from lotdb import BaseNode
+        >>> from lotproc import snapshot
+        >>> node = BaseNode("root").get_data_node(["ann", "clip_1"], backend="blob")
+        >>> _ = node.write_data(np.arange(10))
+        >>> (record,) = snapshot("data", [node])
+        >>> record.attributes["data"][2:5]
+        array([2, 3, 4])
+        >>> len(record.attributes["data"])
+        10
+
+        Returns:
+            A read-only array, or for an index and one dimension a number. Of a committed blob it is a view on a memory
+            map of its file, which stays open as long as the array is kept; of a zarr array the chunks that it needs
+            are read.
+
+        Raises:
+            ArgumentError: The index lies outside of the array, or the step is 0; the array has no time axis.
+            ArgumentTypeError: The payload is no array, or `part` neither an index nor a slice.
+            PayloadError, MissingExtraError, FileNotFoundError: As for `read`.
+        """
+        self._check_array("handle[...]")
+        array = self._opened()
+        rows = rows_of(part, array.shape[0])
+        if self.dataset is not None:
+            found = rows_of_zarr(array, rows)
+        else:
+            found = np.asarray(array[part]) if self._is_final() else np.array(array[part])
+        found.flags.writeable = False
+        return found[()]  # a number, where it is one
+
+    def read(self, start: int | None = None, stop: int | None = None) -> Any:
+        """Read a payload: an array, or a stretch of it, bytes, a str, or for a table a pandas DataFrame.
 
         >>> import numpy as np
         >>> from lotdb import BaseNode
@@ -93,15 +140,30 @@ class PayloadHandle:
         >>> (record,) = snapshot("data", [node])
         >>> record.attributes["data"].read()
         array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+        >>> record.attributes["data"].read(2, 5)
+        array([2, 3, 4])
+
+        Args:
+            start: The first sample, from 0; the beginning where it is `None`. Of an array only.
+            stop: The sample to stop before; the end where it is `None`. Of an array only.
 
         Returns:
-            The payload in memory; an array is yours to change, time first.
+            The payload in memory; an array is yours to change, time first. A stretch is read alone, and is shorter
+            where it runs past the end; `handle[-100:]` counts from there.
 
         Raises:
+            ArgumentError: `start` or `stop` is negative, or `stop` or the end of the array is before `start`.
+            ArgumentTypeError: They are no whole numbers, or the payload is no array.
             PayloadError: The file is not what the handle describes: it was cut off or replaced.
             MissingExtraError: The payload needs zarr or pandas, which is not installed.
             FileNotFoundError: The file is gone, or not visible from this machine; zarr 2 makes it a PayloadError.
         """
+        if start is not None or stop is not None:
+            self._check_array("read")
+            for name, sample in (("start", start), ("stop", stop)):
+                if sample is not None:
+                    check_count("read", name, sample, minimum=0)
+            return self._stretch(f"read: nothing lies between {start} and {stop}:", start, stop)
         if self.dataset is not None:
             return np.asarray(self._zarr()[:])
         if self.kind == "array":
@@ -141,17 +203,30 @@ class PayloadHandle:
         self._check_array("read_seconds")
         first = None if start is None else math.floor(self._in_samples("read_seconds", "start", start))
         last = None if stop is None else math.ceil(self._in_samples("read_seconds", "stop", stop))
-        array = self._npy(mapped=True) if self.dataset is None else self._zarr()
+        return self._stretch(f"read_seconds: nothing lies between {start} and {stop} s:", first, last)
+
+    def _stretch(self, nothing: str, start: int | None, stop: int | None) -> np.ndarray[Any, Any]:
+        """An array of the reader's own; `nothing` is what to say where nothing is."""
+        array = self._opened()
         length = array.shape[0]
-        first, last = max(0, first or 0), length if last is None else min(length, last)
+        first, last = max(0, start or 0), length if stop is None else min(length, stop)
         if last < first:
-            raise ArgumentError(
-                f"read_seconds: nothing lies between {start} and {stop} s: {self.file} has {length} samples at "
-                f"{self.samplerate_hz:g} Hz"
-            )
+            rate = f" at {self.samplerate_hz:g} Hz" if self.samplerate_hz else ""
+            raise ArgumentError(f"{nothing} {self.file} has {length} samples{rate}")
         return np.require(array[first:last], requirements=["OWNDATA", "WRITEABLE"])
 
-    def blocks(self, size: float, *, unit: Literal["samples", "seconds"] = "samples") -> Iterator[np.ndarray[Any, Any]]:
+    def _opened(self) -> Any:
+        """The array where it lies: a memory map, which must not be kept where the file can still change; or of zarr."""
+        return self._npy(mapped=True) if self.dataset is None else self._zarr()
+
+    def blocks(
+        self,
+        size: float,
+        *,
+        hop: float | None = None,
+        unit: Literal["samples", "seconds"] = "samples",
+        last: Literal["keep", "drop", "pad"] = "keep",
+    ) -> Iterator[np.ndarray[Any, Any]]:
         """Go through an array block by block along time, without having it in memory as a whole.
 
         >>> import numpy as np
@@ -162,10 +237,16 @@ class PayloadHandle:
         >>> (record,) = snapshot("data", [node])
         >>> [block.tolist() for block in record.attributes["data"].blocks(1, unit="seconds")]
         [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+        >>> [block.tolist() for block in record.attributes["data"].blocks(4, hop=3, last="drop")]
+        [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
 
         Args:
-            size: The length of a block, more than 0; the last one may be shorter.
-            unit: What `size` counts: "samples", or "seconds", rounded up to a sample.
+            size: The length of a block, more than 0.
+            hop: From the beginning of a block to that of the next, more than 0; the size where it is `None`. Blocks
+                overlap where it is less, and leave samples out where it is more.
+            unit: What these count: "samples", or "seconds". A size is rounded up to a sample, a hop to the nearest.
+            last: What becomes of samples behind the last whole block at which another one would begin or go on: one
+                shorter block ("keep"), none ("drop"), or one that is filled up with zeros ("pad").
 
         Returns:
             An iterator of read-only arrays, in the order of time; copy what you want to change. Lazy. Each byte of the
@@ -174,30 +255,43 @@ class PayloadHandle:
             blob that is not committed yet is read whole, since its file can still change.
 
         Raises:
-            ArgumentError: `size` or `unit` can't be used, or the sample rate is not known. At the call, not later.
-            ArgumentTypeError: The payload is no array, or `size` no number. At the call, not later.
+            ArgumentError: An option can't be used, or the sample rate is not known. At the call, not later.
+            ArgumentTypeError: The payload is no array, or a length no number. At the call, not later.
             PayloadError, MissingExtraError, FileNotFoundError: As for `read`, when the first block is asked for.
         """
         self._check_array("blocks")
-        if unit not in ("samples", "seconds"):
-            raise ArgumentError("blocks: unit", expected="'samples' or 'seconds'", got=got(unit))
-        samples = self._in_samples("blocks", "size", size) if unit == "seconds" else _number("blocks", "size", size)
+        check_choice("blocks", "unit", unit, ("samples", "seconds"))
+        check_choice("blocks", "last", last, ("keep", "drop", "pad"))
+        length = math.ceil(self._length("size", size, unit))
+        step = length if hop is None else round(self._length("hop", hop, unit))
+        if step < 1:
+            raise ArgumentError("blocks: hop", expected="at least half a sample", got=got(hop))
+        return self._blocks(length, step, last)
+
+    def _length(self, argument: str, value: float, unit: str) -> float:
+        """A size or a hop in samples, not yet rounded where it was in seconds."""
+        samples = (
+            self._in_samples("blocks", argument, value) if unit == "seconds" else _number("blocks", argument, value)
+        )
         if samples <= 0:
-            raise ArgumentError("blocks: size", expected="more than 0", got=got(size))
+            raise ArgumentError(f"blocks: {argument}", expected="more than 0", got=got(value))
         if unit == "samples" and samples != int(samples):
             raise ArgumentError(
-                "blocks: size", expected="a whole number of samples", got=got(size), hint="or unit='seconds'?"
+                f"blocks: {argument}", expected="a whole number of samples", got=got(value), hint="or unit='seconds'?"
             )
-        return self._blocks(math.ceil(samples))
+        return samples
 
-    def _blocks(self, step: int) -> Iterator[np.ndarray[Any, Any]]:
+    def _blocks(self, size: int, hop: int, last: str) -> Iterator[np.ndarray[Any, Any]]:
         if self.dataset is not None:
-            yield from _blocks_by_chunks(self._zarr(), step)
-            return
-        array = self._npy(mapped=self._is_final())
-        array.flags.writeable = False
-        for start in range(0, array.shape[0], step):
-            yield array[start : start + step]
+            array = self._zarr()
+            starts = starts_of(array.shape[0], size, hop, last)
+            blocks = blocks_by_chunks(array, starts, size)
+        else:
+            array = self._npy(mapped=self._is_final())
+            array.flags.writeable = False
+            starts = starts_of(array.shape[0], size, hop, last)
+            blocks = (array[start : start + size] for start in starts)
+        yield from blocks if last != "pad" else (filled_up(block, size) for block in blocks)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         self._check_array("numpy.asarray")
@@ -279,7 +373,7 @@ class PayloadHandle:
         if self.samplerate_hz is None:
             raise ArgumentError(
                 f"{what}: {argument} is in seconds, and the payload in {self.file} was stored without samplerate_hz",
-                hint="use samples: blocks(size), or read() and a slice",
+                hint="use samples: blocks(size), or read(start, stop)",
             )
         return _number(what, argument, seconds) * self.samplerate_hz
 
@@ -338,20 +432,3 @@ def _dtype(text: str | None) -> np.dtype[Any] | None:
         return None if text is None else np.dtype(ast.literal_eval(text) if text[:1] in "[{" else text)
     except (TypeError, ValueError, SyntaxError):
         return None
-
-
-def _blocks_by_chunks(array: Any, step: int) -> Iterator[np.ndarray[Any, Any]]:
-    """The blocks of a zarr array, each of its chunks read once: what a block leaves of them is held for the next."""
-    length = array.shape[0]
-    held, held_from, held_to = np.empty(0), 0, 0
-    for start in range(0, length, step):
-        stop = min(start + step, length)
-        if held_to < stop:
-            chunk = array.chunks[0]
-            read_to = min(math.ceil(stop / chunk) * chunk, length)
-            fresh = np.asarray(array[held_to:read_to])
-            left = held[start - held_from :]
-            held = np.concatenate([left, fresh], dtype=fresh.dtype) if len(left) else fresh
-            held.flags.writeable = False
-            held_from, held_to = start, read_to
-        yield held[start - held_from : stop - held_from]

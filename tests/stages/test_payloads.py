@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,216 @@ def test_blocks_are_those_of_lotdb(
         assert not any(block.flags.writeable for block in blocks)
 
 
+KINDS = ["blob", "uncommitted", pytest.param("zarr", marks=pytest.mark.filterwarnings("default"))]
+lasts = st.sampled_from(["keep", "drop", "pad"])
+any_arrays = hnp.arrays(
+    dtype=st.sampled_from(["<f4", ">i2", "u1", "<c16", "?", "<U3"]),
+    shape=hnp.array_shapes(max_dims=3, max_side=12, min_side=0),
+).flatmap(lambda array: st.sampled_from([array, np.asfortranarray(array)]))
+
+
+def of_kind(
+    shared: LOTDB, folder: Path, kind: str, array: np.ndarray[Any, Any]
+) -> tuple[lp.PayloadHandle, np.ndarray[Any, Any]]:
+    """A handle, and the array that it reads: of zarr, in which a byte order may be another one, what lotdb reads."""
+    if kind == "zarr":
+        live, handle = stored(shared, "zarr", array, None, 3)
+        return handle, live.read()
+    handle = handle_of_file(folder, array)
+    if kind == "blob":
+        return handle, array
+    handle.file.replace(folder / "a.uncommitted")
+    return dataclasses.replace(handle, file=folder / "a.uncommitted"), array
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(array=any_arrays, data=st.data())
+def test_a_handle_is_sliced_as_numpy_slices(
+    shared: LOTDB, tmp_path_factory: pytest.TempPathFactory, kind: str, array: np.ndarray[Any, Any], data: st.DataObject
+) -> None:
+    handle, array = of_kind(shared, tmp_path_factory.getbasetemp(), kind, array)
+    assert len(handle) == len(dataclasses.replace(handle, shape=None)) == len(array)
+    assert handle
+    ends = st.none() | st.integers(-15, 15)
+    part = slice(data.draw(ends), data.draw(ends), data.draw(st.none() | st.integers(-5, 5).filter(bool)))
+    found = handle[part]
+    assert same(found, array[part])
+    assert not found.flags.writeable
+    assert (maps_of(found) is not None) == (kind == "blob" and array.size > 0)
+    index = data.draw(st.integers(-15, 15))
+    if -len(array) <= index < len(array):
+        assert same_array(np.asarray(handle[index]), np.asarray(array[index]))
+        assert type(handle[np.int64(index)]) is type(array[index])
+    else:
+        with pytest.raises(lp.ArgumentError) as caught:
+            handle[index]
+        assert caught.value.expected == f"an index of its {len(array)} samples"
+        assert caught.value.got == f"int {index}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(array=any_arrays, start=st.none() | st.integers(0, 15), stop=st.none() | st.integers(0, 15))
+def test_stretches_are_read_as_numpy_slices(
+    shared: LOTDB,
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    array: np.ndarray[Any, Any],
+    start: int | None,
+    stop: int | None,
+) -> None:
+    handle, array = of_kind(shared, tmp_path_factory.getbasetemp(), kind, array)
+    if (start or 0) > min(len(array), len(array) if stop is None else stop):
+        with pytest.raises(lp.ArgumentError):
+            handle.read(start, stop)
+        return
+    found = handle.read(start, stop)
+    assert same(found, array[start:stop])
+    found[...] = np.ones(1, array.dtype)  # it is the reader's own
+    assert same(handle.read(), array)
+
+
+def plain_blocks(array: np.ndarray[Any, Any], size: int, hop: int, last: str) -> list[np.ndarray[Any, Any]]:
+    """The windows of numpy, and what is to become of what they leave."""
+    whole: list[np.ndarray[Any, Any]] = []
+    if len(array) >= size:
+        windows = np.lib.stride_tricks.sliding_window_view(array, size, axis=0)
+        whole = [np.moveaxis(window, -1, 0) for window in windows[::hop]]
+    seen = (len(whole) - 1) * hop + size if whole else 0
+    left = array[len(whole) * hop :]
+    if last == "drop" or seen >= len(array) or len(left) == 0:
+        return whole
+    if last == "pad":
+        filled = np.zeros((size, *array.shape[1:]), array.dtype)
+        filled[: len(left)] = left
+        return [*whole, filled]
+    return [*whole, left]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(array=any_arrays, size=st.integers(1, 15), hop=st.none() | st.integers(1, 15), last=lasts)
+def test_blocks_with_a_hop_are_the_windows_of_numpy(
+    shared: LOTDB,
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    array: np.ndarray[Any, Any],
+    size: int,
+    hop: int | None,
+    last: Any,
+) -> None:
+    handle, array = of_kind(shared, tmp_path_factory.getbasetemp(), kind, array)
+    blocks = list(handle.blocks(size, hop=hop, last=last))
+    assert same(blocks, plain_blocks(array, size, hop or size, last))
+    assert not any(block.flags.writeable for block in blocks)
+    if kind == "blob" and array.size:
+        assert all(maps_of(block) is not None for block in blocks if last != "pad")
+
+
+@given(length=st.integers(0, 60), size=st.integers(1, 20), data=st.data())
+def test_blocks_that_overlap_hold_every_sample_and_no_block_adds_nothing(
+    tmp_path_factory: pytest.TempPathFactory, length: int, size: int, data: st.DataObject
+) -> None:
+    hop = data.draw(st.integers(1, size))
+    handle = handle_of_file(tmp_path_factory.getbasetemp(), np.arange(length))
+    blocks = [block.tolist() for block in handle.blocks(size, hop=hop)]
+    assert sorted({sample for block in blocks for sample in block}) == list(range(length))
+    assert all(after[-1] > before[-1] for before, after in pairwise(blocks))
+    assert all(len(block) == size for block in blocks[:-1])
+
+
+def test_sizes_and_hops_in_seconds_are_rounded_to_samples(tmp_path: Path) -> None:
+    handle = handle_of_file(tmp_path, np.arange(1_000), samplerate_hz=100.0)
+    blocks = list(handle.blocks(0.025, hop=0.07, unit="seconds"))  # 0.07 * 100 is a little more than 7 in floats
+    assert [int(block[0]) for block in blocks] == list(range(0, 1_000, 7))
+    assert {len(block) for block in blocks[:-1]} == {3}
+    handle = dataclasses.replace(handle, samplerate_hz=22_050.0)
+    assert [int(block[0]) for block in handle.blocks(0.02, hop=0.01, unit="seconds")][:2] == [0, 220]
+
+
+@pytest.mark.filterwarnings("default")  # zarr's own
+def test_parts_of_a_zarr_array_are_read_without_the_other_chunks(database: LOTDB) -> None:
+    array = np.arange(1, 41).reshape(20, 2)
+    handle = stored(database, "zarr", array, 1.0, 5)[1]
+    assert handle.dataset
+    chunks = sorted(
+        file for file in (handle.file / handle.dataset).rglob("*") if file.is_file() and "z" not in file.name
+    )
+    assert len(chunks) == 4
+    for chunk in chunks[:2] + chunks[3:]:  # the samples 10 to 15 are left
+        chunk.write_bytes(b"no chunk")
+    for read in (handle.read, handle.__getitem__, lambda part: list(handle.blocks(20))):
+        with pytest.raises(Exception):  # noqa: B017, PT011  # whatever zarr makes of them
+            read(slice(None) if read != handle.read else 0)
+    assert same_array(handle[10:15], array[10:15])
+    assert same_array(handle[14:9:-2], array[14:9:-2])
+    assert same_array(handle[12], array[12])
+    assert same_array(handle.read(11, 14), array[11:14])
+    assert same_array(handle[3:3], array[3:3])
+
+
+def test_parts_of_a_blob_are_read_without_the_rest(database: LOTDB) -> None:
+    array = np.arange(1_000_000, dtype="float64")
+    handle = stored(database, "blob", array, None)[1]
+    part, peak = memory_taken(lambda: handle.read(500_000, 501_000))
+    assert same_array(part, array[500_000:501_000])
+    assert maps_of(part) is None
+    assert peak < array.nbytes / 20
+    view, peak = memory_taken(lambda: handle[1_000:900_000])
+    assert maps_of(view) is not None
+    assert peak < array.nbytes / 20
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "fields"),
+    [
+        (lambda handle: handle.read(-1), lp.ArgumentError, {"expected": "at least 0", "got": "-1"}),
+        (lambda handle: handle.read(0, -1), lp.ArgumentError, {"expected": "at least 0", "got": "-1"}),
+        (lambda handle: handle.read(0.5), lp.ArgumentTypeError, {"got": "float 0.5"}),
+        (lambda handle: handle.read("1"), lp.ArgumentTypeError, {"got": "str '1'"}),
+        (lambda handle: handle[1.0], lp.ArgumentTypeError, {"got": "float 1.0"}),
+        (lambda handle: handle[True], lp.ArgumentTypeError, {"got": "bool True"}),
+        (lambda handle: handle[0.5:2], lp.ArgumentTypeError, {"got": "slice(0.5, 2, None)"}),
+        (lambda handle: handle[1:2, 0], lp.ArgumentTypeError, {}),
+        (lambda handle: handle[::0], lp.ArgumentError, {"expected": "other than 0"}),
+        (lambda handle: handle[3], lp.ArgumentError, {"expected": "an index of its 3 samples", "got": "int 3"}),
+        (lambda handle: handle.blocks(2, hop=0), lp.ArgumentError, {"expected": "more than 0", "got": "int 0"}),
+        (lambda handle: handle.blocks(2, hop=-1), lp.ArgumentError, {"expected": "more than 0", "got": "int -1"}),
+        (lambda handle: handle.blocks(2, hop=0.5), lp.ArgumentError, {"hint": "or unit='seconds'?"}),
+        (lambda handle: handle.blocks(2, hop="1"), lp.ArgumentTypeError, {"got": "str '1'"}),
+        (
+            lambda handle: handle.blocks(1, hop=0.01, unit="seconds"),
+            lp.ArgumentError,
+            {"expected": "at least half a sample", "got": "float 0.01"},
+        ),
+        (lambda handle: handle.blocks(2, last="cut"), lp.ArgumentError, {"got": "'cut'"}),
+        (
+            lambda handle: dataclasses.replace(handle, samplerate_hz=None).blocks(2, hop=1, unit="seconds"),
+            lp.ArgumentError,
+            {"hint": "use samples: blocks(size), or read(start, stop)"},
+        ),
+        (lambda handle: dataclasses.replace(handle, kind="text").read(0, 1), lp.ArgumentTypeError, {}),
+        (lambda handle: dataclasses.replace(handle, kind="bytes")[0:1], lp.ArgumentTypeError, {"hint": "use read()"}),
+        (lambda handle: len(dataclasses.replace(handle, kind="bytes")), lp.ArgumentTypeError, {"hint": "use read()"}),
+        (lambda handle: len(dataclasses.replace(handle, shape=())), lp.ArgumentError, {"hint": "use read()"}),
+        (lambda handle: dataclasses.replace(handle, shape=())[0], lp.ArgumentError, {"hint": "use read()"}),
+    ],
+)
+def test_parts_that_there_are_not_are_refused(
+    tmp_path: Path, wrong: Callable[[Any], Any], error: type[Exception], fields: dict[str, Any]
+) -> None:
+    with pytest.raises(error) as caught:
+        wrong(handle_of_file(tmp_path, np.arange(3), samplerate_hz=4.0))
+    assert isinstance(caught.value, lp.LotprocError)
+    assert {name: getattr(caught.value, name) for name in fields} == fields
+
+
+def test_a_handle_is_not_gone_through_sample_by_sample(tmp_path: Path) -> None:
+    for handle in (handle_of_file(tmp_path, np.arange(3)), lp.PayloadHandle("text", tmp_path / "gone.blob")):
+        with pytest.raises(TypeError):
+            iter(handle)
+        assert not isinstance(handle, Iterable)
+        assert handle  # a text has no length, and is no reason for an error
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_blocks_of_a_data_node(database: LOTDB, backend: str) -> None:
     if backend == "zarr":
@@ -374,6 +585,39 @@ def test_blocks_read_each_chunk_of_a_zarr_array_once(shared: LOTDB, length: int,
     assert max(sizes, default=0) < step + chunk_length  # never more than a block and the chunk that it ends in
 
 
+@pytest.mark.filterwarnings("default")  # zarr's own
+@given(
+    length=st.integers(0, 60), chunk_length=chunk_lengths, size=st.integers(1, 30), hop=st.integers(1, 30), last=lasts
+)
+def test_blocks_that_overlap_or_leave_gaps_read_each_chunk_that_they_need_once(
+    shared: LOTDB, length: int, chunk_length: int, size: int, hop: int, last: Any
+) -> None:
+    zarr = pytest.importorskip("zarr")
+    array = np.arange(length)
+    handle = stored(shared, "zarr", array, None, chunk_length)[1]
+    read: list[int] = []
+
+    class Counting:
+        def __init__(self, array: Any) -> None:
+            self.array, self.shape, self.chunks = array, array.shape, array.chunks
+
+        def __getitem__(self, part: slice) -> Any:
+            read.extend(range(part.start // chunk_length, -(-part.stop // chunk_length)))
+            return self.array[part]
+
+    with pytest.MonkeyPatch.context() as patch:
+        open_array = zarr.open_array
+        patch.setattr(zarr, "open_array", lambda **options: Counting(open_array(**options)))
+        blocks = list(handle.blocks(size, hop=hop, last=last))
+    assert same(blocks, plain_blocks(array, size, hop, last))
+    needed = {
+        sample // chunk_length
+        for start in range(0, len(blocks) * hop, hop)
+        for sample in range(start, min(start + size, length))
+    }
+    assert read == sorted(needed)
+
+
 def test_blocks_are_lazy_and_check_their_arguments_at_the_call(tmp_path: Path) -> None:
     handle = lp.PayloadHandle("array", tmp_path / "gone.blob", shape=(3,), dtype="int64")
     blocks = handle.blocks(1)  # the file is opened with the first block
@@ -387,7 +631,7 @@ def test_blocks_are_lazy_and_check_their_arguments_at_the_call(tmp_path: Path) -
         ("1", "samples", lp.ArgumentTypeError, "size must be a number, got str '1'"),
         (None, "samples", lp.ArgumentTypeError, "size must be a number, got None"),
         (True, "samples", lp.ArgumentTypeError, "size must be a number, got bool True"),
-        (1, "minutes", lp.ArgumentError, "unit must be 'samples' or 'seconds', got str 'minutes'"),
+        (1, "minutes", lp.ArgumentError, "unit must be one of 'samples', 'seconds', got 'minutes'"),
         (1, "seconds", lp.ArgumentError, r"gone.blob was stored without samplerate_hz; use samples: blocks\(size\)"),
     ]:
         with pytest.raises(error, match=message):
@@ -509,6 +753,8 @@ READERS: list[Callable[[lp.PayloadHandle], Any]] = [
     np.array,
     lambda handle: handle.read_seconds(0, 100),
     lambda handle: np.concatenate(list(handle.blocks(3))) if 0 not in handle.shape else [*handle.blocks(3), handle],
+    lambda handle: handle[:],
+    lambda handle: handle.read(0),
 ]
 
 

@@ -162,6 +162,10 @@ def scans(root: BaseNode, part: Partition, nodes: Iterable[BaseNode]) -> None:
 def payloads(handle: PayloadHandle) -> None:
     assert_type(handle.blocks(16_000), Iterator[np.ndarray[Any, Any]])
     assert_type(handle.blocks(1.0, unit="seconds"), Iterator[np.ndarray[Any, Any]])
+    assert_type(handle.blocks(400, hop=160, last="pad"), Iterator[np.ndarray[Any, Any]])
+    handle.blocks(400, last="cut")  # type: ignore[arg-type]
+    assert_type(len(handle), int)
+    handle.read("1")  # type: ignore[arg-type]
     assert_type(handle.read_seconds(0.5, 2), np.ndarray[Any, Any])
     assert_type(handle.shape, tuple[int, ...] | None)
     assert_type(handle.samplerate_hz, float | None)
