@@ -73,6 +73,7 @@ from .writing import delete as delete
 from .writing import plan as plan
 from .writing import write as write
 from .models import WriteReport as WriteReport
+from .leftovers import obsolete as obsolete
 from .resuming import pending as pending
 from .resuming import retry_failed as retry_failed
 from .targets import InlineTarget as InlineTarget

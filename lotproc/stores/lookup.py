@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from .._stamps import INPUTS, VERSION, is_inputs_stamp
 from .protocol import Store, StoredRecord
 
-__all__ = ["StoreLookup"]
+__all__ = ["StoreLookup", "stamps_of"]
 
 _Path: TypeAlias = "tuple[str, ...]"
 
@@ -27,7 +27,7 @@ class StoreLookup:
         for index, entry in enumerate(self._store.find_many(path + tail for path in paths)):
             is_there = entry is not None
             if entry is not None and (version is not None or digests is not None):
-                stamps = _stamps(entry)
+                stamps = stamps_of(entry)
                 is_there = (version is None or stamps.get(VERSION) == version) and (
                     digests is None or is_inputs_stamp(stamps.get(INPUTS), digests[index])
                 )
@@ -38,7 +38,8 @@ class StoreLookup:
         """Nothing is held."""
 
 
-def _stamps(entry: StoredRecord) -> dict[str, Any]:
+def stamps_of(entry: StoredRecord) -> dict[str, Any]:
+    """The stamps that are stored with a record, by name."""
     attributes = entry.load() if entry.metadata is None else entry.metadata
     if not isinstance(attributes, Mapping):
         return {}

@@ -62,6 +62,7 @@ class Wanted:
         is_part: Whether only a part of the tree is scanned.
         since: Only what was stored by this transaction or later is given.
         marks: What is not is given all the same, marked as `Unchanged`.
+        among: A test of the path above a node, and its key: all nodes that pass it are given, not the leaves alone.
     """
 
     taken: Taken = _NOTHING
@@ -76,6 +77,7 @@ class Wanted:
     is_part: bool = False
     since: bytes | None = None
     marks: bool = False
+    among: Callable[[_Path, str], object] | None = None
 
     @property
     def tested(self) -> Taken:

@@ -46,7 +46,7 @@ class _Branch:
         bounds: What of it is given.
     """
 
-    __slots__ = ("above", "bounds", "depth", "handed_down", "oid", "path", "ready", "siblings", "tree", "windows")
+    __slots__ = ("above", "bounds", "depth", "handed_down", "oid", "own", "path", "ready", "siblings", "tree", "windows")
 
     def __init__(self, oid: bytes, path: _Path, tree: bytes, above: _Branch | None, bounds: Bounds) -> None:
         self.oid, self.path, self.tree, self.above, self.bounds = oid, path, tree, above, bounds
@@ -56,6 +56,8 @@ class _Branch:
         self.depth: int = above.depth + 1 if above else 0
         #: Its children, a window at a time.
         self.windows: Iterator[Children] = iter(())
+        #: What it gives itself, before what is below it.
+        self.own: NodeRecord | _Failed | None = None
         #: What comes below it, once it is decoded.
         self.ready: Iterable[_Entry | None] | None = None
         #: The branches that were decoded with it and still wait, up to the last, itself included.
@@ -126,7 +128,7 @@ class Scanner:
                         yield entry
                     elif type(entry) is _Branch:
                         waiting.append(entries)
-                        entries = iter(self._below(entry))
+                        entries = chain(() if entry.own is None else [entry.own], self._below(entry))
                         break
                     elif type(entry) is _Elsewhere:
                         waiting.append(entries)
@@ -221,7 +223,12 @@ class Scanner:
     def _childless(self, branch: _Branch) -> list[_Entry | None]:
         """What a branch gives whose record of children is not that of an empty tree, and yet has none to give."""
         node = self._node(branch.oid)
-        if self._depth is not None or node.node_storage or not self._gives(node.key, branch.bounds):
+        if (
+            self._depth is not None
+            or node.node_storage
+            or self._wanted.among is not None
+            or not self._gives(node.key, branch.bounds)
+        ):
             return []  # those that it has are out of bounds
         return [self._attributes.one(node, branch.path)]
 
@@ -363,8 +370,13 @@ class Scanner:
                     childless[place] = True
             if self._wanted.taken.inherit and below:
                 self._hand_down(below, entries, oids, nodes.attributes)
-            rows = rows[childless] if self._depth is None else rows[:0]
+            if self._depth is not None:
+                rows = rows[:0]
+            elif self._wanted.among is None:
+                rows = rows[childless]
         given = rows.tolist()
+        if self._wanted.among is not None:
+            given = [row for row in given if self._wanted.among(branches[row].path, keys[row])]
         if self._bounded or self._wanted.key is not None:
             given = [row for row in given if self._gives(keys[row], bounds.get(row, UNBOUND))]
         new: list[bool] | None = None
@@ -375,7 +387,12 @@ class Scanner:
             inherited = [branches[row].handed_down.values for row in given] if self._wanted.taken.inherit else ()
             found = self._attributes.many(paths, oids[given], nodes.attributes[given], inherited, new)
             for row, path, record in zip(given, paths, found, strict=False):  # fewer records, if one is an error
-                entries[row] = _Failed(path, record) if isinstance(record, Exception) else record
+                entry = _Failed(path, record) if isinstance(record, Exception) else record
+                branch = entries[row]
+                if type(branch) is _Branch:
+                    branch.own = entry
+                else:
+                    entries[row] = entry
         return entries
 
     def _what_is_new(
@@ -441,9 +458,13 @@ class Scanner:
                 if self._list(branch):
                     if self._wanted.taken.inherit:
                         branch.handed_down = self._attributes.handed_down_by(oid, path)
+                    if self._wanted.among is not None and path and self._wanted.among(path[:-1], path[-1]):
+                        branch.own = self._attributes.one(node, path)
                     return branch
             if self._depth is not None:
                 return None
+        if self._wanted.among is not None and not (path and self._wanted.among(path[:-1], path[-1])):
+            return None
         return self._attributes.one(node, path) if self._gives(node.key, bounds) else None
 
     def _node(self, oid: bytes) -> BaseNode:
