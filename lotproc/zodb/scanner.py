@@ -46,7 +46,19 @@ class _Branch:
         bounds: What of it is given.
     """
 
-    __slots__ = ("above", "bounds", "depth", "handed_down", "oid", "own", "path", "ready", "siblings", "tree", "windows")
+    __slots__ = (
+        "above",
+        "bounds",
+        "depth",
+        "handed_down",
+        "oid",
+        "own",
+        "path",
+        "ready",
+        "siblings",
+        "tree",
+        "windows",
+    )
 
     def __init__(self, oid: bytes, path: _Path, tree: bytes, above: _Branch | None, bounds: Bounds) -> None:
         self.oid, self.path, self.tree, self.above, self.bounds = oid, path, tree, above, bounds
@@ -388,9 +400,9 @@ class Scanner:
             found = self._attributes.many(paths, oids[given], nodes.attributes[given], inherited, new)
             for row, path, record in zip(given, paths, found, strict=False):  # fewer records, if one is an error
                 entry = _Failed(path, record) if isinstance(record, Exception) else record
-                branch = entries[row]
-                if type(branch) is _Branch:
-                    branch.own = entry
+                below_it = entries[row]
+                if type(below_it) is _Branch:
+                    below_it.own = entry
                 else:
                     entries[row] = entry
         return entries
