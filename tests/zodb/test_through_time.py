@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 from lotdb import LOTDB, BaseNode
 from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
-from recording import open_files
+from recording import examples, open_files
 from toolz import concat
 from trees import AnyStorage, exactly, opened, values
 from ZODB.DB import DB
@@ -156,7 +156,7 @@ edits = st.one_of(
 
 
 @pytest.mark.filterwarnings("ignore:.* no node had an attribute")
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     first=st.lists(edits, max_size=8),
     then=st.lists(edits, max_size=4),
