@@ -74,6 +74,7 @@ from .writing import plan as plan
 from .writing import write as write
 from .models import WriteReport as WriteReport
 from .leftovers import obsolete as obsolete
+from .resuming import failures as failures
 from .resuming import pending as pending
 from .resuming import retry_failed as retry_failed
 from .targets import InlineTarget as InlineTarget

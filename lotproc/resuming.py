@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Iterator
+from functools import cache
 from itertools import chain, groupby
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
 
 from ._jar import at_path
-from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
-from ._stage import check_root, stage
-from ._stamps import inputs_stamp
+from ._nodes import node_path, path_of
+from ._public import public
+from ._stage import check_choice, check_root, stage
+from ._undone import Results, check_results, lookup_of, with_inputs
 from ._windows import in_windows
-from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, OutOfViewError, as_text, got
-from .models import Failure, NodeRecord, Partition
-from .scanning import has_changes, pinned_storage
-from .stores.lookup import StoreLookup
+from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, OutOfViewError, got
+from .models import Failure, Partition
 from .stores.protocol import Store
-from .write_policies import Policy, targets_of
-from .writing.ledger import outstanding_failures
-from .zodb.lookup import LiveLookup, Lookup, RecordLookup, root_of
-from .zodb.partitioning import opened_partition
+from .write_policies import Policy
+from .writing.ledger import check_ledger, outstanding_failures, standing_failures
+from .zodb.lookup import LiveLookup
 from .zodb.pinned import until_closed
 
-__all__ = ["pending", "retry_failed"]
+__all__ = ["failures", "pending", "retry_failed"]
 
 T = TypeVar("T")
 _Path: TypeAlias = "tuple[str, ...]"
@@ -40,14 +38,31 @@ def pending(
     *,
     version: str | None = None,
     inputs: bool = False,
+    invert: bool = False,
+    ledger: str | os.PathLike[str] | None = None,
+    failed: Literal["skip", "retry"] | None = None,
 ) -> Iterator[T]: ...
 @overload
 def pending(
-    policy: Policy, root: BaseNode | Partition | Store, *, version: str | None = None, inputs: bool = False
+    policy: Policy,
+    root: BaseNode | Partition | Store,
+    *,
+    version: str | None = None,
+    inputs: bool = False,
+    invert: bool = False,
+    ledger: str | os.PathLike[str] | None = None,
+    failed: Literal["skip", "retry"] | None = None,
 ) -> Callable[[Iterable[T]], Iterator[T]]: ...
 @stage("items")
 def pending(
-    policy: Policy, root: BaseNode | Partition | Store, *, version: str | None = None, inputs: bool = False
+    policy: Policy,
+    root: BaseNode | Partition | Store,
+    *,
+    version: str | None = None,
+    inputs: bool = False,
+    invert: bool = False,
+    ledger: str | os.PathLike[str] | None = None,
+    failed: Literal["skip", "retry"] | None = None,
 ) -> Callable[[Iterable[T]], Iterator[T]]:
     """Keep the items whose result is not there yet, so that a pipeline that is run again does only what is left.
 
@@ -80,6 +95,10 @@ def pending(
             here, where this runs. A file that is gone counts as changed. A stored stamp without files, as older
             versions wrote them, counts by the values alone. Takes records, which are given on with their stamp, for
             `write` to store it.
+        invert: Give the others: what is done and up to date.
+        ledger: The file that `write(..., ledger=...)` keeps, or will make; read when the first item is asked for.
+        failed: With a ledger: whether to "skip" what failed by it and did not succeed since, so that a crasher does not
+            cost its time in each run, or to "retry" it. What failed is skipped also where its inputs changed since.
 
     Returns:
         An iterator of the items kept, in their order. Lazy; holds up to 1,024 records, or 128 live nodes. It only
@@ -88,129 +107,78 @@ def pending(
         Then, and with live items, it is for the connection's thread only.
 
     Raises:
-        ArgumentError: `version` is empty; the connection of `root` is closed; the file of a partition is not there;
-            the policy gave an empty key; or others wrote over what the connection sees in a storage without history.
+        ArgumentError: `version` is empty; one of `ledger` and `failed` is given without the other, or with `invert`;
+            the ledger is something else than one; the connection of `root` is closed; the file of a partition is not
+            there; the policy gave an empty key; or others wrote over what the connection sees in a storage without
+            history.
         ArgumentTypeError: An option has the wrong type; with `inputs=True` an item is no record, or has an attribute
             that has no digest.
         DamagedDatabaseError: A record is missing or can't be read; names the object's id and the path.
         Exception: Whatever `policy` raises.
     """
-    if not callable(policy):
-        raise ArgumentTypeError(
-            "pending: policy", expected="inline(...), mirror(...), fresh(...) or a function", got=got(policy)
-        )
+    check_results("pending", policy, version, inputs)
     if not isinstance(root, (Partition, Store)):
         check_root("pending", root)
-    if version is not None and not isinstance(version, str):
-        raise ArgumentTypeError("pending: version", expected="a str or None", got=got(version))
-    if version == "":
-        raise ArgumentError("pending: version must not be empty", hint="leave it out where any version will do")
-    if not isinstance(inputs, bool):
-        raise ArgumentTypeError("pending: inputs", expected="True or False", got=got(inputs))
-    at_top = bool(getattr(policy, "starts_at_top", False))
+    if not isinstance(invert, bool):
+        raise ArgumentTypeError("pending: invert", expected="True or False", got=got(invert))
+    if (ledger is None) != (failed is None):
+        raise ArgumentError(
+            "pending: ledger= and failed= go together", hint='pending(..., ledger="run.jsonl", failed="skip")'
+        )
+    if ledger is not None:
+        check_choice("pending", "failed", failed, ("skip", "retry"))
+        ledger = check_ledger("pending", ledger)
+        if invert:
+            raise ArgumentError("pending: invert=True gives what is done, of which a ledger says nothing")
 
     def run(items: Iterable[T]) -> Iterator[T]:
-        lookup = _lookup(root, at_top=at_top)
-        stale = _Filter(policy, lookup, version, inputs)
-        return until_closed(in_windows(items, stale.pending, stale.pending_one), lookup.close)
+        lookup = lookup_of("pending", root, policy)
+        results = Results("pending", policy, lookup, version, inputs)
+        passed_over = _failed_in(ledger) if ledger is not None and failed == "skip" else None
+        chosen = _Filter(results, invert, passed_over)
+        return until_closed(in_windows(items, chosen.of_many, chosen.of_one), lookup.close)
 
     return run
 
 
-def _lookup(root: BaseNode | Partition | Store, *, at_top: bool) -> Lookup:
-    """What looks for results in a store, below a root, or below the top of its tree."""
-    if isinstance(root, Store):
-        return StoreLookup(root)
-    if isinstance(root, Partition):
-        storage = opened_partition("pending", root)
-        return RecordLookup(storage, root_of(storage, root.root) if at_top else root.root)
-    connection = root._p_jar if root._p_jar is not None else connection_of(root)
-    if connection is not None and connection.opened is None:
-        raise ArgumentError("pending: the connection of its root is closed", hint="open it again, and take its root")
-    is_saved = connection is not None and root._p_oid is not None and not has_changes(connection)
-    while at_top and root.parent is not None:
-        root = root.parent  # which may lie in another database than what is below it
-    return RecordLookup(pinned_storage("pending", root, "error"), root._p_oid) if is_saved else LiveLookup(root)
-
-
 class _Filter:
-    """Tells of windows of items which of them are pending."""
+    """Tells of windows of items which of them are pending, or which are not."""
 
-    def __init__(self, policy: Policy, lookup: Lookup, version: str | None, inputs: bool) -> None:
-        self._policy = policy
-        self._lookup = lookup
-        self._version = version
-        self._inputs = inputs
-        self._carried = CarriedPaths()
-        self._last: tuple[BaseNode | None, _Path] = (None, ())
+    def __init__(self, results: Results, invert: bool, passed_over: Callable[[], Container[_Path]] | None) -> None:
+        self._results, self._invert, self._passed_over = results, invert, passed_over
 
-    def pending(self, items: list[Any]) -> list[Any]:
-        """Those of the items whose result is not there; a `Failure` is handed on."""
+    def of_many(self, items: list[Any]) -> list[Any]:
+        """Those of the items that are given; a `Failure` is handed on."""
         if Failure in set(map(type, items)):
             runs = groupby(items, lambda item: type(item) is Failure)
-            return list(chain.from_iterable(run if failed else self.pending(list(run)) for failed, run in runs))
-        paths = self._paths(items)
-        stamps = None
-        if self._inputs:
-            stamps = [inputs_stamp("pending", path, item.attributes) for item, path in zip(items, paths, strict=True)]
-        targets, tail = targets_of(self._policy, paths)
-        there = self._lookup.are_there(targets, tail, self._version, stamps)
+            return list(chain.from_iterable(run if failed else self.of_many(list(run)) for failed, run in runs))
+        paths = self._results.paths(items)
+        there, stamps = self._results.there(items, paths)
+        if self._passed_over is not None:
+            failed = self._passed_over()
+            there = [is_there or path in failed for is_there, path in zip(there, paths, strict=True)]
+        invert = self._invert
         if stamps is None:
-            return [item for item, is_there in zip(items, there, strict=True) if not is_there]
+            return [item for item, is_there in zip(items, there, strict=True) if is_there == invert]
         return [
-            _with_inputs(item, stamp)
+            with_inputs(item, stamp)
             for item, stamp, is_there in zip(items, stamps, there, strict=True)
-            if not is_there
+            if is_there == invert
         ]
 
-    def pending_one(self, item: Any) -> list[Any]:
+    def of_one(self, item: Any) -> list[Any]:
         """The same of one item, with its path where that can't be told."""
-        self._last = None, ()
+        self._results.forget()
         try:
-            return self.pending([item])
+            return self.of_many([item])
         except (DamagedDatabaseError, OutOfViewError) as error:
             failed = at_path("pending", path_of("pending", item), error)
         raise failed
 
-    def _paths(self, items: list[Any]) -> list[_Path]:
-        if set(map(type, items)) <= _RECORDS:
-            paths = [item.path for item in items]
-            return paths if set(map(type, paths)) <= _TUPLES else [path_of("pending", item) for item in items]
-        paths = []
-        last, path = self._last
-        for item in items:
-            if self._inputs and not isinstance(item, NodeRecord):
-                raise _no_record(item)
-            if isinstance(item, BaseNode):
-                path = self._carried.of(item, last, path)
-                last = item
-            else:
-                path = path_of("pending", item)
-                last = None
-            paths.append(path)
-        self._last = last, path
-        return paths
 
-
-_RECORDS, _TUPLES = frozenset({NodeRecord}), frozenset({tuple})
-
-
-def _with_inputs(record: NodeRecord, stamp: str) -> NodeRecord:
-    if type(record) is not NodeRecord:
-        return replace(record, inputs=stamp)
-    copy = object.__new__(NodeRecord)  # for speed, as in `node_record`
-    copy.__dict__.update(record.__dict__, inputs=stamp)
-    return copy
-
-
-def _no_record(item: object) -> ArgumentTypeError:
-    if isinstance(item, BaseNode):
-        return ArgumentTypeError(
-            f"pending: with inputs=True it needs records, and got the live node {as_text(node_path(item))}, "
-            "which does not say what is taken of it",
-            hint="put snapshot(...) in front",
-        )
-    return no_item("pending", item, "a NodeRecord, as inputs=True needs it")
+def _failed_in(ledger: str | os.PathLike[str]) -> Callable[[], Container[_Path]]:
+    """A function that gives what failed by a ledger, as it is when that is asked for first."""
+    return cache(lambda: frozenset(outstanding_failures("pending", ledger, may_be_new=True)))
 
 
 @overload
@@ -256,3 +224,30 @@ def _failed(ledger: str | os.PathLike[str], root: BaseNode) -> Iterator[BaseNode
             node = find(path[len(above) :])
             if node is not None:
                 yield node
+
+
+@public
+def failures(ledger: str | os.PathLike[str]) -> list[Failure]:
+    """Read the failures that stand in a ledger, with their reasons, for tables and for eyes.
+
+    >>> from lotdb import BaseNode
+    >>> from lotproc import Failure, ProcessResult, failures, inline, to_rows, write
+    >>> results = [ProcessResult(("ann", "clip_1"), 0.5), Failure(("ann", "clip_2"), "ValueError", "it is empty")]
+    >>> report = write(inline("_proc"), BaseNode("root"), results, ledger="standing.jsonl")
+    >>> print(*failures("standing.jsonl"))
+    ann/clip_2: ValueError: it is empty
+    >>> list(to_rows(failures("standing.jsonl")))
+    [{'TreeLevel_1': 'ann', 'TreeLevel_2': 'clip_2', 'error': 'ValueError', 'message': 'it is empty', 'attempts': 1}]
+
+    Args:
+        ledger: The file that `write(..., ledger=...)` keeps.
+
+    Returns:
+        The last `Failure` of each record that failed, in any run, and has no result since; sorted by path. What failed
+        without a path is left out, since nobody can tell whether it succeeded later.
+
+    Raises:
+        ArgumentError: The file is not there, or something else than a ledger.
+        ArgumentTypeError: `ledger` is no path.
+    """
+    return standing_failures("failures", ledger)

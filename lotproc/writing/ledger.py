@@ -13,7 +13,7 @@ from .._files import open_regular
 from ..errors import MAX_BRIEF, ArgumentError, ArgumentTypeError, ForeignFileError, add_note, brief, got
 from ..models import Failure
 
-__all__ = ["Ledger", "outstanding_failures"]
+__all__ = ["Ledger", "check_ledger", "outstanding_failures", "standing_failures"]
 
 #: How the lines that are written here start; by it the torn start of one is known.
 STARTS = (b'{"event": "failure", "time": "', b'{"event": "commit", "time": "')
@@ -55,7 +55,7 @@ class Ledger:
     """
 
     def __init__(self, name: str, path: str | os.PathLike[str]) -> None:
-        self.name, self.path = name, _checked(name, path)
+        self.name, self.path = name, check_ledger(name, path)
         #: Source paths that failed, in this run or before it, and have no result that is committed.
         self.outstanding: set[tuple[str, ...]] = set()
         self._recovered: set[tuple[str, ...]] = set()
@@ -171,12 +171,13 @@ class Ledger:
         return os.read(self._file, 1) == b"\n"
 
 
-def outstanding_failures(name: str, path: str | os.PathLike[str]) -> list[tuple[str, ...]]:
+def outstanding_failures(name: str, path: str | os.PathLike[str], *, may_be_new: bool = False) -> list[tuple[str, ...]]:
     """The paths of the records that failed, in any run of a ledger, and have no result since.
 
     Args:
         name: The stage, for errors.
         path: The ledger. It is read line by line, so its size does not matter; lines that a crash has torn are skipped.
+        may_be_new: Whether it may be one that is to be made.
 
     Returns:
         Source paths, sorted, each once. Failures without a path are left out.
@@ -185,11 +186,33 @@ def outstanding_failures(name: str, path: str | os.PathLike[str]) -> list[tuple[
         ArgumentError: The file is not there, or something else than a ledger.
         ArgumentTypeError: `path` is no path.
     """
-    return sorted(_outstanding(name, _checked(name, path, must_exist=True)))
+    with suppress(*[FileNotFoundError] if may_be_new else []):
+        return sorted(_outstanding(name, check_ledger(name, path, must_exist=not may_be_new)))
+    return []
 
 
-def _checked(name: str, path: object, *, must_exist: bool = False) -> str:
-    """The path of a ledger, absolute, if a ledger is there or can be made there."""
+def standing_failures(name: str, path: str | os.PathLike[str]) -> list[Failure]:
+    """The same as `outstanding_failures`, with what the last failure of each said."""
+    standing: dict[tuple[str, ...], Failure] = {}
+    for event in _events(name, check_ledger(name, path, must_exist=True)):
+        if event.get("event") == "failure":
+            for failed in _paths([event.get("path")]):
+                standing[failed] = _failure(failed, event)
+        elif event.get("event") == "commit":
+            for recovered in _paths(event.get("recovered")):
+                standing.pop(recovered, None)
+    return [standing[failed] for failed in sorted(standing)]
+
+
+def _failure(path: tuple[str, ...], event: dict[str, Any]) -> Failure:
+    """A failure from its line, which may lack what older or other programs did not write."""
+    error, message, traceback = (str(event.get(name) or "") for name in ("error", "message", "traceback"))
+    attempts = event.get("attempts")
+    return Failure(path, error, message, traceback, attempts if isinstance(attempts, int) else 1)
+
+
+def check_ledger(name: str, path: object, *, must_exist: bool = False) -> str:
+    """Refuse what can be no ledger; the path of a ledger, absolute, if a ledger is there or can be made there."""
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):
         raise ArgumentTypeError(f"{name}: ledger", expected="the path of a file", got=got(path))
@@ -242,16 +265,20 @@ def _check_start(name: str, path: str, file: BinaryIO) -> None:
 def _outstanding(name: str, path: str) -> set[tuple[str, ...]]:
     """What is outstanding by a ledger."""
     outstanding: set[tuple[str, ...]] = set()
+    for event in _events(name, path):
+        if event.get("event") == "failure":
+            outstanding.update(_paths([event.get("path")]))
+        elif event.get("event") == "commit":
+            outstanding.difference_update(_paths(event.get("recovered")))
+    return outstanding
+
+
+def _events(name: str, path: str) -> Iterator[dict[str, Any]]:
+    """What the lines of a ledger say; empty for a torn one."""
     with open(_opened(name, path), "rb") as file:
         _check_start(name, path, file)
         file.seek(0)
-        for line in file:
-            value = _parsed(line)
-            if value.get("event") == "failure":
-                outstanding.update(_paths([value.get("path")]))
-            elif value.get("event") == "commit":
-                outstanding.difference_update(_paths(value.get("recovered")))
-    return outstanding
+        yield from map(_parsed, file)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

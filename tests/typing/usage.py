@@ -30,7 +30,9 @@ from lotproc import (
     chunked,
     chunked_by,
     chunked_bytes,
+    delete,
     each,
+    failures,
     folds,
     fresh,
     gather,
@@ -42,6 +44,7 @@ from lotproc import (
     match_key,
     match_path,
     mirror,
+    obsolete,
     outputs,
     parallel_map,
     partitions,
@@ -212,6 +215,12 @@ def resuming(root: BaseNode, part: Partition, records: Iterable[NodeRecord], nod
     assert_type(waiting(records), Records)
     assert_type(retry_failed("runs.jsonl", root), Nodes)
     assert_type(retry_failed("runs.jsonl"), NodesOf)
+    assert_type(pending(mirror(), part, records, ledger="runs.jsonl", failed="skip"), Records)
+    assert_type(failures("runs.jsonl"), list[Failure])
+    assert_type(obsolete(mirror("f"), root, nodes, version="v1"), Records)
+    assert_type(delete(root, obsolete(mirror("f"), root, records)), WriteReport)
+    deleting: Callable[[Iterable[object]], WriteReport] = delete(root, commit_every=10)
+    assert_type(deleting([("ann",)]), WriteReport)
 
 
 def values(record: NodeRecord) -> None:

@@ -90,7 +90,12 @@ POLICIES: list[Policy] = [
 
 
 def left(
-    policy: Policy, root: BaseNode, items: Iterable[Any], version: str | None = None, inputs: bool = False
+    policy: Policy,
+    root: BaseNode,
+    items: Iterable[Any],
+    version: str | None = None,
+    inputs: bool = False,
+    invert: bool = False,
 ) -> list[Any]:
     """What `pending` has to give."""
     top = root
@@ -111,7 +116,7 @@ def left(
                 or _same(found.attribute_storage.get(INPUTS), stamp.partition(".")[0])
             )
         )
-        if not done:
+        if done == invert:
             kept.append(replace(item, inputs=stamp) if inputs else item)
     return kept
 
@@ -146,6 +151,9 @@ def check(root: BaseNode, policy: Policy, version: str | None, inputs: bool) -> 
             items = source(root)
             wanted = left(policy, root, items, version, inputs)
             found = list(pending(policy, root, iter(items), version=version, inputs=inputs))
+            assert told(found) == told(wanted), name
+            wanted = left(policy, root, items, version, inputs, invert=True)
+            found = list(pending(policy, root, iter(items), version=version, inputs=inputs, invert=True))
             assert told(found) == told(wanted), name
     if is_stored:
         assert list(map(id, unsaved(root))) == list(map(id, before))

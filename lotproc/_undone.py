@@ -1,0 +1,126 @@
+"""Which items have their result already, many at once: what `pending` and `status` ask of a tree or a store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from lotdb import BaseNode
+
+from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
+from ._stamps import inputs_stamp
+from .errors import ArgumentError, ArgumentTypeError, as_text, got
+from .models import NodeRecord, Partition
+from .scanning import has_changes, pinned_storage
+from .stores.lookup import StoreLookup
+from .stores.protocol import Store
+from .write_policies import Policy, targets_of
+from .zodb.lookup import LiveLookup, Lookup, RecordLookup, root_of
+from .zodb.partitioning import opened_partition
+
+__all__ = ["Results", "check_results", "lookup_of", "with_inputs"]
+
+_Path: TypeAlias = "tuple[str, ...]"
+
+
+def check_results(name: str, policy: Policy, version: str | None, inputs: bool) -> None:
+    """Refuse what does not say which results are meant."""
+    if not callable(policy):
+        raise ArgumentTypeError(
+            f"{name}: policy", expected="inline(...), mirror(...), fresh(...) or a function", got=got(policy)
+        )
+    if version is not None and not isinstance(version, str):
+        raise ArgumentTypeError(f"{name}: version", expected="a str or None", got=got(version))
+    if version == "":
+        raise ArgumentError(f"{name}: version must not be empty", hint="leave it out where any version will do")
+    if not isinstance(inputs, bool):
+        raise ArgumentTypeError(f"{name}: inputs", expected="True or False", got=got(inputs))
+
+
+def lookup_of(name: str, root: BaseNode | Partition | Store, policy: Policy) -> Lookup:
+    """What looks for the results of a policy in a store, below a root, or below the top of its tree."""
+    at_top = bool(getattr(policy, "starts_at_top", False))
+    if isinstance(root, Store):
+        return StoreLookup(root)
+    if isinstance(root, Partition):
+        storage = opened_partition(name, root)
+        return RecordLookup(storage, root_of(storage, root.root) if at_top else root.root)
+    connection = root._p_jar if root._p_jar is not None else connection_of(root)
+    if connection is not None and connection.opened is None:
+        raise ArgumentError(f"{name}: the connection of its root is closed", hint="open it again, and take its root")
+    is_saved = connection is not None and root._p_oid is not None and not has_changes(connection)
+    while at_top and root.parent is not None:
+        root = root.parent  # which may lie in another database than what is below it
+    return RecordLookup(pinned_storage(name, root, "error"), root._p_oid) if is_saved else LiveLookup(root)
+
+
+class Results:
+    """Tells of windows of items which of them have their results.
+
+    Args:
+        name: The stage, for errors.
+        policy: Where the results are.
+        lookup: What looks there.
+        version: What made them; `None` for anything.
+        inputs: Whether they must be made from the items' attributes as they are now.
+    """
+
+    def __init__(self, name: str, policy: Policy, lookup: Lookup, version: str | None, inputs: bool) -> None:
+        self._name, self._policy, self._lookup = name, policy, lookup
+        self._version, self._inputs = version, inputs
+        self._carried = CarriedPaths()
+        self._last: tuple[BaseNode | None, _Path] = (None, ())
+
+    def forget(self) -> None:
+        """What comes next may be something else than what follows in a walk."""
+        self._last = None, ()
+
+    def there(self, items: list[Any], paths: list[_Path]) -> tuple[list[bool], list[str] | None]:
+        """Whether each has its result, and the stamps of the items' attributes where these count."""
+        stamps = None
+        if self._inputs:
+            stamps = [inputs_stamp(self._name, path, item.attributes) for item, path in zip(items, paths, strict=True)]
+        targets, tail = targets_of(self._policy, paths)
+        return self._lookup.are_there(targets, tail, self._version, stamps), stamps
+
+    def paths(self, items: list[Any]) -> list[_Path]:
+        """The paths of items."""
+        if set(map(type, items)) <= _RECORDS:
+            paths = [item.path for item in items]
+            return paths if set(map(type, paths)) <= _TUPLES else [path_of(self._name, item) for item in items]
+        paths = []
+        last, path = self._last
+        for item in items:
+            if self._inputs and not isinstance(item, NodeRecord):
+                raise _no_record(self._name, item)
+            if isinstance(item, BaseNode):
+                path = self._carried.of(item, last, path)
+                last = item
+            else:
+                path = path_of(self._name, item)
+                last = None
+            paths.append(path)
+        self._last = last, path
+        return paths
+
+
+_RECORDS, _TUPLES = frozenset({NodeRecord}), frozenset({tuple})
+
+
+def with_inputs(record: NodeRecord, stamp: str) -> NodeRecord:
+    """A record that knows the stamp of its attributes."""
+    if type(record) is not NodeRecord:
+        return replace(record, inputs=stamp)
+    copy = object.__new__(NodeRecord)  # for speed, as in `node_record`
+    copy.__dict__.update(record.__dict__, inputs=stamp)
+    return copy
+
+
+def _no_record(name: str, item: object) -> ArgumentTypeError:
+    if isinstance(item, BaseNode):
+        return ArgumentTypeError(
+            f"{name}: with inputs=True it needs records, and got the live node {as_text(node_path(item))}, "
+            "which does not say what is taken of it",
+            hint="put snapshot(...) in front",
+        )
+    return no_item(name, item, "a NodeRecord, as inputs=True needs it")
