@@ -16,6 +16,7 @@ from .._nodes import connection_of, find
 from .._stamps import STAMPS, VERSION
 from ..errors import DamagedDatabaseError
 from ..models import Write
+from .appending import appended, check_appendable, check_appends, rate_of
 from .arrays import as_data_node, payload_names, sample_rate, store_payload
 from .handles import handle_names, with_payloads, without_handles
 from .options import Options
@@ -50,6 +51,8 @@ class MemoryTree:
 
     def finish(self) -> None:
         check_there(self._writes, self._root, self._options)
+        if self._options.if_exists == "append":
+            check_appends(self._writes, self._root, self._options)
         if self._options.if_exists == "error":
             coming: set[tuple[str, ...]] = set()
             for planned in self._writes:
@@ -88,6 +91,8 @@ def check_batch(writes: Iterable[Write], options: Options, connection: Any) -> b
     plain = True
     for planned in writes:
         values = planned.attributes
+        if options.if_exists == "append":
+            check_appendable(options.name, planned.path, values, options.arrays)
         payloads, handles = payload_names(values, options.arrays), handle_names(values)
         if payloads or handles:
             values = {name: without_handles(value) for name, value in values.items() if name not in payloads}
@@ -101,6 +106,7 @@ def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
     connection = connection_of(root)
     jar = None if connection is None else RecordJar(connection._storage.load, connection.db(), connection._storage)
     arrays, replaces, skips = options.arrays, options.if_exists == "replace", options.if_exists == "skip"
+    appends = options.if_exists == "append"
     written, skipped, last_path = 0, 0, None
     for planned in writes:
         node = find(root, planned.path)
@@ -117,7 +123,7 @@ def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
             for name in set(stale) - planned.attributes.keys():
                 if name in node.attribute_storage:
                     node.delete_attribute(name)
-        attributes = with_payloads(planned.path, planned.attributes, arrays, connection, node)
+        attributes = with_payloads(planned.path, planned.attributes, arrays, connection, None if appends else node)
         payloads = payload_names(attributes, arrays)
         rate = sample_rate(attributes)
         if payloads and node is not root:
@@ -126,9 +132,14 @@ def apply(writes: Iterable[Write], root: BaseNode, options: Options) -> Done:
             if isinstance(value, DataObject) and node is not root:
                 node = as_data_node(node, name, "blob", value.samplerate_hz)
         for name, value in attributes.items():
+            own = rate_of(planned.attributes[name], attributes)
+            if appends:
+                joined, own = appended(options.name, planned.path, name, node.get_attribute(name, None), value, own)
+                if joined is not value:
+                    store_payload(node, name, joined, arrays, own)
+                    continue
             if name in payloads:
-                own = getattr(planned.attributes[name], "samplerate_hz", None)  # that of a handle
-                store_payload(node, name, value, arrays, own or rate)
+                store_payload(node, name, value, arrays, own)
             elif not _stored_already(node, name, value, jar):
                 node.set_attribute(name, value)
         written, last_path = written + 1, planned.path

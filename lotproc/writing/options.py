@@ -13,7 +13,7 @@ from .arrays import Arrays
 
 __all__ = ["IfExists", "IfMissing", "Options", "merged"]
 
-IfExists: TypeAlias = Literal["merge", "replace", "skip", "error"]
+IfExists: TypeAlias = Literal["merge", "replace", "append", "skip", "error"]
 IfMissing: TypeAlias = Literal["make", "error"]
 
 
@@ -42,13 +42,17 @@ class Options(NamedTuple):
 
     def check(self) -> None:
         """Refuse what is no choice, or no choice together."""
-        check_choice(self.name, "if_exists", self.if_exists, ("merge", "replace", "skip", "error"))
+        check_choice(self.name, "if_exists", self.if_exists, ("merge", "replace", "append", "skip", "error"))
         check_choice(self.name, "if_missing", self.if_missing, ("make", "error"))
         if self.if_exists == self.if_missing == "error":
             raise ArgumentError(
                 f'{self.name}: with if_exists="error" and if_missing="error" there is nothing to write to'
             )
         check_choice(self.name, "arrays", self.arrays, ("inline", "blob", "zarr"))
+        if self.if_exists == "append" and self.arrays == "inline":
+            raise ArgumentError(
+                f'{self.name}: with if_exists="append" arrays', expected="'blob' or 'zarr'", got=f"{self.arrays!r}"
+            )
 
     def skips(self, version: Callable[[], object]) -> bool:
         """Whether what is there stays as it is; its version is asked for only where that counts."""

@@ -107,8 +107,10 @@ def write(
             among them is counted, and kept in the report.
         output_attribute: The attribute that holds the result's output; `None` leaves the output out.
         if_exists: What to do where the node is already there. "merge": set the result's attributes, keep the others;
-            "replace": drop the others; "skip": leave the node as it is, if it has the `version` that is given;
-            "error": stop. Children always stay.
+            "replace": drop the others; "append": "merge", with arrays put behind those that are there, along the first
+            axis, for results that come in pieces; it needs `arrays` "blob" or "zarr", and refuses another dtype, shape
+            or sample rate; "skip": leave the node as it is, if it has the `version` that is given; "error": stop.
+            Children always stay. Each array that is appended is stored anew, with what was there.
         if_missing: What to do where no node is, or nothing under the key of a store. "make": make it, and the nodes
             above it. "error": stop, before anything of the batch is applied: for metadata of nodes that are there.
         commit_every: Commit as soon as this many results are written and their batch is whole, and at the end.
@@ -137,7 +139,8 @@ def write(
     Raises:
         ArgumentError: An option is out of range; `commit_every` on a tree in memory; a result has an empty key in its
             path, or its output's name or that of a stamp among its attributes; `ledger` can't be one, or is a file
-            of another kind; `if_exists="replace"` would replace the processed node itself; `if_exists` and
+            of another kind; `if_exists="replace"` would replace the processed node itself; an array can't be appended
+            to what is there, or `if_exists="append"` has no `arrays`; `if_exists` and
             `if_missing` are both "error"; a payload needs blobs, and the database has no directory for them.
         ArgumentTypeError: `target` is neither a node nor a store, or an option has the wrong type.
         ReadOnlyTreeError, ReadOnlyStoreError: The target can only be read.

@@ -202,6 +202,7 @@ def writing(root: BaseNode, batches: Iterable[list[ProcessResult]]) -> None:
     assert_type(write(mirror("features"), root, if_exists="skip", commit_every=8)(batches), WriteReport)
     assert_type(write(inline("_proc"), root, batches, arrays="blob"), WriteReport)
     assert_type(write(mirror(), root, arrays="zarr")(batches), WriteReport)
+    assert_type(write(mirror(), root, batches, arrays="blob", if_exists="append"), WriteReport)
     assert_type(write(mirror(), root, batches, version="v1", ledger="runs.jsonl"), WriteReport)
     assert_type(plan(mirror(), batches, version="v1"), Iterator[Write])
     assert_type(run_summary(write(mirror(), root, batches)), RunSummary)
