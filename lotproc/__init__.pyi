@@ -77,6 +77,8 @@ from .leftovers import obsolete as obsolete
 from .resuming import failures as failures
 from .resuming import pending as pending
 from .resuming import retry_failed as retry_failed
+from .states import Status as Status
+from .states import status as status
 from .targets import InlineTarget as InlineTarget
 from .targets import MirrorTarget as MirrorTarget
 from .targets import NewDatabaseTarget as NewDatabaseTarget

@@ -20,7 +20,7 @@ from .snapshots import Taken
 from .stores.lookup import stamps_of
 from .stores.protocol import Store
 from .traversal import walk
-from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, Policy
+from .write_policies import InlineWritePolicy, Policy, has_base
 from .zodb.attributes import Wanted
 from .zodb.scanner import Scanner
 
@@ -56,7 +56,7 @@ def marked_by(name: str, policy: Policy, target: BaseNode | Store) -> Marked:
         check_root(name, target, "a lotdb node or a store")
     if not callable(policy):
         raise ArgumentTypeError(f"{name}: policy", expected="inline(...), mirror(...) or fresh(...)", got=got(policy))
-    if type(policy) not in (InlineWritePolicy, MirrorWritePolicy, FreshWritePolicy) or not policy.base_path:  # type: ignore[attr-defined]
+    if not has_base(policy):
         raise ArgumentError(
             f"{name}: policy",
             expected="inline(...), mirror(...) or fresh(...) with a base",

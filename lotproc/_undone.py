@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from lotdb import BaseNode
 
 from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
-from ._stamps import inputs_stamp
+from ._stamps import INPUTS, STAMPS, inputs_stamp
 from .errors import ArgumentError, ArgumentTypeError, as_text, got
 from .models import NodeRecord, Partition
 from .scanning import has_changes, pinned_storage
@@ -17,6 +17,7 @@ from .stores.protocol import Store
 from .write_policies import Policy, targets_of
 from .zodb.lookup import LiveLookup, Lookup, RecordLookup, root_of
 from .zodb.partitioning import opened_partition
+from .zodb.stamped import has_stamps
 
 __all__ = ["Results", "check_results", "lookup_of", "with_inputs"]
 
@@ -82,6 +83,19 @@ class Results:
             stamps = [inputs_stamp(self._name, path, item.attributes) for item, path in zip(items, paths, strict=True)]
         targets, tail = targets_of(self._policy, paths)
         return self._lookup.are_there(targets, tail, self._version, stamps), stamps
+
+    def reasons(self, paths: list[_Path]) -> list[str]:
+        """Why these, which have no result as it must be, have none: "new", "other_version" and so on."""
+        targets, tail = targets_of(self._policy, paths)
+        found = self._lookup.attributes_at(targets, tail, frozenset(STAMPS))
+        return [self._reason(attributes) for attributes in found]
+
+    def _reason(self, attributes: Any) -> str:
+        if attributes is None:
+            return "new"
+        if not has_stamps(attributes, self._version, None):
+            return "other_version"
+        return "other_inputs" if isinstance(attributes.get(INPUTS), str) else "unstamped"
 
     def paths(self, items: list[Any]) -> list[_Path]:
         """The paths of items."""

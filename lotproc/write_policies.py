@@ -21,6 +21,7 @@ __all__ = [
     "MirrorWritePolicy",
     "Policy",
     "fresh",
+    "has_base",
     "inline",
     "mirror",
     "policy_text",
@@ -188,6 +189,11 @@ def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> t
 
 
 _PLAIN = frozenset({InlineWritePolicy, MirrorWritePolicy, FreshWritePolicy})
+
+
+def has_base(policy: Policy) -> bool:
+    """Whether a policy has a base, by which its results are told from those of others."""
+    return type(policy) in _PLAIN and bool(policy.base_path)  # type: ignore[attr-defined]
 
 
 def targets_of(policy: Policy, paths: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:

@@ -19,8 +19,8 @@ PICTURE = ROOT / "docs" / "rooms.svg"
 ROWS: list[dict[str, str]] = [
     {"facade": "__init__ targets pipeline processors"},
     {
-        "doors": "scanning revisions comparing resuming leftovers _marked _undone parallel lifting joining _join_sides "
-        "sources copying ingest export serialization views summaries testing"
+        "doors": "scanning revisions comparing resuming leftovers states _marked _undone parallel lifting joining "
+        "_join_sides sources copying ingest export serialization views summaries testing"
     },
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"zodb": "zodb", "stores": "stores"},

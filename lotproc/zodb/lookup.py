@@ -55,6 +55,12 @@ class Lookup(Protocol):
             digests: What `_inputs` has to be, for each path, by `is_inputs_stamp`; `None` for anything.
         """
 
+    def attributes_at(self, paths: Sequence[_Path], tail: _Path, names: Container[str]) -> list[Any]:
+        """The attributes of the nodes at these paths, each with the tail behind it; `None` where none is.
+
+        Something with a `get`, in which those with these names are as they are stored.
+        """
+
     def close(self) -> None:
         """Let go of what was read."""
 

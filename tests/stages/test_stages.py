@@ -320,6 +320,8 @@ def placed(root: Any) -> dict[str, Any]:
     everything = {
         "write": lp.write(lp.mirror(), root),
         "delete": lp.delete(root),
+        "obsolete": lp.obsolete(lp.mirror("out"), root),
+        "status": lp.status(lp.mirror(), root),
         "pending": lp.pending(lp.mirror(), root),
         "parallel_map": lp.parallel_map(lp.each(lp.pending(lp.mirror(), root)), mode="sync"),
         "target": target,

@@ -5,7 +5,7 @@ lotdb has no type hints, so its `BaseNode` is `Any` here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from lotproc import (
     PayloadHandle,
     ProcessResult,
     RunSummary,
+    Status,
     Store,
     Write,
     WriteReport,
@@ -59,6 +60,7 @@ from lotproc import (
     show,
     snapshot,
     split,
+    status,
     table_by_path,
     to_parquet,
     to_rows,
@@ -220,6 +222,8 @@ def resuming(root: BaseNode, part: Partition, records: Iterable[NodeRecord], nod
     assert_type(failures("runs.jsonl"), list[Failure])
     assert_type(obsolete(mirror("f"), root, nodes, version="v1"), Records)
     assert_type(delete(root, obsolete(mirror("f"), root, records)), WriteReport)
+    assert_type(status(mirror(), root, records, by=1), Status)
+    assert_type(status(mirror(), root)(nodes).parts, Mapping[tuple[str, ...], Status])
     deleting: Callable[[Iterable[object]], WriteReport] = delete(root, commit_every=10)
     assert_type(deleting([("ann",)]), WriteReport)
 
