@@ -24,7 +24,7 @@ from .options import Options
 from .progress import Done, Progress, Target
 from .transactions import Changes, is_clean, undone_on_failure
 
-__all__ = ["DatabaseTree", "opened_tree"]
+__all__ = ["MOST_WAITING", "DatabaseTree", "opened_tree"]
 
 #: Results between two savepoints, which check that they can be stored and bound what is held in memory.
 SAVEPOINT_EVERY = 2_000

@@ -84,6 +84,11 @@ class Progress:
         self.done = self.done.and_then(done)
 
     @property
+    def age(self) -> float:
+        """Seconds since the last commit, or since this began."""
+        return perf_counter() - self._since
+
+    @property
     def new(self) -> int:
         """The results that a commit would store."""
         return self.done.written - self._told.written
@@ -165,14 +170,20 @@ class Target(Protocol[T_contra]):
         """All batches were taken."""
 
 
-def apply_batches(batches: Iterable[T], opened: AbstractContextManager[Target[T]], progress: Progress) -> None:
+def apply_batches(
+    batches: Iterable[T],
+    opened: AbstractContextManager[Target[T]],
+    progress: Progress,
+    commit_within: float | None = None,
+) -> None:
     """Apply batch by batch, and commit as asked; a failure undoes, and takes back, what came since the last commit."""
     with progress.taken_back_on_failure(), opened as target:
         every = target.commit_every
         for batch in batches:
             start = perf_counter()
             target.take(batch)
-            if every is not None and progress.new >= every:
+            is_due = every is not None and progress.new >= every
+            if is_due or (commit_within is not None and progress.has_news and progress.age >= commit_within):
                 target.commit()
             progress.writing += perf_counter() - start
         start = perf_counter()

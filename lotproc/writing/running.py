@@ -14,13 +14,13 @@ from ..models import Failure, ProcessResult, Write, WriteReport
 from ..stores.protocol import OUTPUT, Store
 from ..write_policies import policy_text
 from .arrays import Arrays, check_arrays
-from .conflicts import opened_tree
+from .conflicts import MOST_WAITING, opened_tree
 from .into_store import check_store, opened_store, planned_items
 from .ledger import Ledger
 from .options import IfExists, IfMissing, Options
 from .planning import Policy, flat_batches, planner, writes_of
 from .progress import Progress, Target, apply_batches, reported
-from .transactions import check_writable
+from .transactions import check_within, check_writable
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         if_exists: IfExists
         if_missing: IfMissing
         commit_every: int | None
+        commit_within: float | None
         arrays: Arrays
         version: str | None
         ledger: str | os.PathLike[str] | None
@@ -62,6 +63,7 @@ def write(
     if_exists: IfExists = "merge",
     if_missing: IfMissing = "make",
     commit_every: int | None = None,
+    commit_within: float | None = None,
     arrays: Arrays = "inline",
     version: str | None = None,
     ledger: str | os.PathLike[str] | None = None,
@@ -115,6 +117,9 @@ def write(
             above it. "error": stop, before anything of the batch is applied: for metadata of nodes that are there.
         commit_every: Commit as soon as this many results are written and their batch is whole, and at the end.
             `None`: the caller commits; a store commits when it suits it, and at the end.
+        commit_within: Commit as well as soon as a batch is whole so many seconds after the last commit, and at the end:
+            a crash then costs no more than their work, and that on one batch. For slow processors, beside
+            `commit_every` or alone; alone, a tree is also committed whenever 10,000 results are written.
         arrays: Where outputs and attributes go that are numpy arrays. "inline": into the node's attributes, as they
             are. "blob", "zarr": into lotdb payloads, which `DataNode.read_data` reads; new nodes, and `BaseNode`s
             that are there, become `DataNode`s for that, all but `target` itself. A result's attribute
@@ -137,10 +142,10 @@ def write(
         last commit, up to 10,000; on a tree in memory all planned writes. For the connection's thread only.
 
     Raises:
-        ArgumentError: An option is out of range; `commit_every` on a tree in memory; a result has an empty key in its
-            path, or its output's name or that of a stamp among its attributes; `ledger` can't be one, or is a file
-            of another kind; `if_exists="replace"` would replace the processed node itself; an array can't be appended
-            to what is there, or `if_exists="append"` has no `arrays`; `if_exists` and
+        ArgumentError: An option is out of range; `commit_every` or `commit_within` on a tree in memory; a result has an
+            empty key in its path, or its output's name or that of a stamp among its attributes; `ledger` can't be one,
+            or is a file of another kind; `if_exists="replace"` would replace the processed node itself; an array can't
+            be appended to what is there, or `if_exists="append"` has no `arrays`; `if_exists` and
             `if_missing` are both "error"; a payload needs blobs, and the database has no directory for them.
         ArgumentTypeError: `target` is neither a node nor a store, or an option has the wrong type.
         ReadOnlyTreeError, ReadOnlyStoreError: The target can only be read.
@@ -163,6 +168,9 @@ def write(
     starts_at_top = not isinstance(target, Store) and getattr(policy, "starts_at_top", False)
     spares_source = starts_at_top and if_exists == "replace"
     planned = planner("write", policy, output_attribute, version, spares_source=spares_source)
+    check_within("write", target, commit_within)
+    if commit_within is not None and commit_every is None and isinstance(target, BaseNode):
+        commit_every = MOST_WAITING
     output = output_attribute or OUTPUT
     options = Options("write", commit_every, if_exists, if_missing, version, arrays, output, policy_text(policy))
     if not isinstance(target, Store):
@@ -185,7 +193,7 @@ def write(
         def applied() -> None:
             with book or nullcontext():
                 batches = _noted(flat_batches("write", results), planned, progress)
-                apply_batches(batches, _opened(target, options, progress), progress)
+                apply_batches(batches, _opened(target, options, progress), progress, commit_within)
 
         return reported(applied, progress)
 

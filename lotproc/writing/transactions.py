@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 from lotdb import BaseNode
@@ -14,10 +15,10 @@ from .._interrupts import uninterrupted
 from .._nodes import connection_of
 from .._stage import check_count
 from ..commits import DESCRIPTION, commit_text
-from ..errors import ArgumentError, ReadOnlyTreeError, add_note
+from ..errors import ArgumentError, ArgumentTypeError, ReadOnlyTreeError, add_note, got
 from ..zodb.appending import check_there, clear_remains
 
-__all__ = ["Changes", "check_writable", "is_clean", "undone_on_failure"]
+__all__ = ["Changes", "check_within", "check_writable", "is_clean", "undone_on_failure"]
 
 
 class Changes:
@@ -125,4 +126,18 @@ def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:
     if connection is not None and connection.isReadOnly():
         raise ReadOnlyTreeError(
             f"{name}: the connection of {root.key!r} is read-only", hint="open the database without read_only=True"
+        )
+
+
+def check_within(name: str, target: object, commit_within: float | None) -> None:
+    """Refuse what is no number of seconds, or can't be kept to."""
+    if commit_within is None:
+        return
+    if isinstance(commit_within, bool) or not isinstance(commit_within, Real):
+        raise ArgumentTypeError(f"{name}: commit_within", expected="a number of seconds", got=got(commit_within))
+    if not commit_within > 0:
+        raise ArgumentError(f"{name}: commit_within", expected="more than 0 seconds", got=got(commit_within))
+    if isinstance(target, BaseNode) and connection_of(target) is None:
+        raise ArgumentError(
+            f"{name}: commit_within={commit_within} needs a tree in a database", hint=f"{target.key!r} is in memory"
         )

@@ -206,6 +206,7 @@ def writing(root: BaseNode, batches: Iterable[list[ProcessResult]]) -> None:
     assert_type(write(mirror(), root, arrays="zarr")(batches), WriteReport)
     assert_type(write(mirror(), root, batches, arrays="blob", if_exists="append"), WriteReport)
     assert_type(write(mirror(), root, batches, version="v1", ledger="runs.jsonl"), WriteReport)
+    assert_type(write(mirror(), root, commit_every=10, commit_within=30.0)(batches), WriteReport)
     assert_type(plan(mirror(), batches, version="v1"), Iterator[Write])
     assert_type(run_summary(write(mirror(), root, batches)), RunSummary)
     assert_type(write(mirror(), root, batches).failures, tuple[Failure, ...])
