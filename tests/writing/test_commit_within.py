@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from lotdb import BaseNode
 from recording import committed, database
 
@@ -37,6 +37,7 @@ batches = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 4.0, 9.0]), st.integers(
 @given(
     batches=batches, within=st.sampled_from([0.5, 4.0, 10.0]), every=st.none() | st.integers(1, 6), stops=st.booleans()
 )
+@example(batches=[(4.0, 1), (0.0, 1)], within=4.0, every=None, stops=True)
 def test_what_is_whole_is_committed_in_time(
     batches: list[tuple[float, int]], within: float, every: int | None, stops: bool
 ) -> None:
