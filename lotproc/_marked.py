@@ -81,7 +81,9 @@ def stamped(name: str, target: BaseNode | Store, marked: Marked) -> tuple[Iterat
     if connection is None or start._p_oid is None or has_changes(connection):
         return _with_stamps(_live(start, marked)), bool
     storage = pinned_storage(name, start, "error")
-    wanted = Wanted(Taken(STAMPS), among=_among(marked))
+    # Where a key comes twice in the base, a part of it may lead to a result, too.
+    chain = marked.base if marked.is_inline and len(set(marked.base)) == len(marked.base) else ()
+    wanted = Wanted(Taken(STAMPS), among=_among(marked), chain=chain)
     found = Scanner(storage, wanted, sought=Sought(name, ())).records(start._p_oid)
     return _with_stamps(found), storage.close
 

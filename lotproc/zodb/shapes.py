@@ -248,6 +248,7 @@ class _TreeShape(Shape):
         super().__init__(record, (*keys, *oids, *more))
         self._keys = keys
         self._oids = oids
+        self.is_of_one = len(keys) == 1 and not more
         widths = {key.stop - key.start for key in keys}
         self._width = widths.pop() if len(widths) == 1 else 0  # of the keys, if they are of one
         self._key_bytes = np.array([range(key.start, key.stop) for key in keys if self._width], np.intp).ravel()
@@ -348,6 +349,17 @@ class TreeReader:
             else:
                 oids[rows], found[rows] = shape.one(block, encoded)
         return oids, found, unread
+
+    def only(self, records: Records, key: str) -> tuple[Oids, Flags]:
+        """The ids of the only children, with this key, and which trees can be told to have such a one."""
+        count = len(records.starts)
+        oids = np.zeros((count, 8), np.uint8)
+        found = np.zeros(count, np.bool_)
+        encoded = key.encode("utf-8", "surrogatepass")
+        for shape, rows, block in self._shapes.sorted(records):
+            if shape is not None and shape.is_of_one:
+                oids[rows], found[rows] = shape.one(block, encoded)
+        return oids, found
 
     def all(self, records: Records) -> list[dict[str, bytes] | Parts | None]:
         """What each record says: the ids of children by their keys, or how they are parted; `None` if neither."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
@@ -12,6 +13,8 @@ from recording import Path, Source, contents, database
 from trees import unsaved
 
 import lotproc as lp
+from lotproc import _marked
+from lotproc.zodb.scanner import Scanner
 
 keys = st.sampled_from(["a", "b", "_p", "f"])
 paths = st.lists(keys, max_size=4).map(tuple)
@@ -161,3 +164,43 @@ def test_records_out_of_order_are_refused() -> None:
     with pytest.raises(lp.ArgumentError) as caught:
         list(lp.obsolete(lp.inline("_p"), root, [lp.NodeRecord(("b",), "b"), lp.NodeRecord(("a",), "a")]))
     assert caught.value.path == ("a",)
+
+
+@pytest.mark.parametrize("in_bulk", [True, False])
+@pytest.mark.parametrize("base", [("_p",), ("_p", "f"), ("_p", "x", "f")])
+def test_results_that_are_alone_are_read_together_and_the_same(base: Path, in_bulk: bool) -> None:
+    with database() as db:
+        root = db.open_connection()
+        policy = lp.inline(*base)
+        clips = [(f"speaker_{n % 3}", f"clip_{n:03}") for n in range(200)]
+        results = [lp.ProcessResult(path, n) for n, path in enumerate(clips) if n % 7]
+        lp.write(policy, root, results, version="v1", commit_every=50 if in_bulk else None)
+        db.commit()
+        for n, path in enumerate(clips):
+            if n % 11 == 0:
+                root.gns([*path, "_p", "beside"])
+            if n % 13 == 0:
+                root.gns([*path, *base, "below"]).set_attribute("_version", "v2" if n % 2 else "v1")
+            if n % 17 == 0:
+                root.gns([*path, *base]).delete_attribute("_version")
+            if n % 19 == 0:
+                root.gns([*path, "own"]).set_attribute("_version", "v1")
+        for deep in (("_p", "f", *base), ("_p", *base), (*base, *base)):
+            root.gns(["deep", *deep]).set_attribute("_version", "v1")
+        db.commit()
+        marked = _marked.marked_by("obsolete", policy, root)
+        found, close = _marked.stamped("obsolete", root, marked)
+        together = list(found)
+        close()
+        with patch.object(Scanner, "_ends", lambda *args: {}):
+            found, close = _marked.stamped("obsolete", root, marked)
+            assert list(found) == together
+            close()
+        root.set_attribute("n", 1)  # so that live nodes are gone through
+        assert list(_marked.stamped("obsolete", root, marked)[0]) == together
+        db.abort()
+        with patch.object(Scanner, "_list", autospec=True, side_effect=Scanner._list) as listed:
+            found, close = _marked.stamped("obsolete", root, marked)
+            assert len(list(found)) == len(together)
+            close()
+        assert listed.call_count < 200  # more than that would be all clips, and what is below them
