@@ -87,7 +87,7 @@ class Results:
     def reasons(self, paths: list[_Path]) -> list[str]:
         """Why these, which have no result as it must be, have none: "new", "other_version" and so on."""
         targets, tail = targets_of(self._policy, paths)
-        found = self._lookup.attributes_at(targets, tail, frozenset(STAMPS))
+        found, _ = self._lookup.attributes_at(targets, tail, frozenset(STAMPS))
         return [self._reason(attributes) for attributes in found]
 
     def _reason(self, attributes: Any) -> str:

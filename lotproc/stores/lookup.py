@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .._stamps import INPUTS, VERSION, is_inputs_stamp
@@ -34,12 +34,16 @@ class StoreLookup:
             found.append(is_there)
         return found
 
-    def attributes_at(self, paths: Sequence[_Path], tail: _Path, names: Container[str]) -> list[Any]:
-        """The stamps of the records at these paths, each with the tail behind it; `None` where none is."""
-        return [
-            None if entry is None else stamps_of(entry)
-            for entry in self._store.find_many(path + tail for path in paths)
-        ]
+    def attributes_at(
+        self, paths: Sequence[_Path], tail: _Path, names: frozenset[str], since: bytes | None = None
+    ) -> tuple[list[Any], list[bool]]:
+        """The stamps of the records at these paths, each with the tail behind it; `None` where none is.
+
+        What is new is not known.
+        """
+        entries = self._store.find_many(path + tail for path in paths)
+        found = [None if entry is None else stamps_of(entry) for entry in entries]
+        return found, [False] * len(found)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -55,10 +55,13 @@ class Lookup(Protocol):
             digests: What `_inputs` has to be, for each path, by `is_inputs_stamp`; `None` for anything.
         """
 
-    def attributes_at(self, paths: Sequence[_Path], tail: _Path, names: Container[str]) -> list[Any]:
+    def attributes_at(
+        self, paths: Sequence[_Path], tail: _Path, names: frozenset[str], since: bytes | None = None
+    ) -> tuple[list[Any], list[bool]]:
         """The attributes of the nodes at these paths, each with the tail behind it; `None` where none is.
 
-        Something with a `get`, in which those with these names are as they are stored.
+        Something with a `get`, in which those with these names are as they are stored. And which of them, or what they
+        are made of, were stored by a transaction or later.
         """
 
     def close(self) -> None:
@@ -201,11 +204,6 @@ class RecordLookup:
     def attributes_at(
         self, paths: Sequence[_Path], tail: _Path, names: frozenset[str], since: bytes | None = None
     ) -> tuple[list[Any], list[bool]]:
-        """The attributes of the nodes at these paths, each with the tail behind it; `None` where none is.
-
-        Something with a `get`, in which those with these names are as they are in the tree. And which of them, or what
-        they are made of, were stored by a transaction or later.
-        """
         if self._live is None:
             try:
                 return self._attributes_at(paths, tail, names, since)
