@@ -109,10 +109,16 @@ class Sources:
             version: What it has to be; `None` for anything.
             its_version: What it is.
         """
-        self._go_to(path if marked.is_inline else source)
-        if marked.is_inline and self._has_below(path):
+        inline = marked.is_inline
+        self._go_to(path if inline else source)
+        if inline and self._has_below(path):
             return False
-        return (version is not None and its_version != version) or not self._has(source, or_above=not marked.is_inline)
+        return (version is not None and its_version != version) or not self._has(source, or_above=not inline)
+
+    @property
+    def has_met(self) -> bool:
+        """Whether failures were met."""
+        return bool(self._failures)
 
     def met(self) -> list[Failure]:
         """The failures that were met, which are to be handed on."""
@@ -129,22 +135,30 @@ class Sources:
     def _go_to(self, place: _Path) -> None:
         if not self._began:
             self._pull()
-        while self._next is not None and self._next[0] <= place:
-            if place[: len(self._next[0])] == self._next[0]:
-                self._above.append(self._next)
+        following = self._next
+        while following is not None and following[0] <= place:
+            if place[: len(following[0])] == following[0]:
+                self._above.append(following)
             self._pull()
-        self._above = [each for each in self._above if place[: len(each[0])] == each[0]]
+            following = self._next
+        for above, _ in self._above:
+            if place[: len(above)] != above:
+                self._above = [each for each in self._above if place[: len(each[0])] == each[0]]
+                break
 
     def _pull(self) -> None:
         self._began, self._next = True, None
         for item in self._source:
-            failed = isinstance(item, Failure)
-            if failed:
-                self._failures.append(item)
-                self._any_failed = self._any_failed or item.path is None
-                if item.path is None:
-                    continue
-            path = path_of(self._name, item)
+            if type(item) is NodeRecord and type(item.path) is tuple:
+                path, failed = item.path, False
+            else:
+                failed = isinstance(item, Failure)
+                if failed:
+                    self._failures.append(item)
+                    self._any_failed = self._any_failed or item.path is None
+                    if item.path is None:
+                        continue
+                path = path_of(self._name, item)
             if path < self._last:
                 raise out_of_order(f"{self._name}: the record", path, self._last)
             self._last, self._next = path, (path, failed)
@@ -152,14 +166,16 @@ class Sources:
 
     def _has(self, source: _Path, *, or_above: bool) -> bool:
         """Whether this is one of them, or of those that could not be read."""
-        return self._any_failed or any(
-            path == source or ((failed or or_above) and source[: len(path)] == path) for path, failed in self._above
-        )
+        for path, failed in self._above:
+            if path == source or ((failed or or_above) and source[: len(path)] == path):
+                return True
+        return self._any_failed
 
     def _has_below(self, place: _Path) -> bool:
         """Whether one is at or below the last place."""
-        at_it = any(path == place for path, _ in self._above)
-        return at_it or (self._next is not None and self._next[0][: len(place)] == place)
+        if self._next is not None and self._next[0][: len(place)] == place:
+            return True
+        return bool(self._above) and self._above[-1][0] == place  # the longest comes last
 
 
 def left_over(
@@ -170,8 +186,9 @@ def left_over(
     above: list[_Found] = []  # those of them that are at or above the last one
     for result in results:
         path, its_version = result.path, result.attributes[VERSION]
-        above = [found for found in above if path[: len(found.record.path)] == found.record.path]
-        if not above:
+        if above:
+            above = [found for found in above if path[: len(found.record.path)] == found.record.path]
+        if group and not above:
             yield from (found.record for found in group if not found.stays)
             group = []
         source = marked.source(path)
@@ -183,7 +200,8 @@ def left_over(
             for found in above:
                 is_extra = marked.is_inline and its_version == found.record.attributes[VERSION]
                 found.stays = found.stays or not is_extra
-        yield from sources.met()
+        if sources.has_met:
+            yield from sources.met()
     yield from (found.record for found in group if not found.stays)
     sources.rest()
     yield from sources.met()
