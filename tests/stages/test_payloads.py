@@ -243,7 +243,7 @@ def stored(
     if backend == "zarr":
         pytest.importorskip("zarr")
     node = root_of(database).gn(backend)
-    chunks = (chunk_length, *array.shape[1:]) if backend == "zarr" else None
+    chunks = (chunk_length, *(max(1, n) for n in array.shape[1:])) if backend == "zarr" else None
     data = DataWriter.write_array(node, array, rate, backend=backend, database=database, chunks=chunks)
     database.commit()
     return data, handle_of(node)
