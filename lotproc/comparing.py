@@ -87,8 +87,8 @@ def diff(before: Iterable[Any]) -> Callable[[Iterable[Any]], Iterator[Any]]:
     ~ b: seconds 2.0 -> 2.5
     + d
 
-    The tree then and now: `diff(scan(..., root, at=then), scan(..., root))`. Or a tree and its copy, or a store and a
-    tree.
+    The tree then and now: `diff(scan(..., root, at=then, skip="_*"), scan(..., root, skip="_*"))`. Without `skip`, a
+    clip below which results were written since is no leaf any more, and told as removed.
 
     Args:
         before: Records in the order of paths; an iterator can be used once, and is closed with what this returns.
@@ -109,6 +109,8 @@ def diff(before: Iterable[Any]) -> Callable[[Iterable[Any]], Iterator[Any]]:
     def run(after: Iterable[Any]) -> Iterator[Any]:
         if once == []:
             raise ArgumentError("diff: before is an iterator, which was used", hint="give a list, or call diff() again")
+        if after is before and once is not None:
+            raise ArgumentError("diff: both sides are the same iterator", hint="give each side a scan of its own")
         changes = compared(after)
         return until_closed(changes, getattr(once.pop(), "close", bool)) if once else changes
 

@@ -10,14 +10,14 @@ from ZODB.POSException import StateLoadError
 
 from ._detaching import detached
 from ._jar import costs_one
-from ._missing import Sought
+from ._missing import Note, Sought, tell
 from ._public import public
 from ._salvaging import salvaged_at
 from ._stamps import VERSION
 from ._windows import in_windows
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, got
 from .models import NodeRecord, OnError, failure_at, in_its_place, node_record
-from .write_policies import Policy, targets_of
+from .write_policies import Policy, policy_text, targets_of
 
 __all__ = ["AttributesAt", "Below", "BelowOption", "Derived", "checked_below"]
 
@@ -116,6 +116,8 @@ class Derived:
         self._since = since
         self._stage, self._below, self._tests, self._on_error = stage, below, tests, on_error
         self._sought = {name: Sought(stage, [each.name], is_part=is_part) for name, each in below.items()}
+        self._unmet = dict.fromkeys(below)  # those of which no record had a result so far
+        self._had_records, self._is_part = False, is_part
 
     def added(self, records: Iterator[Any], attributes_at: AttributesAt) -> Iterator[Any]:
         """The records with what was written for them, in windows; what is no record is handed on."""
@@ -127,9 +129,13 @@ class Derived:
         self.end()
 
     def end(self) -> None:
-        """The stream was read to its end: tell of attributes that no result had."""
-        for sought in self._sought.values():
+        """The stream was read to its end: tell of attributes that no result had, and of policies that found none."""
+        for name, sought in self._sought.items():
             sought.end()
+            if self._had_records:
+                what = frozenset([f"{name}={policy_text(self._below[name].policy)}"])
+                unmet = what if name in self._unmet else frozenset()
+                tell(Note(self._stage, what, unmet, frozenset(), self._is_part, "no record had a result under"))
 
     def of_many(self, window: list[Any], attributes_at: AttributesAt) -> list[Any]:
         """A window of records, each with what was written for it."""
@@ -140,6 +146,9 @@ class Derived:
         for name, each in self._below.items():
             targets, tail = targets_of(each.policy, paths)
             found, news = attributes_at(targets, tail, frozenset((each.name, VERSION)), self._since)
+            self._had_records = self._had_records or bool(records)
+            if name in self._unmet and any(stored is not None for stored in found):
+                del self._unmet[name]
             for attributes, stored, target in zip(more, found, targets, strict=True):
                 attributes[name] = None if stored is None else self._value(name, each, stored, target + tail)
             are_new = [is_new or is_news for is_new, is_news in zip(are_new, news, strict=True)]

@@ -94,6 +94,8 @@ def join(
             raise ArgumentError(
                 "join: its other side is an iterator, which was used before", hint="give a list, or call join() again"
             )
+        if records is other and once:
+            raise ArgumentError("join: both sides are the same iterator", hint="give each side a scan of its own")
         joined = _joined(opened(), records, on, how, prefix)
         return until_closed(joined, getattr(once.pop(), "close", bool)) if once else joined
 

@@ -24,7 +24,7 @@ from .traversal import Skip, check_level, skip_tests
 from .zodb.attributes import Wanted
 from .zodb.bounds import UNBOUND, Bounds
 from .zodb.lookup import attributes_at_top
-from .zodb.moments import Moment, check_moment, first_after, pinned_then
+from .zodb.moments import Moment, check_moment, check_seen, first_after, pinned_then
 from .zodb.partitioning import opened_partition, starts_of_parts
 from .zodb.pinned import PinnedStorage, pinned_view, until_closed
 from .zodb.scanner import Scanner
@@ -129,9 +129,9 @@ def scan(
         at: Read the tree as it was behind an earlier transaction: its id, as `transaction_of` gives it, or a time with
             its zone. By default it is the one that the connection of `root` sees.
         since: Give only records of which something is new: of nodes that were stored behind this transaction, its id or
-            a time, or whose attributes were, or persistent values and payloads in them, or what they inherit, or the
-            results that are read below. What is written below a node makes nothing of it new. What was removed, or
-            became a leaf by that, is told by `diff`.
+            a time, or whose attributes were, any of them, or persistent values and payloads in them, or attributes of
+            the nodes that they inherit from, or the results that are read below. What is written below a node makes
+            nothing of it new. What was removed, or became a leaf by that, is told by `diff`.
         uncommitted: "error" refuses a connection with changes that are not committed; "ignore" reads what is.
         on_error: What becomes of a node that can't be read, as in `snapshot`: "raise", "skip", "collect" or a function
             of its `Failure`. Where the children of a node can't be read, or listed, it costs one for that branch.
@@ -187,6 +187,8 @@ def scan(
         else:
             checked_connection("scan", root, uncommitted)
             storage, oid, bounds = pinned_then("scan", root, at), root._p_oid, UNBOUND
+        if since is not None:
+            check_seen("scan", "since", since, storage.before)
         is_part = bounds != UNBOUND
         records: Iterator[Any] = Scanner(storage, replace(wanted, is_part=is_part)).records(oid, bounds)
         if results:

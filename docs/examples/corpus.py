@@ -8,6 +8,7 @@ are reported, and stop nothing.
 """
 
 import sys
+from contextlib import closing
 
 import numpy as np
 from lotdb import LOTDB
@@ -29,26 +30,28 @@ def log_mel(record):
 
 def main(recordings, speakers, output):
     """Bring the corpus up to date; return the records of the two sets, whose features are handles."""
-    database, mel = LOTDB(path=output, name="corpus"), lp.inline("_mel")
-    root = database.open_connection()
-    lp.ingest_files(root, lp.index_files(recordings))
-    gone = lp.scan((), root, where={"file": lambda file: not file.exists()}, skip="_*")
-    print(lp.delete(root, gone, commit_every=1000))
-    table = lp.table_by_path(speakers, key=["speaker"])
-    lp.write(lp.mirror(), root, table.results(), output_attribute=None, commit_every=1000)
+    mel, parts = lp.inline("_mel"), {"train": 0.8, "test": 0.2}
+    clips = lp.scan("file", where={"file": bool}, skip="_*")
+    with closing(LOTDB(path=output, name="corpus")) as database:
+        root = database.open_connection()
+        lp.ingest_files(root, lp.index_files(recordings))
+        print(lp.delete(root, [one for one in clips(root) if not one.attributes["file"].exists()], commit_every=1000))
+        table = lp.table_by_path(speakers, key=["speaker"])
+        lp.write(lp.mirror(), root, table.results(), output_attribute=None, commit_every=1000)
 
-    stale = lp.pending(mel, root, lp.scan("file", root, skip="_*"), version="1", inputs=True)
-    results = concat(lp.parallel_map(lp.each(log_mel), lp.chunked(16, stale), on_error="collect"))
-    report = lp.write(mel, root, lp.progress(results), arrays="blob", version="1", commit_every=100)
-    print(report, *report.failures, sep="\n")
+        stale = list(lp.pending(mel, root, clips(root), version="1", inputs=True))
+        lp.delete(root, [(*clip.path, "_mel") for clip in stale], commit_every=1000)
+        results = concat(lp.parallel_map(lp.each(log_mel), lp.chunked(16, stale), on_error="collect"))
+        report = lp.write(mel, root, lp.progress(results), arrays="blob", version="1", commit_every=100)
+        print(report, *report.failures, sep="\n")
 
-    clips = lp.scan((), inherit=["age", "sex"], below={name: (mel, name) for name in ("seconds", "level")}, skip="_*")
-    totals = lp.rollup({"clips": lp.folds.count(), "seconds": lp.folds.total("seconds")}, clips(root))
-    lp.write(lp.mirror(), root, totals, output_attribute="totals", commit_every=1000)
-    lp.to_parquet(f"{output}/clips.parquet", clips(root))
-    features = list(lp.scan((), root, below={"mel": mel}, where={"mel": lambda mel: mel is not None}, skip="_*"))
-    database.close()
-    return [list(lp.split({"train": 0.8, "test": 0.2}, features, part=part)) for part in ("train", "test")]
+        below = {name: (mel, name) for name in ("seconds", "level")}
+        done = lp.scan((), inherit=["age", "sex"], below=below, where={"seconds": bool}, skip="_*")
+        totals = lp.rollup({"clips": lp.folds.count(), "seconds": lp.folds.total("seconds")}, done(root))
+        lp.write(lp.mirror(), root, totals, output_attribute="totals", commit_every=1000)
+        lp.to_parquet(f"{output}/clips.parquet", done(root))
+        features = list(lp.scan((), root, below={"mel": mel}, where={"mel": bool}, skip="_*"))
+    return [list(lp.split(parts, features, part=part)) for part in parts]
 
 
 if __name__ == "__main__":

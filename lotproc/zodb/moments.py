@@ -12,7 +12,7 @@ from .._nodes import plain_file, unwrapped
 from ..errors import ArgumentError, ArgumentTypeError, got
 from .pinned import PinnedStorage, pinned_view, view_of
 
-__all__ = ["Moment", "check_moment", "pinned_then"]
+__all__ = ["Moment", "check_moment", "check_seen", "first_after", "pinned_then"]
 
 #: A transaction's id, as ZODB's 8 bytes, or a time with its zone.
 Moment: TypeAlias = "bytes | datetime"
@@ -46,6 +46,13 @@ def first_after(moment: Moment) -> bytes:
     return stamp
 
 
+def check_seen(name: str, argument: str, moment: Moment, view: bytes) -> None:
+    """Refuse a moment that is later than what is read, up to a transaction that is not."""
+    if first_after(moment) > view and (isinstance(moment, bytes) or moment > datetime.now(timezone.utc)):
+        hint = "begin a transaction there (connection.sync(), or abort what is begun), or give an earlier one"
+        raise ArgumentError(f"{name}: {argument}", "is later than what is read", got=got(moment), hint=hint)
+
+
 def pinned_then(name: str, root: Any, at: Moment | None) -> PinnedStorage:
     """The records that the connection of a saved node sees, or saw then; to be closed.
 
@@ -56,9 +63,7 @@ def pinned_then(name: str, root: Any, at: Moment | None) -> PinnedStorage:
     if at is None:
         return pinned_view(connection)
     view, before = view_of(connection), first_after(at)
-    if before > view and (isinstance(at, bytes) or at > datetime.now(timezone.utc)):
-        hint = "begin a transaction there (connection.sync(), or abort what is begun), or give an earlier one"
-        raise ArgumentError(f"{name}: at", "is later than what the connection of its root sees", got=got(at), hint=hint)
+    check_seen(name, "at", at, view)
     storage = connection.db().storage
     packed = _last_packed(storage)
     if packed is None or before <= packed:

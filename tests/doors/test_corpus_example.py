@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def test_the_whole_job_and_the_same_again(tmp_path: Path, capfd: pytest.CaptureF
     (recordings / "ann" / "monday" / "clip_3.wav").write_bytes(b"")
     whole = (recordings / "bob" / "monday" / "clip_1.wav").read_bytes()
     (recordings / "bob" / "monday" / "clip_3.wav").write_bytes(whole[:30])
-    rows = [f"{name},{age},{'fm'[age % 2]}" for age, name in enumerate(names, 30)]
+    rows = [
+        "max,50,m",
+        *[f"{name},{age},{'fm'[age % 2]}" for age, name in enumerate(names, 30)],
+    ]  # max has no recordings
     speakers.write_text("\n".join(["speaker,age,sex", *rows]) + "\n")
     main = runpy.run_path(str(EXAMPLE))["main"]
 
@@ -63,23 +67,29 @@ def test_the_whole_job_and_the_same_again(tmp_path: Path, capfd: pytest.CaptureF
     assert len(first) == 24
     assert {each.path[0] for each in train}.isdisjoint(each.path[0] for each in test)
     assert {array.shape[1] for array in first.values()} == {40}
-    assert totals(output)[()] == {"clips": 26, "seconds": 9.0}
+    assert totals(output)[()] == {"clips": 24, "seconds": 9.0}
     assert totals(output)[("cat",)] == {"clips": 4, "seconds": 1.5}
 
     table = pd.read_parquet(output / "clips.parquet")
-    assert len(table) == 26
+    assert len(table) == 24
     assert set(zip(table["TreeLevel_1"], table["age"], strict=True)) == set(zip(names, range(30, 36), strict=True))
 
     record(recordings / "cat" / "monday" / "clip_1.wav", 0.75, 300)
     (recordings / "dan" / "tuesday" / "clip_2.wav").unlink()
+    shutil.rmtree(recordings / "eve" / "monday")
+    (recordings / "fay" / "tuesday" / "clip_1.wav").write_bytes(b"junk")
     again_train, again_test = main(str(recordings), str(speakers), str(output))
     printed = capfd.readouterr().out
-    assert "1 node deleted" in printed
-    assert "1 result written, 2 failed" in printed
+    assert "3 nodes deleted" in printed
+    assert "1 result written, 3 failed" in printed
     second = spectrograms([*again_train, *again_test])
     changed = ("cat", "monday", "clip_1")
-    assert first.keys() - second.keys() == {("dan", "tuesday", "clip_2")}
+    gone = [("dan", "tuesday", "clip_2"), ("eve", "monday", "clip_1"), ("eve", "monday", "clip_2")]
+    assert first.keys() - second.keys() == {*gone, ("fay", "tuesday", "clip_1")}, (
+        "what can't be read is not kept either"
+    )
     assert [path for path, array in second.items() if not np.array_equal(array, first[path])] == [changed]
-    assert totals(output)[()] == {"clips": 25, "seconds": 9.0}
+    assert totals(output)[()] == {"clips": 20, "seconds": 7.75}
+    assert len(pd.read_parquet(output / "clips.parquet")) == 20
     assert totals(output)[("cat",)] == {"clips": 4, "seconds": 1.75}
     assert {each.path for each in again_test} <= {each.path for each in test}, "no clip has changed its set"

@@ -32,7 +32,7 @@ from ZODB.MappingStorage import MappingStorage
 import lotproc as lp
 
 #: Many names here are those of no node, on purpose; what is told of them has tests of its own below.
-quiet = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+quiet = pytest.mark.filterwarnings("ignore:.* no (node had an attribute|record had a result)")
 
 
 class Packed(BaseNode):
@@ -403,6 +403,15 @@ def test_a_result_that_can_not_be_read_costs_its_record_and_one_that_lacks_the_a
         lp.snapshot((), lp.leaves(corpus, skip="_*"), below={"out": (lp.inline("_proc"), "resultt")}),
     ):
         with pytest.warns(UserWarning, match="no node had an attribute 'resultt' .*'result'"):
+            list(records)
+    misspelt = {"out": lp.inline("_prok")}
+    in_parts = lp.parallel_map(lp.scan((), below=misspelt, skip="_*"), lp.partitions(2, corpus), mode="thread")
+    for records in (
+        lp.scan((), corpus, below=misspelt, skip="_*"),
+        lp.snapshot((), lp.leaves(corpus, skip="_*"), below=misspelt),
+        in_parts,
+    ):
+        with pytest.warns(UserWarning, match=r"no record had a result under \"out=inline\('_prok'\)\""):
             list(records)
 
 

@@ -94,9 +94,13 @@ def test_a_time_is_the_last_commit_up_to_it(root: BaseNode) -> None:
     assert list(lp.scan((), root.gn("a"), at=first.transaction))
     with pytest.raises(lp.ArgumentError, match="'a' was not there"):
         lp.scan((), root.gn("a"), at=before)
-    with pytest.raises(lp.ArgumentError, match="later than what the connection"):
+    with pytest.raises(lp.ArgumentError, match="later than what is read"):
         lp.scan((), root, at=datetime.now(timezone.utc) + timedelta(hours=1))
-    with pytest.raises(lp.ArgumentError, match="later than what the connection"):
+    with pytest.raises(lp.ArgumentError, match="later than what is read"):
+        lp.scan((), root, since=datetime.now(timezone.utc) + timedelta(hours=1))
+    with pytest.raises(lp.ArgumentError, match="later than what is read"):
+        lp.scan((), root, at=first.transaction, since=lp.transaction_of(root))
+    with pytest.raises(lp.ArgumentError, match="later than what is read"):
         lp.partitions(2, root, at=b"\xff" * 7 + b"\xfe")
 
 
@@ -155,7 +159,7 @@ edits = st.one_of(
 )
 
 
-@pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+@pytest.mark.filterwarnings("ignore:.* no (node had an attribute|record had a result)")
 @settings(max_examples=examples(60))
 @given(
     first=st.lists(edits, max_size=8),
@@ -383,6 +387,10 @@ def test_streams_out_of_order_and_used_ones_are_refused() -> None:
         assert caught.value.path in (("a",), ("b",))
     with pytest.raises(lp.ArgumentTypeError):
         list(lp.diff(records, [3]))  # type: ignore[list-item]
+    both = iter(records)
+    for stage in (lp.diff, lp.join):
+        with pytest.raises(lp.ArgumentError, match="same iterator"):
+            list(stage(both, both))
     compare = lp.diff(iter(records))
     assert [change.kind for change in compare([])] == ["removed", "removed"]
     with pytest.raises(lp.ArgumentError, match="used"):
