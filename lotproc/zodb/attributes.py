@@ -103,6 +103,12 @@ class Wanted:
         return self.on_error != "raise"
 
 
+def _shared(above: Inherited, names: tuple[str, ...]) -> dict[str, Any] | None:
+    """What all nodes below one inherit, if it needs no copy for each: that spares most of what inheriting costs."""
+    values = {name: above[name][0] if name in above else None for name in names}
+    return values if ATOMS.issuperset(map(type, values.values())) else None
+
+
 class AttributeReader:
     """Makes the records of nodes, and looks for names that none of them has.
 
@@ -148,6 +154,7 @@ class AttributeReader:
         known: Sequence[str] | None = None
         above: Inherited = {}
         own: list[tuple[str, int]] = []
+        shared: dict[str, Any] | None = None
         places: list[tuple[str, int | None]] = []
         for row, (path, (start, stop), plain) in enumerate(zip(paths, found.bounds(), usual.tolist(), strict=True)):
             try:
@@ -163,6 +170,7 @@ class AttributeReader:
                         wanted = known if names is ... else names
                         places = [(name, known.index(name) if name in known else None) for name in wanted]
                         own = [(name, known.index(name)) for name in inherit if name in known]
+                        shared = _shared(above, inherit) if inherit and not own else None
                 if items is None:
                     yield self.one(self._jar.node(oids[row].tobytes()), path, is_new=is_new)
                     continue
@@ -183,7 +191,9 @@ class AttributeReader:
                     if type(value) not in ATOMS:
                         value = detached("scan", value, f"attribute {name!r}", path)
                     attributes_of[name] = value
-                if inherit:
+                if shared is not None:
+                    attributes_of.update(shared)
+                elif inherit:
                     nearer = {**above, **{name: (values[place], path) for name, place in own}} if own else above
                     add_inherited("scan", attributes_of, inherit, nearer)
                 record = node_record(path, path[-1], attributes_of, None)
