@@ -184,6 +184,55 @@ def scan_along(folder: Path, leaves: int) -> Measured:
     return Measured(1e6 * taken / count, None)
 
 
+def scan_since(folder: Path, leaves: int) -> Measured:
+    """What is new since one leaf of 1,000 was written again."""
+    results = [lp.ProcessResult(leaf_path(index), attributes={"duration": -1.0}) for index in range(0, leaves, 1_000)]
+    with opened(folder) as database:
+        root = database.open_connection()
+        then = lp.transaction_of(root)
+        lp.write(lp.mirror(), root, results, output_attribute=None, commit_every=COMMIT_EVERY)
+        found = timed_read(lambda root: digest(pairs(lp.scan("duration", root, since=then))), root)
+    check(found.digest._replace(places=0), Digest(len(results), -float(len(results)), 0))
+    return Measured(found.value, None)
+
+
+def scan_with_changes(folder: Path, leaves: int) -> Measured:
+    """The whole of the same tree."""
+    with opened(folder) as database:
+        return Measured(timed_read(scan_tree, database.open_connection()).value, None)
+
+
+JOB = lp.inline("_proc")
+
+
+def _done(root: BaseNode, leaves: int) -> None:
+    results = (lp.ProcessResult(leaf_path(index), 1.0) for index in range(0, leaves, 2))
+    lp.write(JOB, root, results, version="1", commit_every=COMMIT_EVERY)
+
+
+def status_of_job(folder: Path, leaves: int) -> Measured:
+    """How far a job is, of which every second result is there."""
+    with opened(folder) as database:
+        root = database.open_connection()
+        _done(root, leaves)
+        start = perf_counter()
+        found = lp.status(JOB, root, lp.scan((), root, skip="_*"), version="1")
+        taken = perf_counter() - start
+    check(Digest(found.done, 0.0, 0), Digest(-(-leaves // 2), 0.0, 0))
+    return Measured(taken, None)
+
+
+def pending_of_job(folder: Path, leaves: int) -> Measured:
+    with opened(folder) as database:
+        root = database.open_connection()
+        _done(root, leaves)
+        start = perf_counter()
+        count = sum(1 for _ in lp.pending(JOB, root, lp.scan((), root, skip="_*"), version="1"))
+        taken = perf_counter() - start
+    check(Digest(count, 0.0, 0), Digest(leaves // 2, 0.0, 0))
+    return Measured(taken, None)
+
+
 def rolled_up_scan(folder: Path, leaves: int) -> Measured:
     """The same with the totals of all branches."""
     with opened(folder, read_only=True) as database:

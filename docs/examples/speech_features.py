@@ -4,8 +4,8 @@
 
 Indexes the WAV files below FOLDER into a lotdb database, computes duration, RMS, zero-crossing rate and spectral
 centroid in worker processes, writes them inline, exports a Parquet table, and prints the tree and the head of the
-table. Files that can't be read are reported; they stop nothing. Run it again: it finds the same files, and leaves the
-same tree.
+table. Files that can't be read are reported; they stop nothing. Run it again: it computes what is new or changed, and
+leaves the rest of the tree as it is.
 
 Without FOLDER it makes a corpus of its own: 4 speakers, 3 sessions each, 10 clips each, tones and noise in the
 formats that people have, an empty and a truncated file among them.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import warnings
 import wave
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,9 @@ from scipy.io import wavfile
 from toolz import concat, pipe
 
 import lotproc as lp
+
+FEATURES = lp.inline("_features")
+VERSION = "2"  # another one computes all anew
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,38 +54,33 @@ def compute(root: BaseNode, folder: Path) -> None:
     """Put the files into the tree, and their features below them."""
     ingested = pipe(lp.index_files(folder), lp.ingest_files(root))
     print(ingested)
+    # A walk, and no scan of the leaves: a file may have the name of a folder beside it, and then has others below it.
+    files = pipe(root, lp.walk(skip="_features"), lp.where("file", None, invert=True), lp.snapshot("file"))
+    stale = list(lp.pending(FEATURES, root, files, version=VERSION, inputs=True))
     written = pipe(
-        root,
-        lp.walk(skip="_features"),
-        lp.where("file", None, invert=True),
-        lp.snapshot("file"),
-        lp.chunked(8),
-        lp.parallel_map(lp.each(features)),
+        lp.chunked(8, stale),
+        lp.parallel_map(lp.outputs(features)),
         concat,
-        lp.progress(total=ingested.ingested + ingested.skipped, desc="features"),
-        lp.write(lp.inline("_features"), root, output_attribute=None, if_exists="replace", commit_every=1000),
+        lp.progress(total=len(stale), desc="features"),
+        lp.write(FEATURES, root, version=VERSION, if_exists="replace", commit_every=1000),
     )
     print(written)
 
 
-def features(record: lp.NodeRecord) -> lp.ProcessResult:
+def features(record: lp.NodeRecord) -> dict[str, Any]:
     """The features of one clip; of a file that can't be read, the reason."""
     try:
         samplerate, signal = read_wav(record.attributes["file"])
     except Exception as error:  # a damaged file makes the reader stumble in many ways
-        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        return lp.ProcessResult(record.path, attributes={"error": reason})
+        return {"error": str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"}
     spectrum = np.abs(np.fft.rfft(signal))
     frequencies = np.fft.rfftfreq(len(signal), d=1 / samplerate)
-    return lp.ProcessResult(
-        record.path,
-        attributes={
-            "duration_s": len(signal) / samplerate,
-            "rms": float(np.sqrt(np.mean(signal**2))),  # 1 is full scale
-            "zero_crossing_rate": float(np.mean(np.diff(np.signbit(signal)))) if len(signal) > 1 else 0.0,  # a sample
-            "spectral_centroid_hz": float(frequencies @ spectrum / spectrum.sum()) if spectrum.any() else 0.0,
-        },
-    )
+    return {
+        "duration_s": len(signal) / samplerate,
+        "rms": float(np.sqrt(np.mean(signal**2))),  # 1 is full scale
+        "zero_crossing_rate": float(np.mean(np.diff(np.signbit(signal)))) if len(signal) > 1 else 0.0,  # a sample
+        "spectral_centroid_hz": float(frequencies @ spectrum / spectrum.sum()) if spectrum.any() else 0.0,
+    }
 
 
 def read_wav(file: Path) -> tuple[int, np.ndarray[Any, Any]]:
@@ -114,8 +111,8 @@ def read_wav(file: Path) -> tuple[int, np.ndarray[Any, Any]]:
 def export(root: BaseNode, file: Path) -> None:
     """Write the table, print its head, and say which files could not be read."""
     clips = [
-        replace(record, path=record.path[1:-1], key=record.path[-2])  # a row for the clip, below its folder
-        for record in pipe(root, lp.glob("**/_features"), lp.snapshot(...))
+        lp.NodeRecord(record.path[1:-1], record.path[-2], record.attributes["result"])  # a row for the clip
+        for record in pipe(root, lp.glob("**/_features"), lp.snapshot("result"))
     ]
     readable, unreadable = [], []
     for clip in clips:
@@ -143,9 +140,10 @@ def make_corpus(folder: Path) -> Path:
         signal = np.column_stack([tone + rng.uniform(-0.2, 0.2, len(time)) for _ in range(channels)])
         if not file.exists():
             write_wav(file, rate, signal, kind)
-    (folder / "speaker_02" / "session_b" / "clip_004.wav").write_bytes(b"")
-    truncated = folder / "speaker_03" / "session_c" / "clip_007.wav"
-    truncated.write_bytes(truncated.read_bytes()[:1_000])
+    for damaged, length in (("speaker_02/session_b/clip_004.wav", 0), ("speaker_03/session_c/clip_007.wav", 1_000)):
+        file = folder / damaged
+        if file.stat().st_size > length:
+            file.write_bytes(file.read_bytes()[:length])
     return folder
 
 
