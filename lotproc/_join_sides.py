@@ -94,6 +94,7 @@ class _Mapped:
         self._entries = entries
         self._matched: set[_Path] = set()
         self._others: set[str] = set()  # paths of records that were no keys, to say which comes near to one
+        self._depth = 0  # of the deepest of them
 
     def names(self) -> Iterable[str]:
         return dict.fromkeys(name for attributes in self._entries.values() for name in attributes)
@@ -104,12 +105,16 @@ class _Mapped:
             self._matched.add(path)
         elif len(self._others) < REMEMBERED:
             self._others.add(as_text(path))
+            self._depth = max(self._depth, len(path))
         return found
 
     def end(self) -> None:
         if self._matched or self._others:
             missing = self._entries.keys() - self._matched
             said = "no record was at these keys of the mapping:"
+            longest = max(map(len, self._entries), default=0)
+            if not self._matched and 0 < longest < self._depth:
+                said = f"no record was at these keys, shorter than paths of records (on={longest} compares beginnings):"
             keys, others = frozenset(map(as_text, self._entries)), frozenset(self._others)
             tell(Note("join", keys, frozenset(map(as_text, missing)), others, said=said))
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from lotdb import BaseNode
 
+from ._nodes import connection_of
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
 from .models import NodeRecord, Partition
@@ -277,6 +278,11 @@ def check_root(name: str, root: object, expected: str = "a lotdb node as the roo
         elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Partition):
             hint = "give partitions one by one, as parallel_map(compose_left(scan(...), ...)) does"
         raise ArgumentTypeError(f"{name}:", expected=expected, got=got(root), hint=hint)
+    connection = connection_of(root)
+    if connection is not None and getattr(connection, "opened", connection) is None:
+        raise ArgumentError(
+            f"{name}: the connection of its root is closed", hint="open it again, and take the root from there"
+        )
 
 
 def check_count(name: str, argument: str, value: object, minimum: int = 1) -> None:

@@ -313,10 +313,6 @@ def pinned_storage(name: str, root: BaseNode, uncommitted: Uncommitted) -> Pinne
 def checked_connection(name: str, root: BaseNode, uncommitted: Uncommitted) -> Any:
     """The connection of a tree whose committed records can be read."""
     connection = connection_of(root)
-    if connection is not None and connection.opened is None:
-        raise ArgumentError(
-            f"{name}: the connection of its root is closed", hint="open it again, and take the root from there"
-        )
     if connection is None:
         raise ArgumentError(
             f"{name}: {root.key!r} is the root of a tree in memory",

@@ -113,10 +113,6 @@ def is_clean(connection: Any) -> bool:
 def check_writable(name: str, root: BaseNode, commit_every: int | None) -> None:
     """Refuse a tree that can't be written to, or not committed as asked."""
     connection = connection_of(root)
-    if connection is not None and connection.opened is None:
-        raise ArgumentError(
-            f"{name}: the connection of its root is closed", hint="open it again, and take the root from there"
-        )
     if commit_every is not None:
         check_count(name, "commit_every", commit_every)
         if connection is None:

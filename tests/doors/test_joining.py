@@ -423,3 +423,9 @@ def test_a_clip_is_pending_when_what_was_joined_to_it_changed() -> None:
 def test_a_stage_with_a_mapping_pickles() -> None:
     stage = lp.join({"ann": {"age": 31}}, on=1, how="inner")
     assert list(pickle.loads(pickle.dumps(stage))([CLIP])) == list(stage([CLIP]))
+
+
+def test_a_table_of_speakers_beside_clips_hints_at_on() -> None:
+    clips = [lp.NodeRecord((speaker, "c1"), "c1") for speaker in ("ann", "bob")]
+    with pytest.warns(UserWarning, match=r"on=1 compares"):
+        list(lp.join({"ann": {"age": 3}, "bob": {"age": 4}}, clips))

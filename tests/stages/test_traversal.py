@@ -851,3 +851,15 @@ def test_an_error_of_a_skip_function_comes_through() -> None:
 
 def test_a_walk_between_depths_that_no_node_can_have_is_empty() -> None:
     assert list(lp.walk(build({"a": {"b": {"c": {}}}}), min_depth=3, max_depth=2)) == []
+
+
+@pytest.mark.parametrize("stage", [lp.leaves(), lp.walk(), lp.level(1), lp.children(), lp.glob("**")], ids=repr)
+def test_the_root_of_a_closed_connection_is_refused_at_once(tmp_path: Path, stage: Any) -> None:
+    database = LOTDB(path=str(tmp_path), name="tree", new=True)
+    root = database.open_connection()
+    root.gn("a")
+    database.commit()
+    database.close()
+    with pytest.raises(lp.ArgumentError, match="the connection of its root is closed") as caught:
+        stage(root)
+    assert caught.value.hint is not None
