@@ -861,10 +861,13 @@ def test_it_needs_items_an_open_connection_and_a_file(tmp_path: Path) -> None:
         pending(lp.inline(), root, root)  # type: ignore[call-overload]
     with stored(tmp_path, {"a": {}}) as saved:
         part = lp.partitions(1, saved)[0]
+        made_before = pending(lp.inline(), saved)
     source = Source([])
     with pytest.raises(lp.ArgumentError, match="pending: the connection of its root is closed"):
-        pending(lp.inline(), saved, source)
+        made_before(source)
     assert source.closed
+    with pytest.raises(lp.ArgumentError, match="pending: the connection of its root is closed"):
+        pending(lp.inline(), saved)
     with pytest.raises(lp.ArgumentError, match="the database of a partition, is not there"):
         pending(lp.inline(), replace(part, file=str(tmp_path / "gone.fs")), [])
 
