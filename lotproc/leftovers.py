@@ -62,8 +62,8 @@ def obsolete(
         version: Results of other versions are obsolete as well, and those of none; `None`: any version will do.
 
     Returns:
-        An iterator of records of the results, with their stamps as attributes, in the order of paths: what `delete`
-        takes, and to be looked at before. Lazy, but for a store, of which it holds the paths of all results; else it
+        An iterator of records of the results, with their stamps as attributes, in the order of paths. They are what
+        `delete` takes, and can be looked at before. Lazy, but for a store, of which it holds the paths of all results; else it
         holds results that lie in one another. A database is read as `pending` reads it.
 
     Raises:

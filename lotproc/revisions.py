@@ -82,7 +82,7 @@ def history(root: BaseNode) -> Iterator[Commit]:
         root: A node of a tree in a database.
 
     Returns:
-        An iterator of `Commit`s, as far back as the log of the storage goes: a pack ends it. What other programs have
+        An iterator of `Commit`s, as far back as the log of the storage goes, which a pack ends. What other programs have
         committed since the connection's transaction began is not seen. Lazy; holds up to 10,000 of them.
 
     Raises:

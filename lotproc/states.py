@@ -163,8 +163,8 @@ def status(
         by: Count the parts as well that so many of the first keys make, as `1` for each speaker.
 
     Returns:
-        A `Status`. Each record counts as one thing: "done", else as "failed", else by the first reason for which it is
-        not done. `pending` with the same options gives what is not "done", and with `failed="skip"` also not "failed".
+        A `Status`. Each record counts once, as "done", else as "failed", else by the first reason for which it is not
+        done. `pending` with the same options gives what is not "done", and with `failed="skip"` also not "failed".
         `obsolete` counts what `obsolete` gives without a version. Not lazy; holds a window of records, and the paths
         that failed.
 

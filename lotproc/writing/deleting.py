@@ -58,7 +58,7 @@ def delete(target: BaseNode | Store, *, commit_every: int | None = None) -> Call
             the caller commits; a store, which has no other way, when it suits it.
 
     Returns:
-        A `WriteReport`: `deleted` counts the nodes that were deleted, each with all below it, `absent` the paths at
+        A `WriteReport`. Its `deleted` counts the nodes that were deleted, each with all below it, `absent` the paths at
         which there was nothing. What is at or below another item of its batch, or of the last one before, counts with
         that. Not lazy; pulls all items. It holds one batch; with `commit_every` the paths since the last commit, up to
         10,000; for a tree in memory and for a store all paths. For the connection's thread only.
