@@ -650,7 +650,8 @@ def test_a_map_on_processes_may_start_while_another_is_halfway() -> None:
                 worker.send(1)
             yield from ([number] for number in range(4))
 
-        first = parallel_map(work, [0, 1], max_workers=2, buffersize=2)
+        # The one that waits comes first, so that it is in flight by the time that the other's result comes out.
+        first = parallel_map(work, [1, 0], max_workers=2, buffersize=2, ordered=False)
         assert next(first) == 0
         assert list(parallel_map(sum, source(), max_workers=1)) == [0, 1, 2, 3]
         assert list(first) == [1]
