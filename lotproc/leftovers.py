@@ -63,8 +63,8 @@ def obsolete(
 
     Returns:
         An iterator of records of the results, with their stamps as attributes, in the order of paths. They are what
-        `delete` takes, and can be looked at before. Lazy, but for a store, of which it holds the paths of all results; else it
-        holds results that lie in one another. A database is read as `pending` reads it.
+        `delete` takes, and can be looked at before. Lazy, but for a store, of which it holds the paths of all results;
+        else it holds results that lie in one another. A database is read as `pending` reads it.
 
     Raises:
         ArgumentError: `policy` has no base, or is none of lotproc's, so that other jobs' results could not be told from

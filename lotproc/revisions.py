@@ -82,8 +82,8 @@ def history(root: BaseNode) -> Iterator[Commit]:
         root: A node of a tree in a database.
 
     Returns:
-        An iterator of `Commit`s, as far back as the log of the storage goes, which a pack ends. What other programs have
-        committed since the connection's transaction began is not seen. Lazy; holds up to 10,000 of them.
+        An iterator of `Commit`s, as far back as the log of the storage goes, which a pack ends. What other programs
+        have committed since the connection's transaction began is not seen. Lazy; holds up to 10,000 of them.
 
     Raises:
         ArgumentError: The storage keeps no log, as only those do that can undo; or `root` is in memory, was never

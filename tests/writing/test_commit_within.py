@@ -84,6 +84,7 @@ def test_a_store_commits_in_time(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
             yield lp.ProcessResult((f"{number}",), 1)
         raise Stop
 
+    pytest.importorskip("lmdb")
     with lp.LmdbStore(tmp_path / "store.lmdb") as store:
         with pytest.raises(Stop) as caught:
             lp.write(lp.mirror(), store, source(), commit_within=5)

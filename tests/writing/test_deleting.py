@@ -129,6 +129,7 @@ def directory(folder: pathlib.Path) -> Iterator[lp.Store]:
 
 @contextmanager
 def lmdb(folder: pathlib.Path) -> Iterator[lp.Store]:
+    pytest.importorskip("lmdb")
     with lp.LmdbStore(folder / "store.lmdb") as store:
         yield store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +22,10 @@ paths = st.lists(keys, max_size=4).map(tuple)
 #: Nodes with stamps, `None` for one without a version that has the other stamp; and without any.
 results = st.dictionaries(paths.filter(bool), st.sampled_from(["v1", "v2", None, "no stamps"]), max_size=7)
 policies = st.sampled_from([lp.inline("_p"), lp.inline("_p", "f"), lp.mirror("_p"), lp.fresh("_p", "f")])
+
+PLACES = ["memory", "database", "uncommitted", "directory"]
+if importlib.util.find_spec("lmdb") is not None:
+    PLACES.append("lmdb")
 
 
 def stamps(version: str | None) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def expected(
     records=st.sets(paths, max_size=5),
     failed=st.sets(paths, max_size=1),
     version=st.sampled_from([None, "v1"]),
-    place=st.sampled_from(["memory", "database", "uncommitted", "directory", "lmdb"]),
+    place=st.sampled_from(PLACES),
 )
 @example(lp.inline("_p"), {("a", "_p"): "v1", ("a", "_p", "f"): "v2"}, set(), set(), None, "database")
 @example(lp.inline("_p"), {("a", "_p"): "v1", ("a", "_p", "f"): "v1"}, set(), set(), None, "database")

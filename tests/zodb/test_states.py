@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -25,6 +26,10 @@ results = st.dictionaries(
 )
 records = st.dictionaries(paths, st.integers(0, 1), max_size=6)
 policies = st.sampled_from([lp.inline("_p"), lp.mirror("_p", "f"), lp.inline(), lambda result: ("out", *result.path)])
+
+PLACES = ["memory", "database", "uncommitted", "directory"]
+if importlib.util.find_spec("lmdb") is not None:
+    PLACES.append("lmdb")
 
 
 def expected(results: dict[Path, Any], n: int, path: Path, failed: set[Path], version: str | None, inputs: bool) -> str:
@@ -56,7 +61,7 @@ def as_counts(status: lp.Status) -> Counter[str]:
     version=st.sampled_from([None, "v1"]),
     inputs=st.booleans(),
     by=st.sampled_from([None, 1, 2, 5]),
-    place=st.sampled_from(["memory", "database", "uncommitted", "directory", "lmdb"]),
+    place=st.sampled_from(PLACES),
 )
 def test_it_counts_what_pending_and_obsolete_give(
     policy: Any,
