@@ -11,7 +11,7 @@ from lotdb import BaseNode
 
 from ._missing import Sought
 from ._nodes import connection_of, find, node_path, top_of
-from ._stage import check_root
+from ._stage import check_open, check_root
 from ._stamps import INPUTS, STAMPS, VERSION
 from .errors import ArgumentError, ArgumentTypeError, got
 from .models import NodeRecord, node_record
@@ -72,9 +72,8 @@ def stamped(name: str, target: BaseNode | Store, marked: Marked) -> tuple[Iterat
     """What carries stamps in these places and below them, in the order of paths; and what lets go of the database."""
     if isinstance(target, Store):
         return _stamped_in_store(target, marked), bool
+    check_open(name, target)
     connection = connection_of(target)
-    if connection is not None and connection.opened is None:
-        raise ArgumentError(f"{name}: the connection of its root is closed", hint="open it again, and take its root")
     start = top_of(target) if marked.is_inline else find(target, marked.base)
     if start is None:
         return iter(()), bool

@@ -20,25 +20,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from itertools import takewhile
 from numbers import Integral
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from lotdb import BaseNode
 
-from ._nodes import connection_of
+from ._nodes import connection_of, no_item
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
 from .models import NodeRecord, Partition
 
 __all__ = [
     *("MayHoldRoot", "Stage", "check_choice", "check_count", "check_function", "check_items", "check_on_error"),
-    "check_root",
-    *("root_hint", "stage"),
+    *("check_open", "check_record", "check_root", "root_hint", "stage", "until_closed"),
 ]
+
+T = TypeVar("T")
 
 
 class MayHoldRoot:
@@ -159,7 +160,8 @@ def stage(
     Args:
         data: The name of the data argument: "root" for a tree, else the name of an iterable.
         also: What the stage takes in place of a root.
-        stream: An argument that is read as a stream, too; iterators among the others become tuples.
+        stream: An argument that is read as a stream, too: an iterator there is used once, for other data than itself,
+            and closed with the result. Iterators among the other arguments become tuples.
         single: An option without which the data is one item, and not an iterable of them.
         instead: A positional argument, and the option that may be given in place of it.
     """
@@ -186,6 +188,8 @@ def stage(
             if missing and missing != [data]:
                 return Stage(call, given)  # curried further: more than the data is still to come
             run = options(**{name: value for name, value in given.items() if name != data})
+            if stream and isinstance(given.get(stream), Iterator):
+                run = _once(options.__name__, stream, given[stream], run)
             kind = "item" if single and given.get(single) is None else data
             ready = functools.partial(_feed, options.__name__, kind, also, run)
             return Stage(call, given, ready) if missing else ready(given[data])
@@ -220,10 +224,24 @@ def _feed(name: str, data: str, also: type | None, run: Callable[[Any], Any], va
     except BaseException:
         _close(value)
         raise
-    if isinstance(result, Iterator):
-        result = _closing(result, value)
-        next(result)  # step into its `try`, so that even an unused stage closes its input
-    return result
+    return until_closed(result, lambda: _close(value)) if isinstance(result, Iterator) else result
+
+
+def _once(name: str, argument: str, stream: Iterator[Any], run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The function of the data, where an iterator is read beside these."""
+    unused = [stream]
+
+    def once(value: Any) -> Any:
+        if value is stream:
+            raise ArgumentError(f"{name}: both sides are the same iterator", hint="give each side a scan of its own")
+        if not unused:
+            raise ArgumentError(
+                f"{name}: {argument} is an iterator, which was used before", hint=f"give a list, or call {name}() again"
+            )
+        unused.clear()
+        return until_closed(run(value), lambda: _close(stream))
+
+    return once
 
 
 def check_items(name: str, data: str, items: object) -> None:
@@ -254,17 +272,37 @@ def check_items(name: str, data: str, items: object) -> None:
         )
 
 
-def _closing(result: Iterator[Any], items: Iterable[Any]) -> Generator[Any, None, None]:
-    try:
-        yield
-        yield from result
-    finally:
-        _close(items)
+def until_closed(items: Iterator[T], close: Callable[[], object]) -> Iterator[T]:
+    """The same items; at their end, or when they are closed or dropped, begun or not, `close` is called."""
+
+    def given() -> Iterator[Any]:
+        try:
+            yield  # which is reached now: a generator that has not begun knows of no end
+            yield from items
+        finally:
+            close()
+
+    begun = given()
+    next(begun)
+    return begun
 
 
 def _close(items: Iterable[Any]) -> None:
     if isinstance(items, Iterator) and hasattr(items, "close"):
         items.close()
+
+
+def check_record(name: str, record: object, why: str) -> None:
+    """Refuse what is no record, or one that has been through `pending(inputs=True)`, and say why that can't be."""
+    if not isinstance(record, NodeRecord):
+        raise no_item(name, record, "a NodeRecord")
+    if record.inputs is not None:
+        raise ArgumentError(
+            f"{name}: the record",
+            f"has been through pending(inputs=True), {why}",
+            path=record.path,
+            hint=f"put {name}() in front of pending()",
+        )
 
 
 def check_root(name: str, root: object, expected: str = "a lotdb node as the root of a tree") -> None:
@@ -278,6 +316,11 @@ def check_root(name: str, root: object, expected: str = "a lotdb node as the roo
         elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Partition):
             hint = "give partitions one by one, as parallel_map(compose_left(scan(...), ...)) does"
         raise ArgumentTypeError(f"{name}:", expected=expected, got=got(root), hint=hint)
+    check_open(name, root)
+
+
+def check_open(name: str, root: BaseNode) -> None:
+    """Refuse a node of a tree whose connection is closed."""
     connection = connection_of(root)
     if connection is not None and getattr(connection, "opened", connection) is None:
         raise ArgumentError(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from lotdb import BaseNode
 
+from ._jar import at_path
 from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
+from ._stage import check_open
 from ._stamps import INPUTS, STAMPS, inputs_stamp
-from .errors import ArgumentError, ArgumentTypeError, as_text, got
+from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, OutOfViewError, as_text, got
 from .models import NodeRecord, Partition
 from .scanning import has_changes, pinned_storage
 from .stores.lookup import StoreLookup
@@ -46,9 +49,8 @@ def lookup_of(name: str, root: BaseNode | Partition | Store, policy: Policy) -> 
     if isinstance(root, Partition):
         storage = opened_partition(name, root)
         return RecordLookup(storage, root_of(storage, root.root) if at_top else root.root)
-    connection = root._p_jar if root._p_jar is not None else connection_of(root)
-    if connection is not None and connection.opened is None:
-        raise ArgumentError(f"{name}: the connection of its root is closed", hint="open it again, and take its root")
+    check_open(name, root)
+    connection = connection_of(root)
     is_saved = connection is not None and root._p_oid is not None and not has_changes(connection)
     while at_top and root.parent is not None:
         root = root.parent  # which may lie in another database than what is below it
@@ -72,9 +74,14 @@ class Results:
         self._carried = CarriedPaths()
         self._last: tuple[BaseNode | None, _Path] = (None, ())
 
-    def forget(self) -> None:
-        """What comes next may be something else than what follows in a walk."""
-        self._last = None, ()
+    def of_one(self, item: Any, of_many: Callable[[list[Any]], list[Any]]) -> list[Any]:
+        """What a function of many items gives for one, whose path stands in an error that can't tell it."""
+        self._last = None, ()  # it may be something else than what follows in a walk
+        try:
+            return of_many([item])
+        except (DamagedDatabaseError, OutOfViewError) as error:
+            failed = at_path(self._name, path_of(self._name, item), error)
+        raise failed
 
     def there(self, items: list[Any], paths: list[_Path]) -> tuple[list[bool], list[str] | None]:
         """Whether each has its result, and the stamps of the items' attributes where these count."""

@@ -10,9 +10,8 @@ from ._nodes import no_item, out_of_order
 from ._public import public
 from ._stage import check_items, stage
 from ._stamps import digest_of
-from .errors import ArgumentError, as_text, brief
+from .errors import as_text, brief
 from .models import Failure, NodeRecord
-from .zodb.pinned import until_closed
 
 __all__ = ["Change", "diff"]
 
@@ -104,17 +103,8 @@ def diff(before: Iterable[Any]) -> Callable[[Iterable[Any]], Iterator[Any]]:
         ArgumentTypeError: Something came that is no record, or a value has no digest; names path and attribute.
     """
     check_items("diff", "before", before)
-    once = [before] if isinstance(before, Iterator) else None
 
     def run(after: Iterable[Any]) -> Iterator[Any]:
-        if once == []:
-            raise ArgumentError("diff: before is an iterator, which was used", hint="give a list, or call diff() again")
-        if after is before and once is not None:
-            raise ArgumentError("diff: both sides are the same iterator", hint="give each side a scan of its own")
-        changes = compared(after)
-        return until_closed(changes, getattr(once.pop(), "close", bool)) if once else changes
-
-    def compared(after: Iterable[Any]) -> Iterator[Any]:
         left, right = _in_order("before", before), _in_order("after", after)
         old: Any = next(left, None)
         new: Any = next(right, None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
 
-from ._nodes import attributes_of, no_item, out_of_order
-from ._stage import check_count, stage
+from ._nodes import attributes_of, out_of_order
+from ._stage import check_count, check_record, stage
 from .errors import ArgumentError
 from .models import Failure, NodeRecord
 
@@ -77,15 +77,7 @@ def gather(by: int) -> Callable[[Iterable[NodeRecord]], Iterator[NodeRecord]]:
 
 
 def _check(record: Any) -> None:
-    if not isinstance(record, NodeRecord):
-        raise no_item("gather", record, "a NodeRecord")
-    if record.inputs is not None:
-        raise ArgumentError(
-            "gather: the record",
-            "has been through pending(inputs=True), behind which others of its branch may be missing",
-            path=record.path,
-            hint="put gather() in front of pending()",
-        )
+    check_record("gather", record, "behind which others of its branch may be missing")
     if PATHS in attributes_of("gather", record):
         raise ArgumentError(
             "gather: the record",

@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
 
 from ._join_sides import Attributes, Other, Side, side_of
-from ._nodes import no_item, out_of_order
-from ._stage import check_choice, check_count, stage
+from ._nodes import out_of_order
+from ._stage import check_choice, check_count, check_record, stage
 from .errors import ArgumentError, ArgumentTypeError, got
 from .models import Failure, NodeRecord, node_record
-from .zodb.pinned import until_closed
 
 __all__ = ["join"]
 
@@ -87,19 +86,7 @@ def join(
     if not isinstance(prefix, str):
         raise ArgumentTypeError("join: prefix", expected="a str", got=got(prefix))
     opened = side_of(other, reads=how != "anti")
-    once = [other] if isinstance(other, Iterator) else None
-
-    def run(records: Iterable[Any]) -> Iterator[Any]:
-        if once == []:
-            raise ArgumentError(
-                "join: its other side is an iterator, which was used before", hint="give a list, or call join() again"
-            )
-        if records is other and once:
-            raise ArgumentError("join: both sides are the same iterator", hint="give each side a scan of its own")
-        joined = _joined(opened(), records, on, how, prefix)
-        return until_closed(joined, getattr(once.pop(), "close", bool)) if once else joined
-
-    return run
+    return lambda records: _joined(opened(), records, on, how, prefix)
 
 
 def _joined(side: Side, records: Iterable[Any], on: int | None, how: How, prefix: str) -> Iterator[Any]:
@@ -111,7 +98,7 @@ def _joined(side: Side, records: Iterable[Any], on: int | None, how: How, prefix
         if type(record) is Failure:
             yield record
             continue
-        _check(record)
+        check_record("join", record, "whose digest does not count what is joined")
         path = tuple(record.path)
         key = path if on is None else path[:on]
         if absent is None:
@@ -132,18 +119,6 @@ def _joined(side: Side, records: Iterable[Any], on: int | None, how: How, prefix
         elif found is not None or how == "left":
             yield _with(record, path, absent if found is None else added)
     side.end()
-
-
-def _check(record: Any) -> None:
-    if not isinstance(record, NodeRecord):
-        raise no_item("join", record, "a NodeRecord")
-    if record.inputs is not None:
-        raise ArgumentError(
-            "join: the record",
-            "has been through pending(inputs=True), whose digest does not count what is joined",
-            path=record.path,
-            hint="put join() in front of pending()",
-        )
 
 
 def _named_alike(path: _Path, absent: dict[str, None], found: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,12 @@ from lotdb import BaseNode
 
 from ._marked import Marked, marked_by, stamped
 from ._nodes import out_of_order, path_of
-from ._stage import stage
+from ._stage import stage, until_closed
 from ._stamps import VERSION
 from .errors import ArgumentError, ArgumentTypeError, got
 from .models import Failure, NodeRecord
 from .stores.protocol import Store
 from .write_policies import Policy
-from .zodb.pinned import until_closed
 
 __all__ = ["Sources", "left_over", "obsolete"]
 

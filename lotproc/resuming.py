@@ -10,19 +10,17 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
 
-from ._jar import at_path
-from ._nodes import node_path, path_of
+from ._nodes import node_path
 from ._public import public
-from ._stage import check_choice, check_root, stage
+from ._stage import check_choice, check_root, stage, until_closed
 from ._undone import Results, check_results, lookup_of, with_inputs
 from ._windows import in_windows
-from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, OutOfViewError, got
+from .errors import ArgumentError, ArgumentTypeError, got
 from .models import Failure, Partition
 from .stores.protocol import Store
 from .write_policies import Policy
 from .writing.ledger import check_ledger, outstanding_failures, standing_failures
 from .zodb.lookup import LiveLookup
-from .zodb.pinned import until_closed
 
 __all__ = ["failures", "pending", "retry_failed"]
 
@@ -168,12 +166,7 @@ class _Filter:
 
     def of_one(self, item: Any) -> list[Any]:
         """The same of one item, with its path where that can't be told."""
-        self._results.forget()
-        try:
-            return self.of_many([item])
-        except (DamagedDatabaseError, OutOfViewError) as error:
-            failed = at_path("pending", path_of("pending", item), error)
-        raise failed
+        return self._results.of_one(item, self.of_many)
 
 
 def _failed_in(ledger: str | os.PathLike[str]) -> Callable[[], Container[_Path]]:

@@ -14,7 +14,7 @@ from lotdb import BaseNode
 from ._missing import Missing
 from ._nodes import connection_of, plain_file, unwrapped
 from ._patterns import PathPattern, regex
-from ._stage import check_choice, check_count, check_on_error, stage
+from ._stage import check_choice, check_count, check_on_error, stage, until_closed
 from .derived import BelowOption, Derived, checked_below
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .filters import attribute_test
@@ -26,7 +26,7 @@ from .zodb.bounds import UNBOUND, Bounds
 from .zodb.lookup import attributes_at_top
 from .zodb.moments import Moment, check_moment, check_seen, first_after, pinned_then
 from .zodb.partitioning import opened_partition, starts_of_parts
-from .zodb.pinned import PinnedStorage, pinned_view, until_closed
+from .zodb.pinned import PinnedStorage, pinned_view
 from .zodb.scanner import Scanner
 
 __all__ = ["partitions", "scan"]

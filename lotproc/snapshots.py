@@ -191,7 +191,7 @@ def _records(nodes: Iterable[BaseNode], taken: Taken, on_error: OnError, missing
             stored = node.attribute_storage
             handed_down = nearest("snapshot", node, inherit, path, looking) if inherit else _NONE
             if wanted:
-                looking.look({*stored, *handed_down} if inherit else stored, path)
+                looking.look({*stored, *handed_down} if handed_down else stored, path)
             attributes = {}
             for name in stored.keys() if names is ... else names:
                 value = stored[name] if name in stored else None  # noqa: SIM401, since a BTree takes longer for one `get`
@@ -272,7 +272,7 @@ def record_of(
 
     def attributes_of(stored: Any) -> dict[str, Any]:
         if looking is not None and looking.wanted:
-            looking.look({*stored, *handed_down}, path)
+            looking.look({*stored, *handed_down} if handed_down else stored, path)
         names = stored.keys() if taken.names is ... else taken.names
         attributes = {name: detached(stage_name, stored.get(name), f"attribute {name!r}", path) for name in names}
         add_inherited(stage_name, attributes, taken.inherit, handed_down)

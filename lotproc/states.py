@@ -12,14 +12,12 @@ from typing import Any, TypeAlias, overload
 
 from lotdb import BaseNode
 
-from ._jar import at_path
 from ._marked import Marked, marked_by, stamped
-from ._nodes import path_of
 from ._public import public
 from ._stage import check_count, check_root, stage
 from ._undone import Results, check_results, lookup_of
 from ._windows import in_windows
-from .errors import DamagedDatabaseError, OutOfViewError, as_text
+from .errors import as_text
 from .leftovers import Sources, left_over
 from .models import Failure
 from .stores.protocol import Store
@@ -222,12 +220,7 @@ class _Counter:
 
     def of_one(self, item: Any) -> list[Any]:
         """The same of one, with its path where that can't be told."""
-        self._results.forget()
-        try:
-            return self.of_many([item])
-        except (DamagedDatabaseError, OutOfViewError) as error:
-            failed = at_path("status", path_of("status", item), error)
-        raise failed
+        return self._results.of_one(item, self.of_many)
 
 
 def _count_left_over(

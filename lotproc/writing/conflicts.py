@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import sleep
-from typing import Any
+from typing import Any, ClassVar
 
 from lotdb import BaseNode
 from transaction._transaction import Status
@@ -59,6 +59,9 @@ class DatabaseTree:
 
     What else may be done to a tree, batch by batch, is a subclass with a `_write` of its own.
     """
+
+    #: What a commit says that it applied, and passed over.
+    counted: ClassVar[tuple[str, str]] = ("written", "skipped")
 
     def __init__(self, root: BaseNode, options: Options, progress: Progress, changes: Changes) -> None:
         self._root, self._options, self._progress, self._changes = root, options, progress, changes
@@ -174,9 +177,8 @@ class DatabaseTree:
 
     def _describe(self) -> None:
         done, before, options = self._progress.done, self._base, self._options
-        names = ("deleted", "absent") if options.name == "delete" else ("written", "skipped")
         numbers = done.written - before.written, done.skipped - before.skipped
-        told = {name: number for name, number in zip(names, numbers, strict=True) if number}
+        told = {name: number for name, number in zip(self.counted, numbers, strict=True) if number}
         self._changes.describe(options.name, options.policy, options.version, told)
 
     # Others who commit

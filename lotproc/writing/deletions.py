@@ -54,6 +54,8 @@ def _opened_tree(top: BaseNode, commit_every: int | None, progress: Progress) ->
 class _StoredNodes(DatabaseTree):
     """The nodes of a tree in a database."""
 
+    counted = ("deleted", "absent")
+
     def __init__(self, top: BaseNode, commit_every: int | None, progress: Progress, changes: Changes) -> None:
         self._deleted: list[_Path] = []  # zarr arrays whose nodes were deleted since the last commit
         self._committed: list[_Path] = []  # those before it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -82,7 +83,7 @@ class Wanted:
     among: Callable[[_Path, str], object] | None = None
     chain: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def tested(self) -> Taken:
         """What is taken of a node to test it."""
         names = dict.fromkeys(name for name, _ in self.tests)
@@ -91,7 +92,7 @@ class Wanted:
             tuple(name for name in names if name not in inherit), tuple(name for name in names if name in inherit)
         )
 
-    @property
+    @cached_property
     def looked_at(self) -> Taken:
         """What is taken of a node, and what it is tested by."""
         names, more = self.taken.names, self.tested.names
@@ -183,7 +184,7 @@ class AttributeReader:
                         yield None
                         continue
                 if required is not None:
-                    required.look([*(known or ()), *above], path)
+                    required.look([*known, *above] if known and above else known or above, path)
                 attributes_of = {}
                 values = items[1]
                 for name, place in places:

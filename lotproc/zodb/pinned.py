@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from ZODB.DB import DB
@@ -20,11 +20,9 @@ from .filestorage import FileIndex, FileRecords, last_complete
 from .record_arrays import Oids, Records, as_oids
 
 __all__ = [
-    *("PinnedFile", "PinnedInstance", "PinnedStorage", "pinned_at", "pinned_in_thread", "pinned_view", "until_closed"),
+    *("PinnedFile", "PinnedInstance", "PinnedStorage", "pinned_at", "pinned_in_thread", "pinned_view"),
     "view_of",
 ]
-
-T = TypeVar("T")
 
 
 def _kind(storage: Any) -> str:
@@ -270,18 +268,3 @@ class PinnedInstance(PinnedStorage):
         if self._is_current and hasattr(self.storage, "prefetch"):
             self.storage.prefetch(oids)
         return [self.load(oid) for oid in oids]
-
-
-def until_closed(items: Iterator[T], close: Callable[[], object]) -> Iterator[T]:
-    """The same items; at their end, or when they are closed or dropped, begun or not, `close` is called."""
-
-    def given() -> Iterator[Any]:
-        try:
-            yield  # which is reached now: a generator that has not begun knows of no end
-            yield from items
-        finally:
-            close()
-
-    begun = given()
-    next(begun)
-    return begun
