@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import tempfile
@@ -12,6 +13,8 @@ from typing import Any
 
 from hypothesis import settings
 from lotdb import LOTDB, BaseNode
+
+import lotproc as lp
 
 Path = tuple[str, ...]
 Tree = dict[Path, dict[str, Any]]
@@ -94,6 +97,21 @@ def database(**options: Any) -> Iterator[LOTDB]:
             yield db
         finally:
             db.close()
+
+
+#: Where results may be written to, as `target_at` opens it.
+PLACES = ["memory", "database", "uncommitted", "directory"]
+if importlib.util.find_spec("lmdb") is not None:
+    PLACES.append("lmdb")
+
+
+def target_at(place: str, db: LOTDB, folder: str) -> Any:
+    """A target at one of the places: a tree in memory, that of a database, or a store in a folder."""
+    if place in ("database", "uncommitted"):
+        return db.open_connection()
+    if place == "directory":
+        return lp.DirectoryStore(folder)
+    return lp.LmdbStore(f"{folder}/store.lmdb") if place == "lmdb" else BaseNode("root")
 
 
 def contents(root: BaseNode) -> Tree:

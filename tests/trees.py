@@ -214,6 +214,18 @@ class Segment:
     labels: tuple[Any, ...] = ()
 
 
+class Packed(BaseNode):
+    """Stores its state in another form, so that only its class can read it."""
+
+    def __getstate__(self) -> Any:
+        state = super().__getstate__()
+        return (1, [state["_key"], state["_parent"]], state["node_storage"], state["attribute_storage"])
+
+    def __setstate__(self, state: Any) -> None:
+        _, (key, parent), nodes, attributes = state
+        super().__setstate__({"_key": key, "_parent": parent, "node_storage": nodes, "attribute_storage": attributes})
+
+
 @dataclass
 class Planned:
     """A node to be made: how, with what attributes, and with what below it."""

@@ -16,6 +16,7 @@ from lotdb import LOTDB, BaseNode, add_blob
 from toolz import compose_left, concat, pipe
 from trees import (
     AnyStorage,
+    Packed,
     Planned,
     commit,
     data_nodes,
@@ -33,18 +34,6 @@ import lotproc as lp
 
 #: Many names here are those of no node, on purpose; what is told of them has tests of its own below.
 quiet = pytest.mark.filterwarnings("ignore:.* no (node had an attribute|record had a result)")
-
-
-class Packed(BaseNode):
-    """Stores its state in another form, so that only its class can read it."""
-
-    def __getstate__(self) -> Any:
-        state = super().__getstate__()
-        return (1, [state["_key"], state["_parent"]], state["node_storage"], state["attribute_storage"])
-
-    def __setstate__(self, state: Any) -> None:
-        _, (key, parent), nodes, attributes = state
-        super().__setstate__({"_key": key, "_parent": parent, "node_storage": nodes, "attribute_storage": attributes})
 
 
 kinds = st.one_of(st.just(BaseNode), st.just(BaseNode), st.just(Packed), data_nodes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from typing import Any
 from unittest.mock import patch
@@ -10,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import example, given, settings, strategies as st
 from lotdb import BaseNode
-from recording import Path, Source, contents, database
+from recording import PLACES, Path, Source, contents, database, target_at
 from trees import unsaved
 
 import lotproc as lp
@@ -22,10 +21,6 @@ paths = st.lists(keys, max_size=4).map(tuple)
 #: Nodes with stamps, `None` for one without a version that has the other stamp; and without any.
 results = st.dictionaries(paths.filter(bool), st.sampled_from(["v1", "v2", None, "no stamps"]), max_size=7)
 policies = st.sampled_from([lp.inline("_p"), lp.inline("_p", "f"), lp.mirror("_p"), lp.fresh("_p", "f")])
-
-PLACES = ["memory", "database", "uncommitted", "directory"]
-if importlib.util.find_spec("lmdb") is not None:
-    PLACES.append("lmdb")
 
 
 def stamps(version: str | None) -> dict[str, Any]:
@@ -79,13 +74,7 @@ def test_what_is_obsolete_is_what_a_dict_says(
     policy: Any, results: Any, records: set[Path], failed: set[Path], version: str | None, place: str
 ) -> None:
     with database() as db, tempfile.TemporaryDirectory() as folder:
-        target: Any = BaseNode("root")
-        if place in ("database", "uncommitted"):
-            target = db.open_connection()
-        elif place == "directory":
-            target = lp.DirectoryStore(folder)
-        elif place == "lmdb":
-            target = lp.LmdbStore(f"{folder}/store.lmdb")
+        target = target_at(place, db, folder)
         if isinstance(target, lp.Store):
             written = [lp.ProcessResult(path, 1, stamps(its)) for path, its in results.items()]
             lp.write(lp.mirror(), target, written)

@@ -29,6 +29,7 @@ from toolz import pipe
 from trees import (
     AWKWARD_KEYS,
     AnyStorage,
+    Packed,
     Planned,
     Tree,
     awkward_keys,
@@ -196,18 +197,6 @@ class Adopted(BaseNode):
     @_parent.setter
     def _parent(self, parent: Any) -> None:
         self.up = parent
-
-
-class Packed(BaseNode):
-    """Stores its state in another form."""
-
-    def __getstate__(self) -> Any:
-        state = super().__getstate__()
-        return (1, [state["_key"], state["_parent"]], state["node_storage"], state["attribute_storage"])
-
-    def __setstate__(self, state: Any) -> None:
-        _, (key, parent), nodes, attributes = state
-        super().__setstate__({"_key": key, "_parent": parent, "node_storage": nodes, "attribute_storage": attributes})
 
 
 class Bracketed(BaseNode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import LOTDB, BaseNode
-from recording import Path, database
+from recording import PLACES, Path, database, target_at
 
 import lotproc as lp
 from lotproc._stamps import inputs_stamp
@@ -26,10 +25,6 @@ results = st.dictionaries(
 )
 records = st.dictionaries(paths, st.integers(0, 1), max_size=6)
 policies = st.sampled_from([lp.inline("_p"), lp.mirror("_p", "f"), lp.inline(), lambda result: ("out", *result.path)])
-
-PLACES = ["memory", "database", "uncommitted", "directory"]
-if importlib.util.find_spec("lmdb") is not None:
-    PLACES.append("lmdb")
 
 
 def expected(results: dict[Path, Any], n: int, path: Path, failed: set[Path], version: str | None, inputs: bool) -> str:
@@ -75,13 +70,7 @@ def test_it_counts_what_pending_and_obsolete_give(
     place: str,
 ) -> None:
     with database() as db, tempfile.TemporaryDirectory() as folder:
-        target: Any = BaseNode("root")
-        if place in ("database", "uncommitted"):
-            target = db.open_connection()
-        elif place == "directory":
-            target = lp.DirectoryStore(folder)
-        elif place == "lmdb":
-            target = lp.LmdbStore(f"{folder}/store.lmdb")
+        target = target_at(place, db, folder)
         for its_version in ("v1", "v2", None):
             written = [
                 lp.ProcessResult(path, 1, inputs=None if n is None else inputs_stamp("test", path, {"n": n}))
