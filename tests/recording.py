@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pickle
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -28,13 +29,15 @@ def examples(most: int) -> int:
     return most * settings.default.max_examples // THOROUGH
 
 
-def open_files() -> list[str]:
-    """The files and folders that this process holds open; pipes are of worker processes, which come and go."""
+def open_files() -> Counter[str]:
+    """The files and folders that this process holds open; pipes are of worker processes, which come and go.
+
+    Compare as `not open_files() - before`: what an earlier test forgot may close meanwhile."""
     found = []
     for number in os.listdir("/dev/fd"):
         with suppress(OSError):  # that of the listing itself
             found.append(os.readlink(f"/dev/fd/{number}"))
-    return sorted(path for path in found if path.startswith("/") and not path.startswith("/dev/"))
+    return Counter(path for path in found if path.startswith("/") and not path.startswith("/dev/"))
 
 
 class Source:
