@@ -188,7 +188,12 @@ def scan(
             checked_connection("scan", root, uncommitted)
             storage, oid, bounds = pinned_then("scan", root, at), root._p_oid, UNBOUND
         if since is not None:
-            check_seen("scan", "since", since, storage.before)
+            try:
+                is_now = at is None and not isinstance(root, Partition)
+                check_seen("scan", "since", since, storage.before, is_now=is_now)
+            except ArgumentError:
+                storage.close()
+                raise
         is_part = bounds != UNBOUND
         records: Iterator[Any] = Scanner(storage, replace(wanted, is_part=is_part)).records(oid, bounds)
         if results:

@@ -104,7 +104,7 @@ class _Paths:
             path: tuple[Any, ...] = item
         elif isinstance(item, (ProcessResult, str, bytes)):
             hint = (
-                "a path is a tuple of keys"
+                "a path is a tuple of keys, and paths come in a list: [('ann', 'clip_1')]"
                 if not isinstance(item, ProcessResult)
                 else ("a result's path is that of its source; give where it went, as plan(...) says")
             )

@@ -46,10 +46,15 @@ def first_after(moment: Moment) -> bytes:
     return stamp
 
 
-def check_seen(name: str, argument: str, moment: Moment, view: bytes) -> None:
-    """Refuse a moment that is later than what is read, up to a transaction that is not."""
+def check_seen(name: str, argument: str, moment: Moment, view: bytes, *, is_now: bool = True) -> None:
+    """Refuse a moment that is later than what is read, up to a transaction that is not.
+
+    Args:
+        is_now: What is read is what a connection sees now, not what was there at a moment that was given.
+    """
     if first_after(moment) > view and (isinstance(moment, bytes) or moment > datetime.now(timezone.utc)):
-        hint = "begin a transaction there (connection.sync(), or abort what is begun), or give an earlier one"
+        newer = "begin a transaction there (connection.sync(), or abort what is begun), or "
+        hint = f"{newer if is_now else ''}give an earlier one"
         raise ArgumentError(f"{name}: {argument}", "is later than what is read", got=got(moment), hint=hint)
 
 

@@ -321,6 +321,9 @@ def test_what_was_opened_to_read_is_closed_at_every_end(make: Any, tmp_path: Pat
                     lp.inline("_p"), root, [[lp.ProcessResult(("a", f"{n:03}"), n)] for n in range(100)], commit_every=9
                 )
                 assert not is_open
+                with pytest.raises(lp.ArgumentError, match="later than what is read"):
+                    lp.scan("v", root, since=b"\x7f" + bytes(7))
+                assert not is_open
                 late = lp.scan("v", root)
         finally:
             gc.enable()
