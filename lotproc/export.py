@@ -17,9 +17,12 @@ from ._public import public
 from ._stage import check_count, check_root, stage
 from .errors import ArgumentError, ArgumentTypeError, as_utf8, got
 from .tables.arrow import whole_table, write_parquet
+from .tables.batches import Batch, batches
 from .tables.rows import LEVEL, Row, cell, check_names, in_order, levels, rows_of
+from .tables.scanned import as_columns
 from .tables.times import common_unit
 from .traversal import leaves
+from .zodb.column_arrays import ABSENT, BOOL, FLOAT, INT, NOTHING, Column, joined
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +91,7 @@ def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
     pandas = needed("pandas", "pandas", "to_dataframe()")
-    return lambda records: _frame(pandas, [row for _, row in rows_of("to_dataframe", records)])
+    return lambda records: _frame_of_batches(pandas, list(batches("to_dataframe", as_columns(records), 10_000)))
 
 
 @overload
@@ -118,7 +121,7 @@ def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
     needed("pyarrow", "arrow", "to_arrow()")
-    return lambda records: whole_table("to_arrow", rows_of("to_arrow", records))
+    return lambda records: whole_table("to_arrow", as_columns(records))
 
 
 @overload
@@ -161,7 +164,7 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
         raise ArgumentError(f"to_parquet: {target!r} is a folder", hint="give the name of a file in it")
     check_count("to_parquet", "batch_size", batch_size)
     needed("pyarrow.parquet", "arrow", "to_parquet()")
-    return lambda records: write_parquet(target, rows_of("to_parquet", records), batch_size)
+    return lambda records: write_parquet(target, as_columns(records), batch_size)
 
 
 @public
@@ -243,6 +246,42 @@ def _node_frame(
             row[columns[attribute]] = cell(value) if isinstance(value, (np.ndarray, str)) else value
         rows.append(row)
     return _frame(pandas, rows)
+
+
+def _frame_of_batches(pandas: Any, found: list[Batch]) -> pd.DataFrame:
+    names = in_order(chain.from_iterable(batch.names for batch in found))
+    series = {name: _series_of_batches(pandas, name, found) for name in names}
+    return pandas.DataFrame(series, index=range(sum(batch.size for batch in found)), columns=names or None)
+
+
+def _series_of_batches(pandas: Any, name: str, found: list[Batch]) -> pd.Series[Any]:
+    columns = [column for batch in found if (column := batch.column(name)) is not None]
+    if len(columns) == len(found) and (series := _series_of_column(pandas, joined(columns))) is not None:
+        return series
+    values = list(chain.from_iterable(batch.values(name) for batch in found))
+    # A level is None where it is missing; as a column of strings, pandas 3 would make it NaN.
+    return pandas.Series(values, dtype=object) if LEVEL.fullmatch(name) else _series(pandas, values)
+
+
+def _series_of_column(pandas: Any, column: Column) -> pd.Series[Any] | None:
+    """A column as `_series` makes it of its values; `None` where only that can tell."""
+    there = column.kinds_there()
+    is_null = (column.kinds == NOTHING) | (column.kinds == ABSENT)
+    is_missing = bool(is_null.any())
+    if there == {BOOL}:
+        flags = column.bits.astype(np.bool_)
+        return pandas.Series(pandas.arrays.BooleanArray(flags, is_null) if is_missing else flags)
+    if there == {INT}:
+        return pandas.Series(pandas.arrays.IntegerArray(column.bits, is_null) if is_missing else column.bits)
+    if there and there <= {INT, FLOAT}:
+        numbers = column.bits.view(np.float64).copy()
+        ints = column.bits[column.kinds == INT]
+        if len(ints) and (ints.min() < -(2**53) or ints.max() > 2**53):
+            return None
+        numbers[column.kinds == INT] = ints
+        numbers[is_null] = np.nan
+        return pandas.Series(numbers)
+    return None
 
 
 def _frame(pandas: Any, rows: list[Row]) -> pd.DataFrame:

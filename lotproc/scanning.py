@@ -14,12 +14,13 @@ from lotdb import BaseNode
 from ._missing import Missing
 from ._nodes import connection_of, plain_file, unwrapped
 from ._patterns import PathPattern, regex
-from ._stage import check_choice, check_count, check_on_error, stage, until_closed
+from ._stage import check_choice, check_count, check_on_error, stage
 from .derived import BelowOption, Derived, checked_below
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .filters import attribute_test
 from .models import NodeRecord, OnError, Partition
 from .snapshots import NO_RESULTS, Inherit, Names, Payload, checked_taken
+from .tables.scanned import Scanned
 from .traversal import Skip, check_level, skip_tests
 from .zodb.attributes import Wanted
 from .zodb.bounds import UNBOUND, Bounds
@@ -195,11 +196,17 @@ def scan(
                 storage.close()
                 raise
         is_part = bounds != UNBOUND
-        records: Iterator[Any] = Scanner(storage, replace(wanted, is_part=is_part)).records(oid, bounds)
-        if results:
-            derived = Derived("scan", results, tests_of_results, on_error, is_part=is_part, since=first)
-            records = derived.added(records, attributes_at_top(storage, oid))
-        return until_closed(records, storage.close) if storage.must_close else records
+        simple = replace(wanted, is_part=is_part)
+        in_columns = replace(simple, blocks=not (results or own_tests or payload))
+
+        def read(storage: PinnedStorage, in_blocks: bool) -> Iterator[Any]:
+            records: Iterator[Any] = Scanner(storage, in_columns if in_blocks else simple).records(oid, bounds)
+            if results:
+                derived = Derived("scan", results, tests_of_results, on_error, is_part=is_part, since=first)
+                records = derived.added(records, attributes_at_top(storage, oid))
+            return records
+
+        return Scanned(storage, read)
 
     return run
 

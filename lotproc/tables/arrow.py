@@ -7,21 +7,22 @@ import datetime
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-import more_itertools
 import numpy as np
 
 from .._files import replacing
 from ..errors import ArgumentTypeError, as_text, got
-from .rows import LEVEL, PLAIN, Path, Row, in_order
+from ..zodb.column_arrays import ABSENT, BOOL, DATETIME, FLOAT, INT, NOTHING, STR, Column
+from .batches import Batch, batches
+from .rows import LEVEL, PLAIN, Path, in_order
 from .times import common_unit, kind_of_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["whole_table", "write_parquet"]
+__all__ = ["stream_of", "whole_table", "write_parquet"]
 
 #: What a column holds, by the first of these that a value is an instance of.
 KINDS = (bool, int, float, str, bytes, list, dict, datetime.datetime, datetime.date, datetime.timedelta)
@@ -84,17 +85,59 @@ class Kinds:
                 self.check(column, item, path, f"{inside}[{key!r}]")
 
 
-def table_of(rows: list[tuple[Path, Row]], kinds: Kinds) -> pa.Table:
+def table_of(batch: Batch, kinds: Kinds) -> pa.Table:
     import pyarrow as pa
 
-    columns = in_order(chain.from_iterable(row for _, row in rows))
-    paths = [path for path, _ in rows]
-    return pa.table([_array(name, [row.get(name) for _, row in rows], paths, kinds) for name in columns], names=columns)
+    arrays = []
+    for name in batch.names:
+        column = batch.column(name)
+        array = None if column is None else _array_of(name, column, batch, kinds)
+        if array is None and batch.has_columns and LEVEL.fullmatch(name):
+            array = pa.array(batch.values(name), pa.string())
+        arrays.append(_array(name, batch.values(name), batch, kinds) if array is None else array)
+    return pa.table(arrays, names=batch.names)
 
 
-def _array(column: str, values: list[Any], paths: list[Path], kinds: Kinds) -> pa.Array:
+def _array_of(name: str, column: Column, batch: Batch, kinds: Kinds) -> pa.Array | None:
+    """A column as the array that `_array` makes of its values; `None` where only that can tell."""
     import pyarrow as pa
 
+    there = column.kinds_there()
+    is_null = (column.kinds == NOTHING) | (column.kinds == ABSENT)
+    if not there:
+        return pa.nulls(batch.size)
+    if len(there) > 1 and there != {INT, FLOAT}:
+        return None
+    first = int(np.argmin(is_null))
+    value = column.rows(first, first + 1).values()[0]
+    kinds.check(name, value, batch.path(first))
+    mask = is_null if is_null.any() else None
+    if there == {BOOL}:
+        return pa.array(column.bits.astype(np.bool_), mask=mask)
+    if there == {INT}:
+        return pa.array(column.bits, mask=mask)
+    if there == {DATETIME}:
+        return None if name in kinds.with_numpy else pa.array(column.bits.view("M8[us]"), mask=mask)
+    if there <= {INT, FLOAT}:
+        numbers = column.bits.view(np.float64)
+        if INT in there:
+            are_ints = column.kinds == INT
+            ints = column.bits[are_ints]
+            if ints.min() < -(2**53) or ints.max() > 2**53:
+                return None
+            numbers = np.where(are_ints, column.bits.astype(np.float64), numbers)
+        return pa.array(numbers, mask=mask)
+    if len(column.text) >= 2**31:
+        return None
+    valid = None if mask is None else pa.array(~mask).buffers()[1]
+    buffers = [valid, pa.py_buffer(column.ends.astype(np.int32)), pa.py_buffer(column.text)]
+    return pa.Array.from_buffers(pa.string() if there == {STR} else pa.binary(), batch.size, buffers)
+
+
+def _array(column: str, values: list[Any], batch: Batch, kinds: Kinds) -> pa.Array:
+    import pyarrow as pa
+
+    paths = batch.paths
     for value, path in zip(values, paths, strict=True):
         kinds.check(column, value, path)
     make = _array_with_times if column in kinds.with_numpy else pa.array
@@ -204,23 +247,74 @@ def _refused(
     return ArgumentTypeError(f"{name}: the column {column!r} can't be {what}: {error}{it_is}", path=paths[found])
 
 
-def whole_table(name: str, rows: Iterator[tuple[Path, Row]], batch_size: int = 10_000) -> pa.Table:
-    """Rows as one table; only a batch of them is in Python's hands at a time."""
+def whole_table(name: str, records: Iterable[Any], batch_size: int = 10_000) -> pa.Table:
+    """Records as one table; only a batch of them is in Python's hands at a time."""
     import pyarrow as pa
 
     kinds = Kinds(name)
     schema = pa.schema([])
     tables = []
-    for batch in more_itertools.chunked(rows, batch_size):
+    for batch in batches(name, records, batch_size):
         table = table_of(batch, kinds)
-        schema = _widened_schema(name, schema, table, [path for path, _ in batch])
-        tables.append((table, len(batch)))
+        schema = _widened_schema(name, schema, table, batch)
+        tables.append((table, batch.size))
     if not tables:
         return pa.table({}, schema=schema)
     return pa.concat_tables([_widened(name, table, size, schema) for table, size in tables])
 
 
-def _widened_schema(name: str, schema: pa.Schema, table: pa.Table, paths: list[Path]) -> pa.Schema:
+def stream_of(name: str, records: Iterable[Any], schema: pa.Schema | None, batch_size: int = 10_000) -> Any:
+    """Records as a reader of record batches, all of one schema: by default that of the first."""
+    import pyarrow as pa
+
+    kinds = Kinds(name)
+    given = ((table_of(batch, kinds), batch) for batch in batches(name, records, batch_size))
+    first = list(islice(given, 1 if schema is None else 0))
+    if schema is None:
+        schema = first[0][0].schema if first else pa.schema([])
+    return pa.RecordBatchReader.from_batches(schema, _fitting(name, schema, chain(first, given)))
+
+
+def _fitting(name: str, schema: pa.Schema, given: Iterable[tuple[pa.Table, Batch]]) -> Iterator[pa.RecordBatch]:
+    """Batches in the types of a schema; what does not fit is refused."""
+    for table, batch in given:
+        for field in table.schema:
+            values, place = table[field.name], schema.get_field_index(field.name)
+            row = _first_unfit(values, schema.field(place).type if place >= 0 else None)
+            if row is not None:
+                raise ArgumentTypeError(
+                    f"{name}: the column {field.name!r}",
+                    path=batch.path(row),
+                    expected="no such column" if place < 0 else f"{schema.field(place).type}",
+                    got=f"{field.type}",
+                    hint="the first 10,000 rows set the columns and types of a stream. Use to_arrow() or to_parquet(), "
+                    "which look at all rows first",
+                )
+        yield from _widened(name, table, batch.size, schema).to_batches()
+
+
+def _first_unfit(values: pa.ChunkedArray, kind: pa.DataType | None) -> int | None:
+    """The first row with a value that a column of this type, or none, does not hold as it is."""
+    import pyarrow as pa
+
+    if values.type == kind or values.null_count == len(values):
+        return None
+    first: int = values.is_valid().index(True).as_py()
+    if kind is None or pa.types.is_null(kind) or values.type.num_fields or kind.num_fields:
+        return first
+    try:
+        _cast(values, kind)
+    except Exception:
+        for row in range(first, len(values)):
+            try:
+                _cast(values.slice(row, 1), kind)
+            except Exception:
+                return row
+        return first
+    return None
+
+
+def _widened_schema(name: str, schema: pa.Schema, table: pa.Table, batch: Batch) -> pa.Schema:
     """The schema that the rows of a table fit as well, its columns in order."""
     import pyarrow as pa
 
@@ -238,14 +332,14 @@ def _widened_schema(name: str, schema: pa.Schema, table: pa.Table, paths: list[P
                     first = table[field.name].is_valid().index(True).as_py()
                     raise ArgumentTypeError(
                         f"{name}: the column {field.name!r} can't be {schema.field(place).type} and {field.type}, as "
-                        f"from {as_text(paths[first])} on: {found}",
+                        f"from {as_text(batch.path(first))} on: {found}",
                         hint="make it one kind first",
                     ) from error
         raise
     return pa.schema([whole.field(column) for column in in_order(whole.names)])
 
 
-def write_parquet(target: str, rows: Iterator[tuple[Path, Row]], batch_size: int) -> int:
+def write_parquet(target: str, records: Iterable[Any], batch_size: int) -> int:
     """Batches go to a nameless file first: the schema is known only after the last one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -255,14 +349,14 @@ def write_parquet(target: str, rows: Iterator[tuple[Path, Row]], batch_size: int
     schema = pa.schema([])
     sizes = []
     with tempfile.TemporaryFile(dir=os.path.dirname(target)) as spool, replacing(target) as file:
-        for batch in more_itertools.chunked(rows, batch_size):
+        for batch in batches(name, records, batch_size):
             table = table_of(batch, kinds)
             with pa.ipc.new_stream(spool, table.schema) as stream:
                 stream.write_table(table)
-            before, schema = schema, _widened_schema(name, schema, table, [path for path, _ in batch])
+            before, schema = schema, _widened_schema(name, schema, table, batch)
             for field in schema if schema != before else ():
-                _check_in_parquet(name, field, table, [path for path, _ in batch])
-            sizes.append(len(batch))
+                _check_in_parquet(name, field, table, batch)
+            sizes.append(batch.size)
         spool.seek(0)
         schema = pa.schema([field.with_type(_mapped(field.type, _null_for_empty)) for field in schema])
         with pq.ParquetWriter(file, schema) as writer:
@@ -279,7 +373,7 @@ def write_parquet(target: str, rows: Iterator[tuple[Path, Row]], batch_size: int
     return sum(sizes)
 
 
-def _check_in_parquet(name: str, field: pa.Field, table: pa.Table, paths: list[Path]) -> None:
+def _check_in_parquet(name: str, field: pa.Field, table: pa.Table, batch: Batch) -> None:
     """Refuse a type that Parquet does not know, when it comes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -289,7 +383,7 @@ def _check_in_parquet(name: str, field: pa.Field, table: pa.Table, paths: list[P
     except pa.ArrowException as error:
         first = table[field.name].is_valid().index(True).as_py()
         raise ArgumentTypeError(
-            f"{name}: the column {field.name!r} can't be in Parquet, from {as_text(paths[first])} on: {error}"
+            f"{name}: the column {field.name!r} can't be in Parquet, from {as_text(batch.path(first))} on: {error}"
         ) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, KeysView
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..models import Failure, ProcessResult, Write, written_attributes
 from ..payloads import PayloadHandle
 from .times import plain_time, plain_times
 
-__all__ = ["LEVEL", "PLAIN", "Path", "Row", "cell", "check_names", "in_order", "levels", "rows_of"]
+__all__ = ["LEVEL", "PLAIN", "Path", "Row", "Rows", "cell", "check_names", "in_order", "levels", "rows_of"]
 
 Row: TypeAlias = "dict[str, Any]"
 Path: TypeAlias = "tuple[str, ...]"
@@ -28,8 +28,26 @@ PLAIN = frozenset([type(None), bool, int, float, str, bytes])
 
 
 def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
-    columns: dict[str, str] = {}  # by the names of attributes
-    for record in records:
+    """The rows of records, each with its path."""
+    return map(Rows(name).of, records)
+
+
+class Rows:
+    """Makes the rows of one table.
+
+    Args:
+        name: The function that the user called, for errors.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        #: The columns of attributes, by their names, and the other way around.
+        self.columns: dict[str, str] = {}
+        self.attributes: dict[str, str] = {}
+
+    def of(self, record: Any) -> tuple[Path, Row]:
+        """The path and the row of a record."""
+        name = self._name
         if isinstance(record, BaseNode):
             hint = "put snapshot() in front to make it a record"
             raise LiveNodeError(f"{name}: what is", "is a live node", path=node_path(record), hint=hint)
@@ -43,9 +61,9 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
             raise ArgumentTypeError(f"{name}: the path of a record", expected="a tuple of keys", got=got(record.path))
         if not hasattr(attributes, "items"):
             raise ArgumentTypeError(f"{name}:", expected="a record with attributes", got=got(record))
-        if new := attributes.keys() - columns.keys():
-            check_names(name, new, path)
-            columns.update(_columns(name, new, columns, path))
+        columns = self.columns
+        if attributes.keys() - columns.keys():
+            self.name(attributes.keys(), path)
         row = levels(path)
         attribute = None
         try:
@@ -59,7 +77,15 @@ def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
             ) from None
         except _NoCell as error:
             raise ArgumentTypeError(f"{name}: the attribute {attribute!r}", f"{error}", path=path) from error
-        yield path, row
+        return path, row
+
+    def name(self, attributes: KeysView[str], path: Path) -> None:
+        """Find columns for attributes of the node at a path."""
+        new = attributes - self.columns.keys()
+        check_names(self._name, new, path)
+        found = _columns(self._name, new, self.columns, path)
+        self.columns.update(found)
+        self.attributes.update((column, attribute) for attribute, column in found.items())
 
 
 def _columns(name: str, attributes: Iterable[str], known: dict[str, str], path: Path) -> dict[str, str]:

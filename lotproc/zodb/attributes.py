@@ -64,6 +64,7 @@ class Wanted:
         since: Only what was stored by this transaction or later is given.
         marks: What is not is given all the same, marked as `Unchanged`.
         among: A test of the path above a node, and its key: all nodes that pass it are given, not the leaves alone.
+        blocks: Whether nodes whose records are as usual are given in a `Piece` of a block, and the others as records.
         chain: With `among`, keys of which only a whole one leads from a node that does not pass to one that does; nodes
             below which there is nothing but one leaf, at these keys, are read together with it.
     """
@@ -80,6 +81,7 @@ class Wanted:
     is_part: bool = False
     since: bytes | None = None
     marks: bool = False
+    blocks: bool = False
     among: Callable[[_Path, str], object] | None = None
     chain: tuple[str, ...] = ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,12 @@ class PinnedStorage:
             self._family[name] = found
         return found
 
+    def again(self) -> PinnedStorage:
+        """The same records for another reader, to be closed by that."""
+        again = copy(self)
+        again._family = {}
+        return again
+
     def jar(self) -> RecordJar:
         """What loads objects from these records."""
         return RecordJar(self.load, self.db, self.storage, lambda name: self.sibling(name).jar())
@@ -239,6 +246,11 @@ class PinnedInstance(PinnedStorage):
             if is_own:
                 instance.release()
             raise
+
+    def again(self) -> PinnedStorage:
+        again = PinnedInstance(self.before, self.db, self.db._mvcc_storage.new_instance(), is_own=True)
+        again.views, again.before_others = self.views, self.before_others
+        return again
 
     def release(self) -> None:
         if self._is_open:

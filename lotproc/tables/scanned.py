@@ -1,0 +1,72 @@
+"""What `scan` gives: an iterator of records, which is a table, too, to whatever reads streams of Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .._extras import needed
+from .._stage import until_closed
+from ..models import NodeRecord
+from ..zodb.pinned import PinnedStorage
+from .arrow import stream_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Scanned", "as_columns"]
+
+
+class Scanned(Iterator[NodeRecord]):
+    """The records of a scan; and the same scan, begun anew, as record batches of Arrow.
+
+    Args:
+        storage: The records of the database.
+        read: What scans them: a function from a storage, and whether pieces of blocks are wanted in place of records.
+    """
+
+    def __init__(self, storage: PinnedStorage, read: Callable[[PinnedStorage, bool], Iterator[Any]]) -> None:
+        self._storage, self._read = storage, read
+        self._items: Any = None  # once it is begun
+        #: Lets go of the storage, if that is needed, at the end, or where this is dropped before.
+        self._held: Any = until_closed(iter(()), storage.close) if storage.must_close else None
+        self._schema: pa.Schema | None = None
+
+    def __iter__(self) -> Iterator[NodeRecord]:
+        return self
+
+    def __next__(self) -> NodeRecord:
+        item: NodeRecord = next(self._items or self._begun(False))
+        return item
+
+    def close(self) -> None:
+        """End the scan."""
+        (self._items or self._begun(False)).close()
+
+    def pieces(self) -> Iterator[Any]:
+        """The rest of the records; if none was given so far, pieces of blocks in place of all that can be in them."""
+        items: Iterator[Any] = self._items or self._begun(True)
+        return items
+
+    def _begun(self, in_blocks: bool) -> Any:
+        """The items, of which none was given so far."""
+        items, held = self._read(self._storage, in_blocks), self._held
+        self._items = items if held is None else until_closed(items, held.close)
+        self._held = None
+        return self._items
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The same scan, of the same transaction and from its beginning, as a stream of Arrow's record batches."""
+        needed("pyarrow", "arrow", "a scan that is read as a table")
+        storage = self._storage.again()
+        items = self._read(storage, True)
+        if storage.must_close:
+            items = until_closed(items, storage.close)
+        stream = stream_of("scan", items, self._schema)
+        self._schema = stream.schema
+        return stream.__arrow_c_stream__(requested_schema)
+
+
+def as_columns(records: Iterable[Any]) -> Iterable[Any]:
+    """The same records; pieces of blocks in place of those of a scan that is not begun."""
+    return records.pieces() if isinstance(records, Scanned) else records

@@ -1,0 +1,214 @@
+"""What many nodes give to a table: a block of columns, decoded from their records together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .._missing import Sought
+from ..errors import as_utf8
+from ..snapshots import Inherited, Taken
+from .column_arrays import BYTES, STR, Column, column_of, cut_out, kind_of
+from .columns import LayoutReader, Values
+from .pinned import PinnedStorage
+from .record_arrays import Flags, Oids, Records
+
+__all__ = ["Block", "BlockReader", "Piece"]
+
+_Path: TypeAlias = "tuple[str, ...]"
+_Rows: TypeAlias = "np.ndarray[Any, np.dtype[np.intp]]"
+
+
+class Block(NamedTuple):
+    """What some nodes give, in their order.
+
+    Args:
+        above: The paths above them.
+        place: Which of these each has.
+        keys: Their keys.
+        layouts: Lists of attributes in the order in which a record has them.
+        layout: Which of these each has.
+        columns: The attributes, by name.
+    """
+
+    above: Sequence[_Path]
+    place: _Rows
+    keys: Sequence[str]
+    layouts: Sequence[Sequence[str]]
+    layout: _Rows
+    columns: dict[str, Column]
+
+    def path(self, row: int) -> _Path:
+        """The path of a node."""
+        return (*self.above[self.place[row]], self.keys[row])
+
+    def layouts_of(self, start: int, stop: int) -> list[tuple[int, Sequence[str]]]:
+        """The layouts of some rows, each with the first row that has it."""
+        if len(self.layouts) == 1:
+            return [(start, self.layouts[0])]
+        numbers, firsts = np.unique(self.layout[start:stop], return_index=True)
+        return sorted((start + first, self.layouts[number]) for number, first in zip(numbers, firsts, strict=True))
+
+    @property
+    def depth(self) -> int:
+        """The length of the path of each."""
+        return len(self.above[0]) + 1
+
+    def keys_at(self, level: int, start: int, stop: int) -> list[str | None]:
+        """The keys at one level of the paths of some nodes, as UTF-8."""
+        if level > self.depth:
+            return [None] * (stop - start)
+        if level == self.depth:
+            keys = self.keys[start:stop]
+            return list(keys if "".join(keys).isascii() else map(as_utf8, keys))
+        above = [as_utf8(path[level - 1]) for path in self.above]
+        return [above[place] for place in self.place[start:stop].tolist()]
+
+
+class Piece(NamedTuple):
+    """Rows of a block that follow one another."""
+
+    block: Block
+    start: int
+    stop: int
+
+
+class _HandedDown:
+    """An inherited attribute, as those have it that are below each of some nodes."""
+
+    def __init__(self, name: str, inherited: Sequence[Inherited | None]) -> None:
+        found = [None if given is None or name not in given else given[name][0] for given in inherited]
+        are_told = [
+            given is not None and kind_of(value) is not None for given, value in zip(inherited, found, strict=True)
+        ]
+        column = column_of([value if is_told else None for value, is_told in zip(found, are_told, strict=True)])
+        assert column is not None
+        self._column, self.are_told = column, np.array(are_told, np.bool_)
+        self.text = column.text.tobytes()
+
+    def hand(self, values: Values, rows: _Rows, place: _Rows) -> None:
+        """Note what is handed down to these rows."""
+        kinds, bits, _, ends = self._column
+        values.kinds[rows], values.bits[rows] = kinds[place], bits[place]
+        values.starts[rows], values.lengths[rows] = ends[place], ends[place + 1] - ends[place]
+
+
+class BlockReader:
+    """Makes blocks of nodes.
+
+    Args:
+        storage: The records of the database.
+        taken: What is taken of each node.
+        sought: What looks for names that no node has.
+        required: Whether each has to have all names.
+    """
+
+    def __init__(self, storage: PinnedStorage, taken: Taken, sought: Sought, *, required: bool) -> None:
+        self._storage, self._sought = storage, sought
+        self._names, self._inherit = taken.names, taken.inherit
+        self._wanted = None if taken.names is ... else tuple(dict.fromkeys([*taken.names, *taken.inherit]))
+        self._required = frozenset(taken.asked_for) if required else frozenset()
+        self._reader = LayoutReader()
+
+    def read(
+        self,
+        above: Sequence[_Path],
+        place: _Rows,
+        keys: Sequence[str],
+        attributes: Oids,
+        inherited: Sequence[Inherited | None],
+    ) -> tuple[Block, Flags]:
+        """A block of those nodes that can be read together, and which these are.
+
+        Args:
+            above: The paths above the nodes.
+            place: Which of these each has.
+            keys: Their keys.
+            attributes: The ids of the trees of their attributes.
+            inherited: What is handed down from each of those above, where anything is wanted of that.
+        """
+        records = self._storage.load_many(attributes)
+        count = len(keys)
+        columns = {name: Values(count) for name in self._wanted or self._inherit}
+        handed = {name: (_HandedDown(name, inherited), np.zeros(count, np.bool_)) for name in self._inherit}
+        layouts: list[Sequence[str]] = []
+        layout = np.full(count, -1, np.intp)
+        for names, rows in self._reader.read(records, columns, self._wanted):
+            more = [name for name in handed if name not in names]
+            for name in more:
+                rows = rows[handed[name][0].are_told[place[rows]]]
+            rows = self._looked_at(names, above, rows, place, inherited)
+            for name in more:
+                handed[name][0].hand(columns[name], rows, place[rows])
+                handed[name][1][rows] = True
+            layout[rows] = len(layouts)
+            layouts.append([*names, *more] if self._wanted is None else self._wanted)
+        told = layout >= 0
+        while True:
+            made = {name: _column(values, told, records, handed.get(name)) for name, values in columns.items()}
+            is_text = [_are_text(column) for column in made.values() if (column.kinds == STR).any()]
+            if all(flags is None for flags in is_text):
+                break
+            told[told] = np.logical_and.reduce([flags for flags in is_text if flags is not None])
+        if told.all():
+            return Block(above, place, keys, layouts, layout, made), told
+        kept = [key for key, is_told in zip(keys, told.tolist(), strict=True) if is_told]
+        return Block(above, place[told], kept, layouts, layout[told], made), told
+
+    def _looked_at(
+        self,
+        names: Sequence[str],
+        above: Sequence[_Path],
+        rows: _Rows,
+        place: _Rows,
+        inherited: Sequence[Inherited | None],
+    ) -> _Rows:
+        """The rows of nodes with attributes of these names that have what each has to have."""
+        places = np.unique(place[rows]).tolist() if inherited else []
+        for each in places if self._sought.wanted else places[:1]:
+            self._sought.look([*names, *(inherited[each] or ())], above[each])
+        if not inherited and len(rows):
+            self._sought.look(names, ())
+        if not self._required.difference(names):
+            return rows
+        if not inherited:
+            return rows[:0]
+        have = np.array([self._required <= {*names, *(given or ())} for given in inherited], np.bool_)
+        return rows[have[place[rows]]]
+
+
+def _column(values: Values, told: Flags, records: Records, handed: tuple[_HandedDown, Flags] | None) -> Column:
+    """The column of the values in those rows that are told."""
+    kinds, bits, starts, lengths = values.kinds, values.bits, values.starts, values.lengths
+    is_above = None if handed is None else handed[1]
+    if not told.all():
+        kinds, bits, starts, lengths = kinds[told], bits[told], starts[told], lengths[told]
+        is_above = None if is_above is None else is_above[told]
+    is_text = (kinds == STR) | (kinds == BYTES)
+    lengths = np.where(is_text, lengths, 0)
+    ends = np.zeros(len(kinds) + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    if handed is None or is_above is None or not is_above.any():
+        return Column(kinds, bits, cut_out(records.data, records.array, starts, lengths), ends)
+    text = np.empty(ends[-1], np.uint8)
+    from_above = np.repeat(is_above, lengths)
+    data = handed[0].text
+    text[from_above] = cut_out(data, np.frombuffer(data, np.uint8), starts[is_above], lengths[is_above])
+    text[~from_above] = cut_out(records.data, records.array, starts[~is_above], lengths[~is_above])
+    return Column(kinds, bits, text, ends)
+
+
+def _are_text(column: Column) -> Flags | None:
+    """Which rows of a column hold nothing that is no UTF-8; `None` if none does."""
+    if column.text.max(initial=0) < 0x80:
+        return None
+    data, ends = column.text.tobytes(), column.ends.tolist()
+    are = np.ones(len(column.kinds), np.bool_)
+    for row in np.flatnonzero(column.kinds == STR).tolist():
+        try:
+            data[ends[row] : ends[row + 1]].decode()
+        except UnicodeDecodeError:
+            are[row] = False
+    return None if are.all() else are
