@@ -95,6 +95,11 @@ class Stage(MayHoldRoot):
         #: The stage's function, its arguments so far, and what takes the data once all others are there and checked.
         self.function, self.given, self.ready = function, given, ready
 
+    @property
+    def run(self) -> Callable[[Any], Any] | None:
+        """The function of the data that its options gave, if these are all there."""
+        return self.ready.args[-1] if isinstance(self.ready, functools.partial) else None
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.ready and len(args) == 1 and not kwargs:
             return self.ready(args[0])

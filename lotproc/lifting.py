@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 from ._nodes import path_of
 from ._stage import check_function, stage
-from ._tracebacks import error_types
-from .errors import ResultError, add_note, got
+from .errors import ResultError, got
 from .models import Failure, NodeRecord, ProcessResult
-from .workers.batches import where
-from .workers.tasks import drained
+from .workers.tasks import Lifted, drained
 
 __all__ = ["each", "outputs"]
 
@@ -56,7 +53,7 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
             result = drained(result, inputs)
         return result
 
-    return partial(_of_all, called)
+    return Lifted(called)
 
 
 @overload
@@ -110,19 +107,4 @@ def outputs(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], list[ProcessResul
             path, value, relative_path=getattr(record, "relative_path", ()), inputs=getattr(record, "inputs", None)
         )
 
-    return partial(_of_all, called)
-
-
-def _of_all(call: Callable[[T], R], batch: Iterable[T]) -> list[R]:
-    """What is made of each record of a batch; a `Failure` is handed on."""
-    results = []
-    for position, record in enumerate(batch):
-        if type(record) is Failure:
-            results.append(cast(R, record))
-            continue
-        try:
-            results.append(call(record))  # drained here, where it is known which record's it is
-        except error_types() as error:
-            add_note(error, f"lotproc: at {where(record)}, record {position} of its batch")
-            raise
-    return results
+    return Lifted(called)

@@ -75,9 +75,9 @@ def parallel_map(
     [3, 7]
 
     With `on_error="collect"` a record that can't be processed costs that record alone: its batch is run again, record
-    by record, and a `Failure` stands in its place. So `fn` must make of each record what it would make of it in any
-    other batch. Where a batch belongs together, to be averaged for instance, leave it at "raise": then what is tried
-    again is the batch as it is.
+    by record, and a `Failure` stands in its place; what `each` and `outputs` made of the records before it is kept.
+    So `fn` must make of each record what it would make of it in any other batch. Where a batch belongs together, to
+    be averaged for instance, leave it at "raise": then what is tried again is the batch as it is.
 
     >>> from lotproc import NodeRecord, ProcessResult, each
     >>> def per_second(record):

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._fast import FAST
 from .._missing import Note, noting
 from .._nodes import by_value, dumps_detached
 from .._stage import Stage
 from .._tracebacks import error_types
 from ..errors import ProcessorError, add_note
 from ..models import Failure, NodeRecord, ProcessResult, counted, failure_at, with_inputs
-from .batches import Unit, named, units_of
+from .batches import Unit, named, units_of, where
 
-__all__ = ["Outcome", "Task", "drained", "failure_of", "spliced"]
+__all__ = ["Lifted", "Outcome", "Task", "drained", "failure_of", "spliced"]
 
 
 class Outcome(NamedTuple):
@@ -33,6 +34,29 @@ class Outcome(NamedTuple):
     result: Any
     in_parts: bool = False
     notes: tuple[Note, ...] = ()
+
+
+class Lifted:
+    """A function of one record as a processor of a batch, which loses nothing of what it made before a record fails."""
+
+    def __init__(self, call: Callable[[Any], Any]) -> None:
+        self._call = call
+
+    def __call__(self, batch: Iterable[Any]) -> list[Any]:
+        return self.into([], batch)
+
+    def into(self, results: list[Any], batch: Iterable[Any]) -> list[Any]:
+        """The results with what is made of each record of a batch; a `Failure` is handed on."""
+        for position, record in enumerate(batch):
+            if type(record) is Failure:
+                results.append(record)
+                continue
+            try:
+                results.append(self._call(record))  # drained there, where it is known which record's it is
+            except error_types() as error:
+                add_note(error, f"lotproc: at {where(record)}, record {position} of its batch")
+                raise
+        return results
 
 
 @dataclass(frozen=True)
@@ -56,22 +80,25 @@ class Task:
     def __call__(self, batch: Any, pack: Callable[[Outcome], Any] = lambda outcome: outcome) -> Any:
         """Process a batch, and give its outcome as `pack` makes it, which fails where a result can't be used.
 
-        Where failures are collected, records are what fails, and is tried again; else it is the batch as it is.
+        Where failures are collected, records are what fails, and is tried again; else it is the batch as it is. Where
+        each record was processed by itself already, those before the first that failed are not processed again.
         """
+        kept: list[Any] = []
         with noting() as notes:
 
             def packed(result: Any, *, in_parts: bool = False) -> Any:
                 return pack(Outcome(result, in_parts, tuple(notes.values())))
 
             try:
-                return packed(self._called(batch))
+                return packed(self._called(batch, kept))
             except error_types() as error:
                 if not (self.collects or self.may_retry(error, 0)):
                     raise
                 failed = error
             units = units_of(batch) if self.collects else [Unit(batch, batch)]
             if len(units) > 1:
-                results = [self._alone(unit, packed) for unit in units]
+                results = [self._kept(made, unit, packed) for made, unit in zip(kept, units, strict=False)]
+                results += [self._alone(unit, packed) for unit in units[len(kept) :]]
             else:
                 results = [self._alone(units[0], packed, failed)]
                 if not isinstance(results[0], Failure):
@@ -88,15 +115,22 @@ class Task:
         is_meant = isinstance(error, self.retry_on) or (is_cancellation and Exception in self.retry_on)
         return retries < self.retries and is_meant
 
-    def _called(self, batch: Any) -> Any:
-        """What the processor makes of a batch; a `Failure` in it is handed on."""
+    def _called(self, batch: Any, kept: list[Any] | None = None) -> Any:
+        """What the processor makes of a batch; a `Failure` in it is handed on.
+
+        What it has made of single records, where it works on these, is in `kept` also if it fails.
+        """
         if type(batch) in (list, tuple) and not isinstance(self.fn, Stage):  # which knows what to do with it
             failures = [item for item in batch if type(item) is Failure]
             if failures:
                 records = type(batch)(item for item in batch if type(item) is not Failure)
                 return [*(spliced(self._called(records)) if records else ()), *failures]
         try:
-            return drained(self.fn(batch), _inputs(batch))
+            if FAST and kept is not None and (lifted := self._lifted()) and type(batch) in (list, tuple):
+                made = lifted.into(kept, batch)
+            else:
+                made = self.fn(batch)
+            return drained(made, _inputs(batch))
         except AttributeError as error:
             if error.obj is batch:
                 add_note(
@@ -109,6 +143,20 @@ class Task:
             if self.in_line:
                 raise
             raise ProcessorError(f"SystemExit: {error}") from error
+
+    def _lifted(self) -> Lifted | None:
+        """The processor, where it is a function of one record that was lifted, and nothing else."""
+        run = self.fn.run if isinstance(self.fn, Stage) else None
+        return run if isinstance(run, Lifted) else None
+
+    def _kept(self, made: Any, unit: Unit, packed: Callable[[Any], Any]) -> Any:
+        """What one record gives, of which something was made already."""
+        try:
+            result = drained([made], _inputs(unit.batch))
+            packed(result)
+            return result
+        except error_types():
+            return self._alone(unit, packed)
 
     def _alone(self, unit: Unit, packed: Callable[[Any], Any], error: BaseException | None = None) -> Any:
         """What one record gives, by itself; `error` is that of its first attempt, if it was made already."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import os
 import pickle
 import random
@@ -10,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -29,6 +32,7 @@ from recording import InlineExecutor, Source, database, examples
 from toolz import compose_left
 
 import lotproc as lp
+from lotproc._fast import FAST
 
 MODES = ("sync", "thread", "process")
 WORKERS = 2
@@ -267,6 +271,85 @@ def test_a_record_is_tried_as_often_as_it_takes_and_may(
     else:
         with pytest.raises(OSError, match="not now"):
             list(lp.parallel_map(lp.each(work), batches, **options))
+
+
+class Flaky:
+    """A processor of records that fails so many times with each of them, in whatever process; it counts its calls."""
+
+    def __init__(self, folder: Path, fails: list[int], unsent: Iterable[int] = ()) -> None:
+        self.folder, self.fails, self.unsent = folder, fails, frozenset(unsent)
+
+    def __call__(self, record: lp.NodeRecord) -> lp.ProcessResult:
+        n = record.attributes["n"]
+        with open(self.folder / str(n), "ab") as calls:
+            calls.write(b".")
+            calls.flush()
+            made = calls.tell()
+        if made <= self.fails[n]:
+            raise OSError(f"not now: {n}")
+        return lp.ProcessResult(record.path, output=threading.Lock() if n in self.unsent else n)
+
+    def calls(self) -> list[int]:
+        """How often it was called with each record."""
+        files = [self.folder / str(n) for n in range(len(self.fails))]
+        return [file.stat().st_size if file.exists() else 0 for file in files]
+
+
+#: Processors of whose results some are kept where a record fails, and others, that are called again with all of it.
+LIFTED: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "each": lp.each,
+    "outputs": lambda work: lp.outputs(ValueOf(work)),
+}
+WHOLE: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "a stage behind it": lambda work: compose_left(lp.each(work), list),
+    "a stage before it": lambda work: compose_left(list, lp.each(work)),
+    "two of them": lambda work: compose_left(lp.each(work), lp.each(_same)),
+    "one in a function": lambda work: lambda batch: lp.each(work, batch)[::-1][::-1],
+}
+
+
+@settings(max_examples=examples(60))
+@given(
+    fails=st.lists(st.sampled_from([0, 0, 0, 1, 2, 9]), max_size=14),
+    size=st.integers(1, 8),
+    retries=st.integers(0, 2),
+    mode=st.sampled_from(MODES),
+    kind=st.sampled_from([*LIFTED, *WHOLE]),
+    as_tuples=st.booleans(),
+)
+def test_what_was_made_before_a_record_failed_is_kept_and_all_else_as_if_the_whole_batch_ran_again(
+    fails: list[int], size: int, retries: int, mode: Any, kind: str, as_tuples: bool
+) -> None:
+    def run(mode: Any) -> tuple[list[Any], list[int]]:
+        with tempfile.TemporaryDirectory() as folder:
+            flaky = Flaky(Path(folder), fails)
+            batches = (tuple(batch) if as_tuples else batch for batch in lp.chunked(size, records(len(fails))))
+            options = {"mode": mode, "max_workers": WORKERS, "retries": retries, "on_error": "collect"}
+            found = flat(map(list, lp.parallel_map({**LIFTED, **WHOLE}[kind](flaky), batches, **options)))
+            return found, flaky.calls()
+
+    found, calls = run(mode)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lotproc.workers.tasks.FAST", False)
+        expected, most = run("sync")
+    assert list(map(_untraced, found)) == list(map(_untraced, expected))
+    assert mode != "sync" or found == expected  # with the same tracebacks, too
+    batches = [range(start, min(start + size, len(fails))) for start in range(0, len(fails), size)]
+    before = {n for batch in batches for n in itertools.takewhile(lambda n: not fails[n], batch)}
+    is_kept = FAST and kind in LIFTED
+    assert calls == [1 if is_kept and n in before else count for n, count in enumerate(most)]
+
+
+def _untraced(item: Any) -> Any:
+    return dataclasses.replace(item, traceback="") if isinstance(item, lp.Failure) else item
+
+
+@pytest.mark.parametrize("kind", LIFTED)
+def test_of_results_that_can_not_travel_alone_the_others_are_kept(kind: str, tmp_path: Path) -> None:
+    flaky = Flaky(tmp_path, [0, 0, 1, 0], unsent={1})
+    found = flat(lp.parallel_map(LIFTED[kind](flaky), [records(4)], on_error="collect", max_workers=1))
+    assert [getattr(item, "error", item.path) for item in found] == [path(0), "NotPicklableError", path(2), path(3)]
+    assert flaky.calls() == ([1, 2, 2, 1] if FAST else [2, 2, 2, 1])
 
 
 # Single cases
