@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import copyreg
 import dataclasses
 import functools
 import gc
@@ -22,9 +24,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from lotdb import BaseNode
+from persistent.list import PersistentList
+from persistent.mapping import PersistentMapping
 from recording import HeldExecutor, InlineExecutor, Source, database, examples
 
 from lotproc import (
@@ -33,6 +38,8 @@ from lotproc import (
     LiveNodeError,
     NodeRecord,
     NotPicklableError,
+    ProcessResult,
+    _nodes,
     chunked,
     each,
     parallel_map,
@@ -845,6 +852,93 @@ def test_a_processor_that_holds_a_database_is_refused() -> None:
 @dataclasses.dataclass
 class Holder:
     held: Any
+
+    def method(self) -> None:
+        pass
+
+
+class Reduced:
+    """Says itself what is in its pickle."""
+
+    def __init__(self, held: Any) -> None:
+        self._held = held
+
+    def __reduce__(self) -> Any:
+        return Holder, (self._held,)
+
+
+class Registered(Reduced):
+    __reduce__ = object.__reduce__  # type: ignore[assignment]
+
+
+class Words(dict[str, Any]):
+    pass
+
+
+copyreg.pickle(Registered, lambda value: (Holder, (value._held,)))
+
+#: Ways to hold a value, which a pickle of it takes along.
+HOLDING: list[Callable[[Any], Any]] = [
+    lambda value: [value],
+    lambda value: (1, value),
+    lambda value: {"a": value},
+    lambda value: {Holder: value},
+    lambda value: Words(a=value),
+    lambda value: NodeRecord(("a",), "a", {"x": 1.5, "y": value}),
+    lambda value: NodeRecord(("a",), "a", {}, payload=value),
+    lambda value: ProcessResult(("a",), value),
+    lambda value: ProcessResult(("a",), None, {"x": value}),
+    Holder,
+    lambda value: Holder(value).method,
+    Reduced,
+    Registered,
+    lambda value: functools.partial(print, value),
+    lambda value: lambda: value,
+    lambda value: lambda held=value: held,
+    lambda value: type("Made", (), {"held": value}),
+    lambda value: np.array([value, None], dtype=object),
+    lambda value: collections.deque([value]),
+    lambda value: ValueError(value),
+]
+
+#: What belongs to a database, made of a node in one.
+CULPRITS: dict[str, Callable[[BaseNode], Any]] = {
+    "a node": lambda node: node,
+    "a node in memory": lambda node: BaseNode("root"),
+    "its children": lambda node: node.node_storage,
+    "its attributes": lambda node: node.attribute_storage,
+    "a persistent list": lambda node: PersistentList(),
+    "a persistent mapping": lambda node: PersistentMapping(),
+    "its connection": lambda node: node._p_jar,
+    "its database": lambda node: node._p_jar.db(),
+}
+
+
+@settings(max_examples=examples(100))
+@given(
+    culprit=st.sampled_from([None, *CULPRITS]),
+    holding=st.lists(st.sampled_from(HOLDING), max_size=3),
+    beside=st.lists(st.sampled_from([1, "a", 2.5, None]), max_size=2),
+    pickler=st.sampled_from(["plain", "by value"]),
+    is_fast=st.booleans(),
+)
+def test_a_pickle_takes_nothing_along_that_belongs_to_a_database(
+    culprit: str | None, holding: Any, beside: list[Any], pickler: str, is_fast: bool
+) -> None:
+    with database() as db, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lotproc._nodes.FAST", is_fast)
+        _nodes._guarded.cache_clear()
+        value = CULPRITS[culprit](db.open_connection()) if culprit else "harmless"
+        for hold in holding:
+            value = hold(value)
+        kind = pickle.Pickler if pickler == "plain" else _nodes.by_value()
+        if culprit:
+            unfit = (pickle.PicklingError, AttributeError) if kind is pickle.Pickler else ()  # a lambda, say
+            with pytest.raises((LiveNodeError, *unfit)):
+                _nodes.dumps_detached([beside, value], pickler=kind)
+        elif kind is not pickle.Pickler:
+            assert pickle.loads(_nodes.dumps_detached([beside, value], pickler=kind))[0] == beside
+    _nodes._guarded.cache_clear()
 
 
 @pytest.mark.parametrize(
