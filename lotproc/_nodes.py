@@ -64,10 +64,10 @@ def _refuse_live(value: object) -> None:
         raise LiveNodeError(f"it holds an open database inside, a {type(value).__qualname__}")
 
 
-def dumps_detached(value: Any, *, protocol: int = 5, pickler: Any = pickle.Pickler) -> bytes:
-    """The pickle of a value, if nothing in it belongs to a database."""
+def dumps_detached(value: Any, *, protocol: int = 5, pickler: Any = pickle.Pickler, out_of_band: Any = None) -> bytes:
+    """The pickle of a value, if nothing in it belongs to a database; buffers may be left out, as those of `pickle`."""
     buffer = BytesIO()
-    _guarded(pickler)(buffer, protocol=protocol).dump(value)
+    _guarded(pickler)(buffer, protocol=protocol, buffer_callback=out_of_band).dump(value)
     return buffer.getvalue()
 
 

@@ -23,7 +23,7 @@ from ..errors import NotReadyError, got
 from .arithmetic import Arithmetic, changed_by, within
 from .environment import Environment, Inherited
 from .errors import outcome_of
-from .packing import Initializer, packed_batch, packed_task, run_task
+from .packing import Initializer, packed_batch, packed_task, parcel, run_task
 from .pool import Call, Lease
 from .tasks import Task
 
@@ -77,11 +77,12 @@ def processes(
     call = Call(packed, Inherited.now(environment), timeout, most_batches, is_shared)
     pool = _Threads(workers, lambda: closing(Lease(call)))
     try:
-        yield lambda batch: pool.submit(packed_batch(batch))
+        yield lambda batch: pool.submit(parcel(batch, call.memories))
     finally:
         with uninterrupted():
             call.end()
             pool.close()
+            call.memories.close()
 
 
 @contextmanager

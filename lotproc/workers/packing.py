@@ -7,10 +7,11 @@ import pickle
 import random
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from contextlib import suppress
+from functools import cache, lru_cache, partial
 from io import BytesIO
 from types import FunctionType, ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,11 +22,34 @@ from ..errors import LiveNodeError, NotPicklableError, as_text, got, warn
 from ..models import ProcessResult
 from .arithmetic import Arithmetic, within
 from .environment import is_of_user, module_file
+from .memory import Memories, Memory, OutOfBand
 from .tasks import Outcome, Task
 
-__all__ = ["Initializer", "check_picklable", "loaded", "packed_batch", "packed_task", "run_packed", "run_task"]
+__all__ = [
+    *("Initializer", "Parcel", "Returned", "check_picklable", "loaded", "packed_batch", "packed_task", "parcel"),
+    *("run_packed", "run_task"),
+]
 
 Initializer: TypeAlias = "Callable[[], object] | None"
+
+
+class Parcel(NamedTuple):
+    """A packed batch.
+
+    Args:
+        packed: All of it, or all but its large arrays.
+        memory: What holds these.
+    """
+
+    packed: bytes
+    memory: Memory | None = None
+
+
+class Returned(NamedTuple):
+    """A packed outcome, and the large arrays that are not in it."""
+
+    packed: bytes | memoryview
+    buffers: list[bytes | bytearray]
 
 
 def check_picklable(task: Task, initializer: Initializer) -> None:
@@ -40,10 +64,10 @@ def packed_task(task: Task, initializer: Initializer = None) -> bytes:
     return _sendable("processor", task.fn, (task, initializer))
 
 
-def packed_batch(batch: Any) -> bytes:
+def packed_batch(batch: Any, out_of_band: OutOfBand | None = None) -> bytes:
     """A batch and the caller's arithmetic as bytes: in one go, and refused where it would take a tree along."""
     try:
-        return dumps_detached((Arithmetic.changed(), batch), pickler=by_value())
+        return dumps_detached((Arithmetic.changed(), batch), pickler=by_value(), out_of_band=out_of_band)
     except LiveNodeError as error:
         what = f"parallel_map: a batch can't leave its process: {error}"
         raise LiveNodeError(what, hint="snapshot(...) it first") from None
@@ -51,15 +75,32 @@ def packed_batch(batch: Any) -> bytes:
         raise NotPicklableError(f"parallel_map: {got(batch)} can't be sent to a process: {error}") from error
 
 
-def run_packed(task: Task, batch: bytes, *, own: Arithmetic | None = None) -> bytes:
-    """The packed outcome of a packed batch, with the arithmetic that came with it, unless there is an `own` one."""
-    arithmetic, unpacked = pickle.loads(batch)
-    return within(own or arithmetic, task, unpacked, _packed_outcome)  # type: ignore[no-any-return]
+def parcel(batch: Any, memories: Memories) -> Parcel:
+    """A packed batch whose large arrays are in shared memory, as they are now."""
+    if FAST:
+        out_of_band = OutOfBand()
+        packed = packed_batch(batch, out_of_band)
+        if not out_of_band.buffers:
+            return Parcel(packed)
+        if memory := memories.of(out_of_band.buffers):
+            return Parcel(packed, memory)
+    return Parcel(packed_batch(batch))
+
+
+def run_packed(
+    task: Task, batch: bytes, memory: Memory | None = None, own: Arithmetic | None = None
+) -> tuple[bytes, bool]:
+    """The packed outcome of a packed batch, and whether its large arrays are in the memory, where the batch's were.
+
+    The arithmetic is that which came with it, unless there is an `own` one.
+    """
+    arithmetic, unpacked = pickle.loads(batch, buffers=memory.read() if memory else None)
+    return within(own or arithmetic, task, unpacked, partial(_packed_outcome, memory))  # type: ignore[no-any-return]
 
 
 def run_task(task: bytes, batch: bytes) -> bytes:
-    """The same where the task is packed, too."""
-    return run_packed(_loaded_task(task), batch)
+    """The same where the task is packed, too, and the outcome is all in one."""
+    return run_packed(_loaded_task(task), batch)[0]
 
 
 @lru_cache(maxsize=8)
@@ -71,17 +112,27 @@ def _loaded_task(packed: bytes) -> Task:
 
 def loaded(outcome: Any) -> Any:
     """An outcome, which may be packed."""
+    if type(outcome) is Returned:
+        return pickle.loads(outcome.packed, buffers=outcome.buffers)
     return pickle.loads(outcome) if type(outcome) is bytes else outcome
 
 
-def _packed_outcome(outcome: Outcome) -> bytes:
-    """An outcome as bytes.
+def _packed_outcome(memory: Memory | None, outcome: Outcome) -> tuple[bytes, bool]:
+    """An outcome as bytes, and whether its large arrays are in the memory and not among these.
 
     Raises:
         NotPicklableError: It can't be; says which part of it.
     """
     try:
-        return _dumps(outcome)
+        if memory:
+            out_of_band = OutOfBand()
+            packed = _dumps(outcome, out_of_band)
+            if not out_of_band.buffers:
+                return packed, False
+            with suppress(OSError):  # there is no room for them
+                memory.write(out_of_band.buffers)
+                return packed, True
+        return _dumps(outcome), False
     except MemoryError:
         raise
     except Exception as error:
@@ -91,10 +142,10 @@ def _packed_outcome(outcome: Outcome) -> bytes:
         raise NotPicklableError(what, hint=advice) from error
 
 
-def _dumps(value: Any) -> bytes:
+def _dumps(value: Any, out_of_band: OutOfBand | None = None) -> bytes:
     """The pickle of a value, with functions and classes that can't be imported."""
     buffer = BytesIO()
-    _results_pickler()(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    _results_pickler()(buffer, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=out_of_band).dump(value)
     return buffer.getvalue()
 
 

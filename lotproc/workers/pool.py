@@ -14,9 +14,12 @@ from multiprocessing.util import Finalize
 from threading import Lock
 from time import monotonic
 
+from .._fast import FAST
 from ..errors import NotReadyError, WorkerDiedError, WorkerTimeoutError
 from .environment import Inherited
-from .process import BATCH, DONE, END_SECONDS, PREPARE, STALE
+from .memory import LARGE, Memories, Memory
+from .packing import Parcel, Returned
+from .process import BATCH, DONE, END_SECONDS, PREPARE, STALE, WITH_MEMORY
 from .worker import Worker
 
 __all__ = ["Call", "Lease", "process_pool"]
@@ -115,13 +118,18 @@ class Call:
     timeout: float | None
     most_batches: int | None
     is_shared: bool
+    #: The shared memory that large arrays go through, and whether outcomes have such arrays too.
+    memories: Memories = field(default_factory=Memories)
+    has_large_outcomes: bool = False
     #: New workers that died in turn before they could begin.
     failed_starts: int = 0
     _is_over: bool = False
     _at_work: set[Worker] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
 
-    def ask(self, worker: Worker, kind: bytes, packed: bytes, timeout: float | None) -> tuple[bytes, bytes]:
+    def ask(
+        self, worker: Worker, kind: bytes, packed: bytes, timeout: float | None, memory: Memory | None = None
+    ) -> tuple[bytes, memoryview]:
         """What a worker answers; one that is lost is forgotten.
 
         Raises:
@@ -132,7 +140,7 @@ class Call:
                 raise CancelledError
             self._at_work.add(worker)
         try:
-            return worker.ask(kind, packed, timeout)
+            return worker.ask(kind, packed, timeout, memory)
         except BaseException:
             process_pool().all.discard(worker)
             raise
@@ -159,7 +167,7 @@ class Lease:
         self._worker: Worker | None = None
         self._batches = 0
 
-    def __call__(self, packed: bytes) -> bytes:
+    def __call__(self, batch: Parcel) -> Returned:
         """The packed outcome of a packed batch.
 
         Raises:
@@ -170,8 +178,11 @@ class Lease:
         call = self._call
         if self._worker is None:
             self._worker, self._batches = self._ready(), 0
+        packed, memory = batch
+        if memory is None and call.has_large_outcomes:
+            memory = call.memories.of([])
         try:
-            _, outcome = call.ask(self._worker, BATCH, packed, call.timeout)
+            kind, outcome = call.ask(self._worker, WITH_MEMORY if memory else BATCH, packed, call.timeout, memory)
         except (WorkerDiedError, WorkerTimeoutError):
             self._worker = None
             raise
@@ -180,7 +191,11 @@ class Lease:
         if self._batches == call.most_batches:
             process_pool().dismiss(self._worker)
             self._worker = None
-        return outcome
+        call.has_large_outcomes |= FAST and len(outcome) > LARGE
+        buffers = memory.read() if memory and kind == WITH_MEMORY else []
+        if memory:
+            call.memories.give_back(memory)
+        return Returned(outcome, buffers)
 
     def _ready(self) -> Worker:
         """A worker that can begin: an idle one, or else a new one."""

@@ -23,15 +23,18 @@ from typing import Any
 from .arithmetic import changed_by
 from .environment import LoadedCode
 from .errors import ErrorOutcome
+from .memory import Memory, receive_memory, too_many_files
 from .packing import run_packed
 
-__all__ = ["BATCH", "DONE", "END_SECONDS", "PREPARE", "REST", "STALE", "serve"]
+__all__ = ["BATCH", "DONE", "END_SECONDS", "PREPARE", "REST", "STALE", "WITH_MEMORY", "serve"]
 
 #: What a parent says: here is what to do with batches; here is a batch; wait, there may be more from another call.
 PREPARE, BATCH, REST = b"P", b"B", b"R"
 #: What a worker answers: here is the outcome, if one was asked for; here is the error; take another, files were
 #: changed that I have loaded.
 DONE, FAILED, STALE = b"D", b"F", b"S"
+#: What both say: the same as `BATCH` or `DONE`, and the large arrays are in the memory that came with the batch.
+WITH_MEMORY = b"M"
 
 #: Seconds that a worker without work stays for the next call; starting one costs about 0.3 s.
 IDLE_SECONDS = 60
@@ -47,7 +50,7 @@ def serve(connection: Any) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     _fill_standard_streams()
     worker, parent = os.getpid(), os.getppid()
-    inbox: SimpleQueue[bytes | None] = SimpleQueue()
+    inbox: SimpleQueue[tuple[bytes, Memory | None] | None] = SimpleQueue()
     is_busy = False
 
     def receive() -> None:
@@ -56,7 +59,9 @@ def serve(connection: Any) -> None:
                 while not connection.poll(LOOK_EVERY):
                     if os.getppid() != parent:  # it is gone, and a child of its holds on to our pipe
                         return
-                inbox.put(connection.recv_bytes())
+                message = connection.recv_bytes()
+                inbox.put((message, receive_memory(connection) if message[:1] == WITH_MEMORY else None))
+                del message
         except (EOFError, OSError):
             pass  # the parent is gone, or wants us to go
         finally:  # also where there is no memory for a message
@@ -69,10 +74,11 @@ def serve(connection: Any) -> None:
     task: Any = None
     timeout: float | None = None
     with suppress(Empty):  # there was no other call
-        while (message := inbox.get(timeout=timeout)) is not None:
+        while (received := inbox.get(timeout=timeout)) is not None:
             is_busy = True
-            kind, packed = message[:1], message[1:]
-            del message
+            message, memory = received
+            kind, packed = message[:1], memoryview(message)[1:]
+            del received, message
             timeout = IDLE_SECONDS if kind == REST else None
             if kind == REST:
                 task = None
@@ -81,15 +87,18 @@ def serve(connection: Any) -> None:
                 continue
             answer, outcome = DONE, b""
             try:
-                if kind == BATCH:
-                    outcome = task(packed)
+                if kind == WITH_MEMORY and memory is None:
+                    raise too_many_files()
+                if kind in (BATCH, WITH_MEMORY):
+                    outcome, is_in_memory = task(packed, memory)
+                    answer = WITH_MEMORY if is_in_memory else DONE
                 elif code.is_stale():
                     answer = STALE
                 else:
                     task = _prepared(packed)
             except BaseException as error:
                 answer, outcome = FAILED, pickle.dumps(ErrorOutcome(error))
-            del packed
+            del packed, memory
             if os.getpid() != worker:  # a child that a processor forked, and did not end
                 os._exit(1)
             code.note()
@@ -148,7 +157,7 @@ def _end_in_time() -> None:
     faulthandler.dump_traceback_later(2 * END_SECONDS, exit=True, file=os.open(os.devnull, os.O_WRONLY))
 
 
-def _prepared(packed: bytes) -> Callable[[bytes], bytes]:
+def _prepared(packed: Any) -> Callable[[Any, Memory | None], tuple[bytes, bool]]:
     """What processes packed batches from now on: with the arithmetic of the caller, or that of an initializer."""
     environment, packed_task = pickle.loads(packed)
     environment.take()

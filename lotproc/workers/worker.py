@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import WorkerDiedError, WorkerTimeoutError
 from .environment import Inherited
+from .memory import Memory
 from .process import REST, serve
 
 __all__ = ["Worker"]
@@ -46,8 +47,10 @@ class Worker:
             self._process.start()
             theirs.close()
 
-    def ask(self, kind: bytes, packed: bytes, timeout: float | None = None) -> tuple[bytes, bytes]:
-        """Send a message, and give the kind of the answer and the answer.
+    def ask(
+        self, kind: bytes, packed: bytes, timeout: float | None = None, memory: Memory | None = None
+    ) -> tuple[bytes, memoryview]:
+        """Send a message, with shared memory where it needs some, and give the kind of the answer and the answer.
 
         Raises:
             WorkerDiedError: The process ended.
@@ -55,6 +58,8 @@ class Worker:
         """
         try:
             self._connection.send_bytes(kind + packed)
+            if memory is not None:
+                memory.send(self._connection)
             in_time = self._wait(None if timeout is None else monotonic() + timeout)
             answer = self._connection.recv_bytes() if in_time else b""
         except (EOFError, OSError):
@@ -62,7 +67,7 @@ class Worker:
         if not in_time:
             self.kill()
             raise WorkerTimeoutError(f"it took longer than timeout={timeout:g} s, and its worker process was stopped")
-        return answer[:1], answer[1:]
+        return answer[:1], memoryview(answer)[1:]
 
     def _wait(self, end: float | None) -> bool:
         """Wait for an answer; whether there is one, or nobody left to give it, before the end of the time."""
