@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any
 
-from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 from ZODB.Connection import TransactionMetaData
 from ZODB.serialize import ObjectWriter
 from ZODB.utils import z64
 
+from .._fast import FAST
 from .._jar import RecordJar
 from .._nodes import find
 from .._stamps import VERSION
 from ..models import Write
-from ..zodb.appending import NewRecord, check_there, new_oids, store_new
-from ..zodb.encoding import INLINE, KNOWN, attributes_record, new_node_encoder, tree_record, tree_records
+from ..zodb.appending import (
+    ChangedRecord,
+    NewRecord,
+    check_there,
+    ids_from,
+    is_last_before,
+    store_changed,
+    store_new,
+)
+from ..zodb.encoding import (
+    INLINE,
+    KNOWN,
+    NewObjects,
+    attributes_record,
+    attributes_records,
+    new_node_encoder,
+    no_objects,
+    tree_record,
+    tree_records,
+)
 from ..zodb.pinned import view_of
 from ..zodb.records import EMPTY_TREE, NotServed
 from .options import Options, merged
@@ -26,8 +44,6 @@ from .stored_nodes import NOTHING, Node, StoredNodes, is_known
 from .transactions import is_clean
 
 __all__ = ["Bulk"]
-
-_Record: TypeAlias = "tuple[bytes, bytes, bytes]"
 
 _STR = frozenset({str})
 
@@ -38,14 +54,17 @@ class Bulk:
     Args:
         root: The node below which the paths of the writes start.
         options: What to do where a node is there already.
+        takes_objects: Whether values may hold new persistent objects. They are stored as objects of their own, and
+            belong to no connection afterwards, so nobody else should hold them.
 
     Raises:
         NotServed: The connection has changes that are not committed, or the node is of an unknown class.
     """
 
-    def __init__(self, root: BaseNode, options: Options) -> None:
+    def __init__(self, root: BaseNode, options: Options, *, takes_objects: bool = False) -> None:
+        self._takes_objects = takes_objects
         self._connection = root._p_jar
-        if self._connection is None or not is_clean(self._connection) or type(root) not in KNOWN:
+        if not FAST or self._connection is None or not is_clean(self._connection) or type(root) not in KNOWN:
             raise NotServed
         self._options = options
         self._view = view_of(self._connection)
@@ -134,10 +153,10 @@ class Bulk:
                 storage.tpc_begin(meta)
                 check_there(connection.db().storage, (oid for oid, serial, _ in changed if serial != z64))
                 store_new(storage, new, meta)
-                for oid, serial, data in changed:
-                    storage.store(oid, serial, data, "", meta)
-                for oid, serial in current.items():
-                    storage.checkCurrentSerialInTransaction(oid, serial, meta)
+                store_changed(storage, changed, meta, self._view)
+                if current and not is_last_before(storage, self._view):
+                    for oid, serial in current.items():
+                        storage.checkCurrentSerialInTransaction(oid, serial, meta)
                 storage.tpc_vote(meta)
                 storage.tpc_finish(meta)
             except BaseException:
@@ -151,35 +170,41 @@ class Bulk:
 
     # Encoding
 
-    def _encoded(self, storage: Any) -> tuple[list[NewRecord], list[_Record], dict[bytes, bytes]]:
+    def _encoded(self, storage: Any) -> tuple[list[NewRecord], list[ChangedRecord], dict[bytes, bytes]]:
         """New and changed records, and objects that must not have changed by then with their transactions."""
         new: list[NewRecord] = []
-        changed: list[_Record] = []
-        jar = _WritableJar(self._connection._normal_storage, self._connection.db(), storage.new_oid)
-        oids = iter(new_oids(storage, 3 * self._made))
+        changed: list[ChangedRecord] = []
+        new_oid = ids_from(storage, 3 * self._made)
+        jar = _WritableJar(self._connection._normal_storage, self._connection.db(), new_oid)
+        objects = NewObjects(new_oid) if self._takes_objects else None
+        reference = no_objects if objects is None else objects.reference
         waiting = list(self._changed)
         for node in waiting:
             encode = new_node_encoder(node.kind)
+            references: dict[str, tuple[bytes, type[BaseNode]]] = {}
             for key, child in node.new.items():
-                child.oid, child.tree, attributes = next(oids), next(oids), next(oids)
-                new.append((child.oid, encode(node.oid, key, child.tree, attributes)))
+                oid, child.tree, attributes = new_oid(), new_oid(), new_oid()
+                child.oid = oid
+                references[key] = oid, BaseNode
+                new.append((oid, encode(node.oid, key, child.tree, attributes)))
                 if len(child.attributes) <= INLINE:
-                    new.append((attributes, attributes_record(child.attributes)))
+                    new.append((attributes, attributes_record(child.attributes, reference)))
                 else:
-                    jar.new_tree(attributes).update(child.attributes)
+                    new += attributes_records(attributes, child.attributes, new_oid, reference)
                 if child.new:
                     waiting.append(child)
                 else:
                     new.append((child.tree, EMPTY_TREE))
-            references = {key: (child.oid, BaseNode) for key, child in node.new.items()}
             if not node.is_there:
-                new += tree_records(node.tree, references, storage.new_oid)
+                new += tree_records(node.tree, references, new_oid)
             elif node.stored is not None and _fits(node.stored, references):
                 changed.append((node.tree, node.serial, tree_record({**node.stored, **references})))
             else:
                 tree = jar.get(node.tree)
                 for key, child in node.new.items():
                     tree[key] = jar.ghost(child.oid)
+        if objects is not None:
+            new += objects.records()
         changed += jar.records()
         return new, changed, jar.current
 
@@ -204,13 +229,6 @@ class _WritableJar(RecordJar):
         self.current: dict[bytes, bytes] = {}  # objects that have to be unchanged, and their transactions
         self._changed: list[Any] = []
 
-    def new_tree(self, oid: bytes) -> Any:
-        """A tree that gets this id."""
-        tree = OOBTree()
-        tree._p_oid, tree._p_jar = oid, self
-        self._changed.append(tree)
-        return tree
-
     def ghost(self, oid: bytes) -> BaseNode:
         """A node with this id, to refer to."""
         ghost = BaseNode.__new__(BaseNode)
@@ -228,7 +246,7 @@ class _WritableJar(RecordJar):
     def get_connection(self, name: str) -> Any:
         raise NotServed  # a reference to another database
 
-    def records(self) -> Iterator[_Record]:
+    def records(self) -> Iterator[ChangedRecord]:
         """What has to be stored."""
         for changed in self._changed:
             writer = ObjectWriter(changed)
