@@ -31,13 +31,15 @@ _SEQUENCES = (list, tuple, set, frozenset, deque, PersistentList)
 def is_flat(value: Any, depth: int = DEPTH) -> bool:
     """Whether a value is plain, or holds what is plain alone; told in a moment, for most values that there are.
 
-    What holds more levels, or holds itself, is not flat.
+    So it can be pickled, and nothing in it is persistent or an iterator. What holds more levels, or holds itself, is
+    not flat.
     """
     kind = type(value)
     if kind in PLAIN:
         return True
     if kind is np.ndarray:
-        return not value.dtype.hasobject
+        dtype = value.dtype  # which can hold anything in its metadata, or in those of its fields
+        return not dtype.hasobject and dtype.names is None and dtype.metadata is None
     if kind is dict:
         parts = value.values()
         if not PLAIN.issuperset(map(type, value)):

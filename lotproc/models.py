@@ -324,13 +324,13 @@ class WriteReport:
 
 def written_attributes(name: str, result: ProcessResult, output_attribute: str | None) -> dict[str, Any]:
     """The attributes of a result as they are written: its output is one of them, if it has a name."""
-    if not isinstance(result.attributes, Mapping):
+    if type(result.attributes) is not dict and not isinstance(result.attributes, Mapping):
         raise ResultError(
             f"{name}: the attributes of the result", path=result.path, expected="a mapping", got=got(result.attributes)
         )
     attributes = dict(result.attributes)
     for attribute in attributes:
-        if not isinstance(attribute, str):
+        if type(attribute) is not str and not isinstance(attribute, str):
             raise ResultError(
                 f"{name}: the result", f"has an attribute whose name is no str: {got(attribute)}", path=result.path
             )

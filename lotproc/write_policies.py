@@ -21,6 +21,7 @@ __all__ = [
     "MirrorWritePolicy",
     "Policy",
     "fresh",
+    "gives_checked_paths",
     "has_base",
     "inline",
     "mirror",
@@ -189,6 +190,11 @@ def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> t
 
 
 _PLAIN = frozenset({InlineWritePolicy, MirrorWritePolicy, FreshWritePolicy})
+
+
+def gives_checked_paths(policy: Policy) -> bool:
+    """Whether it is one of those here, whose paths need no second look."""
+    return type(policy) in _PLAIN
 
 
 def has_base(policy: Policy) -> bool:

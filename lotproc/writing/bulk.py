@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import zip_longest
 from operator import itemgetter
 from typing import Any
 
@@ -73,6 +74,8 @@ class Bulk:
         self._changed: list[Node] = []  # nodes that get new children
         self._paths: list[tuple[str, ...]] = []  # where they are
         self._made = 0  # nodes to be made
+        self._last: tuple[str, ...] = ()  # the path that was taken up last
+        self._above = [self._root]  # the nodes on it
         self.size = 1  # nodes that are held, there or to be made
 
     def add(self, planned: Write) -> bool:
@@ -82,8 +85,13 @@ class Bulk:
             NotServed: It would change a node that is there, or one of a class that is not known.
             ExistsError: The node is there, with `if_exists="error"`.
         """
-        node, makes = self._root, False
-        for depth, key in enumerate(planned.path):
+        path, above, makes = planned.path, self._above, False
+        shared = self._shared(path)
+        self._last = ()  # as long as it is not clear that this will be taken up
+        del above[shared + 1 :]
+        node = above[shared]
+        for depth in range(shared, len(path)):
+            key = path[depth]
             below = node.below.get(key)
             if below is None:
                 below = self._stored.child(node, key) if node.is_there else None
@@ -94,16 +102,18 @@ class Bulk:
                         node.new = {} if node.is_there else node.below
                         if node.is_there:
                             self._changed.append(node)
-                            self._paths.append(planned.path[:depth])
+                            self._paths.append(path[:depth])
                     below = node.new[key] = Node()
                     self._made += 1
                     makes = True
                 node.below[key] = below
                 self.size += 1
             node = below
+            above.append(node)
+        self._last = path
         if not makes:
             if self._options.if_exists == "error":
-                raise self._options.already_there(planned.path)
+                raise self._options.already_there(path)
             if self._options.skips(partial(_version_of, node)):
                 return False
             if node.is_there:
@@ -114,6 +124,16 @@ class Bulk:
         is_alone = not node.attributes or self._options.if_exists == "replace"
         node.attributes = attributes if is_alone else merged(node.attributes, attributes)
         return True
+
+    def _shared(self, path: tuple[str, ...]) -> int:
+        """How many keys a path begins with as the one before it does: without a step for each, if it is below it."""
+        last = self._last
+        known = len(last)
+        if path[:known] == last:
+            return known
+        if path[: known - 1] == last[:-1]:
+            return known - 1
+        return next(depth for depth, (key, other) in enumerate(zip_longest(path, last)) if key != other)
 
     def overtaken(self, root: BaseNode) -> tuple[str, ...] | None:
         """The path of a node that live nodes have otherwise than what was taken up: made since, gone, or another one.

@@ -18,7 +18,7 @@ from ..stores.protocol import StoredPayload
 from .arrays import Arrays, payload_names, sample_rate
 from .payload_copies import PayloadCopy
 
-__all__ = ["as_payload", "checked_values", "handle_names", "with_copies", "with_payloads", "without_handles"]
+__all__ = ["Flat", "as_payload", "checked_values", "handle_names", "with_copies", "with_payloads", "without_handles"]
 
 #: What stands for a payload, whose data lie elsewhere, and what has them.
 _UNREAD = (PayloadHandle, StoredPayload)
@@ -29,12 +29,18 @@ class _Marked(dict[str, Any]):
     """Attributes among which are handles to payloads or copies of them: others are not looked through again."""
 
 
+class Flat(dict[str, Any]):
+    """Attributes that were all flat when they were planned: the database can store them, and there is no handle."""
+
+
 def checked_values(name: str, path: tuple[str, ...], attributes: dict[str, Any]) -> dict[str, Any]:
     """Refuse attributes that can't be kept: iterators, and handles in places where nothing else can be put.
 
     Returns:
         The attributes, which `handle_names` and what comes after it take.
     """
+    if all(map(is_flat, attributes.values())):
+        return Flat(attributes)
     marked = False
     for attribute, value in attributes.items():
         if is_flat(value):

@@ -9,10 +9,12 @@ from .._stage import stage
 from .._stamps import INPUTS, VERSION
 from ..errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from ..models import Accumulator, Failure, ProcessResult, Write, written_attributes
-from ..write_policies import checked_path
+from ..write_policies import checked_path, gives_checked_paths
 from .handles import checked_values
 
 __all__ = ["Policy", "flat_batches", "plan", "planner", "writes_of"]
+
+_RESULT = frozenset({ProcessResult})
 
 Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
 
@@ -78,8 +80,12 @@ def planner(
     if version == "":
         raise ArgumentError(f"{name}: version must not be empty", hint="name what makes the results")
 
+    is_checked = gives_checked_paths(policy)
+
     def planned(result: ProcessResult) -> Write:
-        path = checked_path("the policy's path", policy(result), of=result.path)
+        path = policy(result)
+        if not is_checked:
+            path = checked_path("the policy's path", path, of=result.path)
         if spares_source and path == tuple(result.path):
             raise ArgumentError(
                 f'{name}: if_exists="replace" would drop the attributes of the processed node {as_text(path)} itself',
@@ -106,7 +112,12 @@ def flat_batches(name: str, results: Iterable[Any]) -> Iterator[list[ProcessResu
     if isinstance(results, (str, bytes, bytearray, Mapping)):
         raise ResultError(f"{name}:", expected="ProcessResults, nested in any iterables", got=got(results))
     for index, batch in enumerate(results):
-        yield [batch] if type(batch) is ProcessResult else list(_flat(name, index, batch))
+        if type(batch) is ProcessResult:
+            yield [batch]
+        elif type(batch) is list and _RESULT.issuperset(map(type, batch)):
+            yield [*batch]
+        else:
+            yield list(_flat(name, index, batch))
 
 
 def writes_of(batch: list[ProcessResult | Failure], planned: Callable[[ProcessResult], Write]) -> list[Write]:

@@ -13,7 +13,9 @@ from ZODB.broken import broken_cache
 from ZODB.POSException import ConflictError, POSKeyError
 from zodbpickle import pickle as zodb_pickle
 
+from .._fast import FAST
 from .._nodes import dumps_detached, missing_class
+from .._values import is_flat
 from ..errors import DetachError, NotPicklableError, got
 
 __all__ = ["check_classes", "check_storable", "plain_pickle", "stored_attributes"]
@@ -26,7 +28,7 @@ def check_storable(name: str, path: tuple[str, ...], attributes: Mapping[str, An
     """
     plain = True
     for attribute, value in attributes.items():
-        if type(value) in (type(None), bool, int, float, str, bytes):
+        if type(value) in (type(None), bool, int, float, str, bytes) or (FAST and is_flat(value)):
             continue
         missing = missing_class(value)
         if missing is not None:
