@@ -58,7 +58,10 @@ class StoredRecord(NamedTuple):
 
 
 class Writer(Protocol):
-    """Takes items; what it has taken shows in the store from `commit` on, or earlier."""
+    """Takes items; what it has taken shows in the store from `commit` on, or earlier.
+
+    One that finds many at once has `find_many` as well: what `find` gives for each of some paths, in a list.
+    """
 
     def find(self, path: Path) -> StoredRecord | None:
         """What there is under a path, with what this writer has taken; its payload may be `None`."""
@@ -201,9 +204,9 @@ def as_item(name: str, store: Store, path: Path, attributes: Mapping[str, Any], 
     metadata. Else the value is a dict of all of them.
     """
     has_output = output in attributes
-    if has_output:
-        others = {attribute: value for attribute, value in attributes.items() if attribute != output}
-        metadata = json_metadata(others) if store.has_metadata else None
+    others = [attribute for attribute in attributes if attribute != output]
+    if has_output and store.has_metadata:
+        metadata = json_metadata({attribute: attributes[attribute] for attribute in others})
         if metadata is not None:
             return Item(path, attributes[output], metadata)
     if store.codec.holds_mappings:

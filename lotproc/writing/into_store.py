@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from .._interrupts import uninterrupted
 from .._stage import check_count
@@ -20,6 +20,7 @@ from .progress import Done, Progress
 __all__ = ["check_store", "opened_store", "planned_items"]
 
 T = TypeVar("T")
+Path: TypeAlias = "tuple[str, ...]"
 
 
 def check_store(options: Options, store: Store) -> None:
@@ -69,10 +70,12 @@ def planned_items(store: Store, options: Options, progress: Progress) -> Callabl
     def items(writer: Writer, writes: list[Write]) -> list[Item]:
         coming: dict[Any, dict[str, Any]] = {}
         written, skipped, last_path = 0, 0, None
+        looks = options.if_exists != "replace" or options.if_missing == "error"
+        stored = _found(writer, dict.fromkeys(planned.path for planned in writes)) if looks else {}
         for planned in writes:
             there = coming.get(planned.path)
-            if there is None and (options.if_exists != "replace" or options.if_missing == "error"):
-                found = writer.find(planned.path)
+            if there is None and looks:
+                found = stored[planned.path]
                 if found is None and options.if_missing == "error":
                     raise options.not_there(planned.path)
                 there = None if found is None else _attributes(found, planned, options)
@@ -91,6 +94,13 @@ def planned_items(store: Store, options: Options, progress: Progress) -> Callabl
         return [as_item(options.name, store, path, values, options.output) for path, values in coming.items()]
 
     return items
+
+
+def _found(writer: Writer, paths: Iterable[Path]) -> dict[Path, StoredRecord | None]:
+    """What there is under each of some paths: together, if the writer knows how to."""
+    find_many = getattr(writer, "find_many", None)
+    paths = [*paths]
+    return dict(zip(paths, map(writer.find, paths) if find_many is None else find_many(paths), strict=True))
 
 
 def _attributes(found: StoredRecord, coming: Write, options: Options) -> dict[str, Any]:

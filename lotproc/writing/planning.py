@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any, TypeAlias, overload
 
+from .._fast import FAST
 from .._stage import stage
 from .._stamps import INPUTS, VERSION
+from .._values import PLAIN, is_flat
 from ..errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from ..models import Accumulator, Failure, ProcessResult, Write, written_attributes
-from ..write_policies import checked_path, gives_checked_paths
-from .handles import checked_values
+from ..write_policies import checked_path, gives_checked_paths, targets_of
+from .handles import Flat, checked_values
 
-__all__ = ["Policy", "flat_batches", "plan", "planner", "writes_of"]
+__all__ = ["Policy", "flat_batches", "plan", "planner"]
 
-_RESULT = frozenset({ProcessResult})
+_RESULT, _TUPLE, _DICT = (frozenset({kind}) for kind in (ProcessResult, tuple, dict))
+_PARTS = tuple(map(attrgetter, ("path", "attributes", "output", "relative_path", "inputs")))
 
 Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
 
@@ -54,13 +58,13 @@ def plan(
         ArgumentError: The policy gave an empty key, or a result has its output's name among its attributes.
     """
     planned = planner("plan", policy, output_attribute, version)
-    return lambda results: (write for batch in flat_batches("plan", results) for write in writes_of(batch, planned))
+    return lambda results: (write for batch in flat_batches("plan", results) for write in planned(batch))
 
 
 def planner(
     name: str, policy: Policy, output_attribute: str | None, version: str | None, *, spares_source: bool = False
-) -> Callable[[ProcessResult], Write]:
-    """A function that plans the write of a result.
+) -> Callable[[list[ProcessResult | Failure]], list[Write]]:
+    """A function that plans the writes of a batch.
 
     Args:
         name: The stage, for errors.
@@ -104,7 +108,36 @@ def planner(
                 attributes[stamp] = value
         return Write(path, checked_values(name, path, attributes))
 
-    return planned
+    def of_batch(batch: list[ProcessResult | Failure]) -> list[Write]:
+        writes = None
+        if FAST and output_attribute not in (None, VERSION) and not spares_source:
+            stamps = {} if version is None else {VERSION: version}
+            writes = _plain_writes(policy, output_attribute, stamps, batch)
+        return [planned(item) for item in batch if isinstance(item, ProcessResult)] if writes is None else writes
+
+    return of_batch
+
+
+def _plain_writes(policy: Policy, output: str, stamps: Mapping[str, str], batch: list[Any]) -> list[Write] | None:
+    """The writes of a batch of results that all are no more than a path and a flat output; `None` for any others.
+
+    Together they are checked in a third of the time.
+    """
+    if not (gives_checked_paths(policy) and _RESULT.issuperset(map(type, batch))):
+        return None
+    paths, attributes, outputs, relative_paths, inputs = ([*map(part, batch)] for part in _PARTS)
+    if not (
+        _TUPLE.issuperset(map(type, paths))
+        and _TUPLE.issuperset(map(type, relative_paths))
+        and _DICT.issuperset(map(type, attributes))
+        and not any(relative_paths)
+        and not any(attributes)
+        and inputs.count(None) == len(inputs)
+        and (PLAIN.issuperset(map(type, outputs)) or all(map(is_flat, outputs)))
+    ):
+        return None
+    targets, tail = targets_of(policy, paths)
+    return [Write(path + tail, Flat({output: value, **stamps})) for path, value in zip(targets, outputs, strict=True)]
 
 
 def flat_batches(name: str, results: Iterable[Any]) -> Iterator[list[ProcessResult | Failure]]:
@@ -118,11 +151,6 @@ def flat_batches(name: str, results: Iterable[Any]) -> Iterator[list[ProcessResu
             yield [*batch]
         else:
             yield list(_flat(name, index, batch))
-
-
-def writes_of(batch: list[ProcessResult | Failure], planned: Callable[[ProcessResult], Write]) -> list[Write]:
-    """The planned writes of a batch."""
-    return [planned(item) for item in batch if isinstance(item, ProcessResult)]
 
 
 def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult | Failure]:

@@ -18,7 +18,7 @@ from .conflicts import MOST_WAITING, opened_tree
 from .into_store import check_store, opened_store, planned_items
 from .ledger import Ledger
 from .options import IfExists, IfMissing, Options
-from .planning import Policy, flat_batches, planner, writes_of
+from .planning import Policy, flat_batches, planner
 from .progress import Progress, Target, apply_batches, reported
 from .transactions import check_within, check_writable
 
@@ -201,11 +201,13 @@ def write(
 
 
 def _noted(
-    batches: Iterable[list[ProcessResult | Failure]], planned: Callable[[ProcessResult], Write], progress: Progress
+    batches: Iterable[list[ProcessResult | Failure]],
+    planned: Callable[[list[ProcessResult | Failure]], list[Write]],
+    progress: Progress,
 ) -> Iterator[list[Write]]:
     """The planned writes of each batch, whose failures are counted."""
     for batch in batches:
-        writes = writes_of(batch, planned)
+        writes = planned(batch)
         progress.note(batch)
         yield writes
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from ...errors import StoreClosedError, StoreFullError, StoreLockedError, as_text
+from ...errors import StoreClosedError, StoreFullError, StoreLockedError
 from ..protocol import Item, Path, StoredRecord
 from .encoding import Encoding
 from .environment import Environment
@@ -207,27 +207,51 @@ class LmdbWriter:
     at least. When more come, those that are held are stored before the commit, in one transaction.
     """
 
-    def __init__(self, encoding: Encoding, buffer: WriteBuffer, find: Callable[[Path], StoredRecord | None]) -> None:
+    def __init__(
+        self,
+        encoding: Encoding,
+        buffer: WriteBuffer,
+        find: Callable[[Sequence[Path], Sequence[bytes]], list[StoredRecord | None]],
+    ) -> None:
         self._encoding, self._buffer, self._find = encoding, buffer, find
         self._held: dict[bytes, bytes] = {}
         self._size = 0
+        self._keys: dict[Path, bytes] = {}  # of the paths that were looked for last, most of which will be put
 
     def find(self, path: Path) -> StoredRecord | None:
         """What there is under a path, with what this writer has taken."""
-        key = self._encoding.form.to_bytes(path)
-        if key in self._held:
-            return StoredRecord(path, None, partial(self._encoding.decoded, key, self._held[key]), None)
-        return self._find(path)
+        return self.find_many([path])[0]
+
+    def find_many(self, paths: Sequence[Path]) -> list[StoredRecord | None]:
+        """What there is under each of some paths."""
+        encoding, held = self._encoding, self._held
+        keys = encoding.form.of_paths(paths)
+        self._keys = dict(zip(paths, keys, strict=True))
+        if held.keys().isdisjoint(keys):
+            return self._find(paths, keys)
+        stored = [(path, key) for path, key in zip(paths, keys, strict=True) if key not in held]
+        found = iter(self._find([path for path, _ in stored], [key for _, key in stored]))
+        return [
+            StoredRecord(path, None, partial(encoding.decoded, key, held[key]), None) if key in held else next(found)
+            for path, key in zip(paths, keys, strict=True)
+        ]
 
     def put(self, items: Sequence[Item]) -> None:
         """Take a batch; when one item can't be stored, none of the batch is."""
-        encoding = self._encoding
-        batch = {encoding.form.to_bytes(path): encoding.encoded(value, as_text(path)) for path, value, _ in items}
+        paths = [path for path, _, _ in items]
+        values = self._encoding.encoded_many([value for _, value, _ in items], paths)
+        batch = dict(zip(self._keys_of(paths), values, strict=True))
         size = sum(map(len, batch)) + sum(map(len, batch.values()))
         if self._held and self._size + size > self._buffer.max_bytes:
             self._save()
         self._held.update(batch)
         self._size += size
+
+    def _keys_of(self, paths: list[Path]) -> list[bytes]:
+        try:
+            return [self._keys[path] for path in paths]
+        except (KeyError, TypeError):
+            return self._encoding.form.of_paths(paths)
 
     def commit(self) -> None:
         """What was taken is there, durably, when this returns."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice, repeat
 from typing import Any
 
-from ..._values import PLAIN, is_flat
+from ..._fast import FAST
+from ..._values import PLAIN, is_flat, iterator_in
 from ...errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -17,10 +18,11 @@ from ...errors import (
     DetachError,
     NotPicklableError,
     add_note,
+    as_text,
     brief,
     got,
 )
-from ..codecs import Codec
+from ..codecs import NAMES_A_CLASS, Codec
 from .keys import MAX_KEY, KeyForm
 
 __all__ = ["MAX_VALUE", "Encoding", "is_iterable"]
@@ -66,6 +68,22 @@ class Encoding:
                 f"{self._name}: the value of {brief(key)} has {len(encoded):,} bytes, and LMDB takes {MAX_VALUE:,}"
             )
         return encoded
+
+    def encoded_many(self, values: Sequence[Any], paths: Iterable[tuple[str, ...]]) -> list[bytes]:
+        """The bytes of the values at some paths; errors name the path."""
+        if FAST and self.pickles:
+            # As below, without a call and a name for each: a third of the time.
+            try:
+                made = list(map(pickle.dumps, values, repeat(5)))
+            except Exception:
+                pass  # below it is told which it is
+            else:
+                if all(
+                    len(data) <= MAX_VALUE and (NAMES_A_CLASS not in data or iterator_in(value) is None)
+                    for data, value in zip(made, values, strict=True)
+                ):
+                    return made
+        return [self.encoded(value, as_text(path)) for value, path in zip(values, paths, strict=True)]
 
     def decoded(self, key: bytes, data: Any) -> Any:
         """A value; errors name the key."""

@@ -90,6 +90,25 @@ class KeyForm(NamedTuple):
             )
         return data
 
+    def of_paths(self, paths: Sequence[tuple[str, ...]]) -> list[bytes]:
+        """The keys of records' paths, as LMDB takes them: together, for most paths that there are."""
+        try:
+            texts = list(map("/".join, paths))
+            joined = "".join(texts)
+            if (
+                self.is_plain
+                and joined.isascii()
+                and joined.count("/") == sum(map(len, paths)) - len(paths)  # none has one inside of a key
+                and all(map(all, paths))
+                and all(texts)
+                and MARK not in joined
+                and max(map(len, texts)) <= MAX_KEY
+            ):
+                return list(map(str.encode, texts))
+        except (TypeError, ValueError):
+            pass  # one is no path, or there is none
+        return list(map(self.to_bytes, paths))
+
     def to_new(self, key: Any) -> bytes:
         """A key that something is to be stored under: iterating must be able to give it."""
         data = self.to_bytes(key)

@@ -472,7 +472,7 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
     def writing(self) -> Iterator[Writer]:
         buffer = self._writable()
         self.flush()
-        yield LmdbWriter(self._encoding, buffer, self.find)
+        yield LmdbWriter(self._encoding, buffer, self._find_all)
 
 
 def _reopened(kind: type[LmdbStore], path: str, options: dict[str, Any]) -> LmdbStore:
