@@ -204,14 +204,13 @@ def as_item(name: str, store: Store, path: Path, attributes: Mapping[str, Any], 
     metadata. Else the value is a dict of all of them.
     """
     has_output = output in attributes
-    others = [attribute for attribute in attributes if attribute != output]
     if has_output and store.has_metadata:
-        metadata = json_metadata({attribute: attributes[attribute] for attribute in others})
+        metadata = json_metadata({name: value for name, value in attributes.items() if name != output})
         if metadata is not None:
             return Item(path, attributes[output], metadata)
     if store.codec.holds_mappings:
         return Item(path, dict(attributes), None)
-    if has_output and not others:
+    if has_output and len(attributes) == 1:
         return Item(path, attributes[output], None)
     where = f"{name}: the record at {as_text(path)}"
     if not has_output:
@@ -221,7 +220,8 @@ def as_item(name: str, store: Store, path: Path, attributes: Mapping[str, Any], 
         )
     why = "JSON can't hold exactly" if store.has_metadata else "have no place in this store"
     raise CodecError(
-        f"{where} has attributes that {why}: {', '.join(map(repr, others))}", hint='codec "pickle" holds them'
+        f"{where} has attributes that {why}: {', '.join(repr(name) for name in attributes if name != output)}",
+        hint='codec "pickle" holds them',
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import zip_longest
 from operator import itemgetter
@@ -10,11 +9,9 @@ from typing import Any
 
 from lotdb import BaseNode
 from ZODB.Connection import TransactionMetaData
-from ZODB.serialize import ObjectWriter
 from ZODB.utils import z64
 
 from .._fast import FAST
-from .._jar import RecordJar
 from .._nodes import find
 from .._stamps import VERSION
 from ..models import Write
@@ -40,6 +37,7 @@ from ..zodb.encoding import (
 )
 from ..zodb.pinned import view_of
 from ..zodb.records import EMPTY_TREE, NotServed
+from .changed_trees import ChangedTrees
 from .options import Options, merged
 from .stored_nodes import NOTHING, Node, StoredNodes, is_known
 from .transactions import is_clean
@@ -195,7 +193,7 @@ class Bulk:
         new: list[NewRecord] = []
         changed: list[ChangedRecord] = []
         new_oid = ids_from(storage, 3 * self._made)
-        jar = _WritableJar(self._connection._normal_storage, self._connection.db(), new_oid)
+        trees = ChangedTrees(self._stored.load, self._stored.tree_state, self._connection, new_oid)
         objects = NewObjects(new_oid) if self._takes_objects else None
         reference = no_objects if objects is None else objects.reference
         waiting = list(self._changed)
@@ -220,13 +218,12 @@ class Bulk:
             elif node.stored is not None and _fits(node.stored, references):
                 changed.append((node.tree, node.serial, tree_record({**node.stored, **references})))
             else:
-                tree = jar.get(node.tree)
-                for key, child in node.new.items():
-                    tree[key] = jar.ghost(child.oid)
+                trees.tree(node.tree).update(references)
         if objects is not None:
             new += objects.records()
-        changed += jar.records()
-        return new, changed, jar.current
+        changed += trees.records()
+        trees.close()
+        return new, changed, trees.current
 
 
 def _version_of(node: Node) -> Any:
@@ -238,38 +235,3 @@ def _version_of(node: Node) -> Any:
 def _fits(stored: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether a tree of children will fit into one record, and holds nodes of known classes alone."""
     return len(stored) + len(new) <= INLINE and all(map(is_known, stored.values()))
-
-
-class _WritableJar(RecordJar):
-    """A jar whose objects can be changed: it gives the records of those that were."""
-
-    def __init__(self, storage: Any, db: Any, new_oid: Callable[[], bytes]) -> None:
-        super().__init__(storage.load, db, storage)
-        self.new_oid = new_oid
-        self.current: dict[bytes, bytes] = {}  # objects that have to be unchanged, and their transactions
-        self._changed: list[Any] = []
-
-    def ghost(self, oid: bytes) -> BaseNode:
-        """A node with this id, to refer to."""
-        ghost = BaseNode.__new__(BaseNode)
-        self._cache.new_ghost(oid, ghost)
-        return ghost
-
-    def register(self, changed: Any) -> None:
-        if changed._p_serial != z64:
-            self._changed.append(changed)
-
-    def readCurrent(self, read: Any) -> None:
-        if read._p_serial != z64:
-            self.current[read._p_oid] = read._p_serial
-
-    def get_connection(self, name: str) -> Any:
-        raise NotServed  # a reference to another database
-
-    def records(self) -> Iterator[ChangedRecord]:
-        """What has to be stored."""
-        for changed in self._changed:
-            writer = ObjectWriter(changed)
-            for item in writer:
-                self.current.pop(item._p_oid, None)
-                yield item._p_oid, item._p_serial, writer.serialize(item)

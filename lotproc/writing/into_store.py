@@ -13,7 +13,7 @@ from .._stamps import VERSION
 from ..errors import ArgumentError
 from ..models import Write
 from ..stores.protocol import Item, Store, StoredRecord, Writer, as_attributes, as_item
-from .handles import with_copies
+from .handles import Flat, with_copies
 from .options import Options, merged
 from .progress import Done, Progress
 
@@ -84,7 +84,9 @@ def planned_items(store: Store, options: Options, progress: Progress) -> Callabl
             if there is not None and options.skips(partial(there.get, VERSION)):
                 skipped += 1
                 continue
-            attributes = with_copies(planned.path, planned.attributes, store.codec)
+            attributes = planned.attributes
+            if type(attributes) is not Flat:
+                attributes = with_copies(planned.path, attributes, store.codec)
             if there is None or options.if_exists == "replace":
                 coming[planned.path] = dict(attributes)
             else:

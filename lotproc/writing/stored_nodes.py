@@ -15,12 +15,13 @@ from ..errors import DamagedDatabaseError
 from ..zodb.encoding import KNOWN, read_node
 from ..zodb.pinned import PinnedStorage, pinned_in_thread
 from ..zodb.record_arrays import as_oids, beginning_with
-from ..zodb.records import EMPTY_TREE, NODE, NotServed, Reference, items_or_parts
+from ..zodb.records import EMPTY_TREE, NODE, NotServed, Reference, items_or_parts_of, tree_state
 from ..zodb.shapes import NodeReader
 
-__all__ = ["NOTHING", "Node", "StoredNodes", "is_known", "part_of"]
+__all__ = ["NOTHING", "Node", "StoredNodes", "is_known"]
 
-#: Nodes read, from which on it pays to open the file once more and read the records from there.
+#: Records read, from which on it pays to open the file once more and read them from there; nodes read, from which on
+#: it seems that all below a wide one will be read.
 MANY = 50
 #: Parts of a tree that are read together, when one is asked for after the one before it.
 AHEAD = 32
@@ -62,11 +63,12 @@ class StoredNodes:
     def __init__(self, connection: Any, view: bytes) -> None:
         self._connection, self._view = connection, view
         self._load: Callable[[bytes], tuple[bytes, bytes]] = connection._normal_storage.load
-        self._loads = 0
+        self._loads = self._reads = 0  # of records, and of nodes
         self._pinned: PinnedStorage | None = None  # what reads faster, once it is worth its making
         self._reader = NodeReader()
         self._ahead: dict[bytes, tuple[bytes, bytes]] = {}  # childless nodes: their trees, and who stored these
         self._parts: dict[bytes, dict[str, Reference] | Parts] = {}  # of trees that are stored in parts
+        self._states: dict[bytes, tuple[Any, bool, bytes]] = {}  # the same, as `tree_state` gives them
 
     def child(self, node: Node, key: str) -> Node | None:
         """The child of a node, if it is there.
@@ -84,39 +86,69 @@ class StoredNodes:
             raise NotServed
         return Node(*reference)
 
+    def load(self, oid: bytes) -> tuple[bytes, bytes]:
+        """A record and the transaction that stored it."""
+        self._loads += 1
+        if self._loads == MANY:
+            self._pinned = pinned_in_thread(self._view, self._connection)
+            self._load = self._pinned.load
+        return self._load(oid)
+
+    def tree_state(self, oid: bytes) -> tuple[Any, bool, bytes]:
+        """The state of a tree or of a part of one, whether it is a bucket, and the transaction that stored it.
+
+        Raises:
+            UnusualRecord: It is nothing of the kind.
+        """
+        found = self._states.get(oid)
+        if found is None:
+            data, tid = self.load(oid)
+            found = *tree_state(data), tid
+        return found
+
+    def _part(self, oid: bytes) -> tuple[dict[str, Reference] | Parts, bytes]:
+        """What a tree, or a part of one, holds by key, or how it is parted; and the transaction that stored it."""
+        part = self._parts.get(oid)
+        if part is not None:
+            return part, self._states[oid][2]
+        data, tid = self.load(oid)
+        return {} if data == EMPTY_TREE else self._take(oid, data, tid), tid
+
+    def _take(self, oid: bytes, data: bytes, tid: bytes) -> dict[str, Reference] | Parts:
+        """Keep what a record holds, if it is a part of a tree, or one that has parts."""
+        state, is_bucket = tree_state(data)
+        found = items_or_parts_of(state, is_bucket)
+        part = found if isinstance(found, Parts) else dict(zip(*found, strict=True))
+        if is_bucket or isinstance(part, Parts):
+            self._states[oid], self._parts[oid] = (state, is_bucket, tid), part
+        return part
+
     def _read(self, node: Node) -> None:
         known = self._ahead.pop(node.oid, None)
         if known is not None:
             node.tree, node.serial = known
             node.stored = {}
             return
-        self._loads += 1
-        if self._loads == MANY:
-            self._pinned = pinned_in_thread(self._view, self._connection)
-            self._load = self._pinned.load
-        kind, tree = read_node(self._load(node.oid)[0])
+        self._reads += 1
+        kind, tree = read_node(self.load(node.oid)[0])
         if kind is not node.kind:
             raise NotServed
-        data, node.serial = self._load(tree)
-        part = {} if data == EMPTY_TREE else part_of(data)
-        if isinstance(part, Parts):
-            self._parts[tree] = part
-        else:
-            node.stored = part
+        part, node.serial = self._part(tree)
+        node.stored = None if isinstance(part, Parts) else part
         node.tree = tree
 
     def _in_parts(self, oid: bytes, key: str) -> dict[str, Reference]:
         """The items of the part of a tree in which a key would be."""
         while True:
-            part = self._parts.get(oid)
-            if part is None:
-                part = self._parts[oid] = part_of(self._load(oid)[0])
+            part, _ = self._part(oid)
             if not isinstance(part, Parts):
                 return part
             oids = part.parts
             number = bisect_right(part.bounds, key)
             oid = oids[number]
-            if self._pinned is not None and number and oid not in self._parts and oids[number - 1] in self._parts:
+            if self._reads < MANY or self._pinned is None:  # new nodes beside those that are there, perhaps
+                continue
+            if number and oid not in self._parts and oids[number - 1] in self._parts:
                 self._read_ahead(oids[number : number + AHEAD], self._pinned)
 
     def _read_ahead(self, oids: Sequence[bytes], pinned: PinnedStorage) -> None:
@@ -125,7 +157,7 @@ class StoredNodes:
         try:
             found = pinned.load_many(as_oids(oids))
             for row, oid in enumerate(oids):
-                part = self._parts[oid] = part_of(found.one(row))
+                part = self._take(oid, found.one(row), found.tids[row].tobytes())
                 if isinstance(part, Parts):
                     return
                 children.update({child[0]: key for key, child in part.items() if is_known(child, BaseNode)})
@@ -146,13 +178,3 @@ class StoredNodes:
 def is_known(reference: Reference, *kinds: type) -> bool:
     """Whether it refers to a node of a known class, or of these, in the same database."""
     return type(reference) is Reference and reference[1] in (kinds or KNOWN) and type(reference[0]) is bytes
-
-
-def part_of(record: bytes) -> dict[str, Any] | Parts:
-    """What the record of a tree, or of a part of one, holds by name; or how it is parted.
-
-    Raises:
-        NotServed: It can't be read without live nodes.
-    """
-    found = items_or_parts(record)
-    return found if isinstance(found, Parts) else dict(zip(*found, strict=True))

@@ -25,7 +25,7 @@ from .shapes import NodeShape
 
 __all__ = [
     *("INLINE", "KNOWN", "NewObjects", "attributes_record", "new_node_encoder", "read_node", "tree_record"),
-    *("attributes_records", "no_objects", "part_record", "tree_records"),
+    *("attributes_records", "encoded_children", "no_objects", "part_record", "tree_records"),
 ]
 
 #: Classes of nodes that make their children as `BaseNode` does.
@@ -122,7 +122,7 @@ def tree_records(
 ) -> Iterable[_IdAndRecord]:
     """The ids and the records of a new tree of children, which are nodes of known classes."""
     if len(children) > INLINE:
-        return _parts(oid, children, new_oid, _encoded_children)
+        return _parts(oid, children, new_oid, encoded_children)
     return ((oid, tree_record(children)),)
 
 
@@ -132,7 +132,7 @@ def tree_record(children: Mapping[str, _IdAndClass]) -> bytes:
         ((key, (oid, kind)),) = children.items()
         return b"".join((_BEGIN, b"(", _text(key), b"C\x08", oid, _after_one_child(kind)))
     items = itertools.chain.from_iterable((key, children[key]) for key in sorted(children))
-    return b"".join((_BEGIN, _encoded_children([*items]), _END))
+    return b"".join((_BEGIN, encoded_children([*items]), _END))
 
 
 #: Around the names and values of a tree that is one record.
@@ -146,7 +146,7 @@ def _after_one_child(kind: type) -> bytes:
     return _name(kind) + b"q\x00\x86Qt" + _END
 
 
-def _encoded_children(items: Sequence[Any]) -> bytes:
+def encoded_children(items: Sequence[Any]) -> bytes:
     """The keys and the references of children, one after the other, as a tuple in a pickle."""
     refer = _References()
     encoded = [b"("]

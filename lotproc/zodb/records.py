@@ -26,7 +26,7 @@ from .record_arrays import as_oids, beginning_with
 __all__ = [
     *("BUCKET", "EMPTY_TREE", "NODE", "TREE", "Children", "NotServed", "Reference", "StoredNode", "UnusualRecord"),
     *("are_sorted_names", "attributes_in", "children_in", "children_or_parts", "class_and_state"),
-    *("items_or_parts", "pickled_text", "stored_node"),
+    *("items_or_parts", "items_or_parts_of", "pickled_text", "stored_node", "tree_state"),
 ]
 
 #: What the records of nodes, of trees and of buckets begin with: their class.
@@ -147,11 +147,27 @@ def items_or_parts(record: bytes) -> Items | Parts:
     Raises:
         UnusualRecord: It is nothing of the kind.
     """
+    return items_or_parts_of(*tree_state(record))
+
+
+def tree_state(record: bytes) -> tuple[Any, bool]:
+    """The state in the record of a tree, or of a part of one, and whether it is a bucket.
+
+    Raises:
+        UnusualRecord: It is nothing of the kind.
+    """
     is_bucket = record.startswith(BUCKET)
     if not is_bucket and not record.startswith(TREE):
         raise UnusualRecord
     try:
-        _, state = class_and_state(record)
+        return class_and_state(record)[1], is_bucket
+    except Exception as error:
+        raise UnusualRecord from error
+
+
+def items_or_parts_of(state: Any, is_bucket: bool) -> Items | Parts:
+    """What such a state holds, as `items_or_parts` says."""
+    try:
         found = items_or_parts_in(state, is_bucket=is_bucket)
     except Exception as error:
         raise UnusualRecord from error
