@@ -74,6 +74,7 @@ class PathPattern:
         self._literals: dict[int, str] = {}
         #: Where one more key leads, whichever it is; None where that depends on the key.
         self._after_any: dict[frozenset[int], frozenset[int] | None] = {}
+        self._closed: dict[frozenset[int], frozenset[int]] = {}
         for position, component in enumerate(components):
             if component == "**":
                 self._tests.append(None)
@@ -149,9 +150,13 @@ class PathPattern:
 
     def _skip_stars(self, positions: set[int]) -> frozenset[int]:
         """Add the positions behind each `**`, which may stand for no component at all."""
-        closed = set(positions)
-        for position in sorted(positions):
-            while position < len(self._tests) and self._tests[position] is None:
-                position += 1
-                closed.add(position)
-        return frozenset(closed)
+        given = frozenset(positions)
+        known = self._closed.get(given)
+        if known is None:
+            closed = set(positions)
+            for position in positions:
+                while position < len(self._tests) and self._tests[position] is None:
+                    position += 1
+                    closed.add(position)
+            known = self._closed[given] = frozenset(closed)
+        return known

@@ -84,20 +84,18 @@ def index_files(folder: str | os.PathLike[str], pattern: str = "**/*.wav") -> It
 
 
 def _found(top: Path, pattern: PathPattern) -> Iterator[IndexedFile]:
-    keys: list[str] = []
-    stack = [_listing(top, pattern, pattern.start)]
+    stack: list[tuple[tuple[str, ...], Path, Iterator[tuple[str, frozenset[int], bool]]]]
+    stack = [((), top, _listing(top, pattern, pattern.start))]
     while stack:
-        entry = next(stack[-1], None)
-        if entry is None:
-            stack.pop()
-            del keys[-1:]
-            continue
-        name, positions, is_folder = entry
-        if is_folder:
-            keys.append(name)
-            stack.append(_listing(top.joinpath(*keys), pattern, positions))
+        keys, folder, entries = stack[-1]
+        for name, positions, is_folder in entries:
+            if is_folder:
+                below = folder / name
+                stack.append(((*keys, name), below, _listing(below, pattern, positions)))
+                break
+            yield IndexedFile((*keys, os.path.splitext(name)[0]), folder / name)
         else:
-            yield IndexedFile((*keys, os.path.splitext(name)[0]), top.joinpath(*keys, name))
+            stack.pop()
 
 
 def _listing(
@@ -110,7 +108,7 @@ def _listing(
             if entry.is_dir(follow_symlinks=False):
                 if after and pattern.literals(after) != []:  # no keys at all could come next
                     found.append((entry.name, after, True))
-            elif pattern.accepts(after) and _is_file(entry.path):
+            elif pattern.accepts(after) and (entry.is_file(follow_symlinks=False) or _is_file(entry.path)):
                 found.append((entry.name, after, False))
     return iter(sorted(found))
 
