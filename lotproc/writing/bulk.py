@@ -35,6 +35,7 @@ from ..zodb.encoding import (
     tree_record,
     tree_records,
 )
+from ..zodb.file_records import FileReference
 from ..zodb.pinned import view_of
 from ..zodb.records import EMPTY_TREE, NotServed
 from .changed_trees import ChangedTrees
@@ -205,7 +206,9 @@ class Bulk:
                 child.oid = oid
                 references[key] = oid, BaseNode
                 new.append((oid, encode(node.oid, key, child.tree, attributes)))
-                if len(child.attributes) <= INLINE:
+                if type(child.attributes) is FileReference:
+                    new += child.attributes.records(attributes, new_oid)
+                elif len(child.attributes) <= INLINE:
                     new.append((attributes, attributes_record(child.attributes, reference)))
                 else:
                     new += attributes_records(attributes, child.attributes, new_oid, reference)

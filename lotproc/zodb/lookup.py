@@ -20,6 +20,7 @@ from lotdb import BaseNode
 from .._jar import Parts, damaged, path_and_root, unreadable
 from ..derived import AttributesAt
 from ..traversal import trimmer
+from .file_records import FileAttribute
 from .news import are_later, attributes_have_news
 from .pinned import PinnedStorage
 from .record_arrays import Flags, Oids, as_oids, beginning_with
@@ -232,6 +233,18 @@ class RecordLookup:
                 found[row] = self._jar.node(oids[place].tobytes()).attribute_storage
                 new[row] = since is not None and attributes_have_news(found[row], names, since)
         return found, new
+
+    def have(self, attribute: FileAttribute, paths: Sequence[_Path]) -> list[bool | None]:
+        """Whether the node at each path has an attribute, and not as `None`; `None` where only objects can tell."""
+        oids, rows = self._find_all(paths, ())
+        nodes = self._nodes(oids)
+        have: list[bool | None] = [False] * len(paths)
+        for row in rows[~nodes.usual].tolist():
+            have[row] = None
+        records = self._storage.load_many(nodes.attributes[nodes.usual])
+        for row, has_it in zip(rows[nodes.usual].tolist(), attribute.is_there(records), strict=True):
+            have[row] = has_it
+        return have
 
     def _find_all(self, paths: Sequence[_Path], tail: _Path) -> tuple[Oids, Any]:
         """The ids of the nodes at these paths, with the tail behind each, and the rows of the paths that have one."""
