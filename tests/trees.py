@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
+import pytest
 from BTrees.IFBTree import IFBTree
 from BTrees.IIBTree import IITreeSet
 from BTrees.LOBTree import LOBTree
@@ -30,6 +31,10 @@ from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
 import lotproc as lp
+from lotproc._fast import FAST
+
+#: For a test that holds how little a fast way reads, and not what is read.
+fast_ways = pytest.mark.skipif(not FAST, reason="fast ways are turned off")
 
 Tree = dict[str, Any]
 NodePath = tuple[str, ...]

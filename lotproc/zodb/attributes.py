@@ -6,21 +6,22 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-import numpy as np
 from lotdb import BaseNode
 
 from .._detaching import ATOMS, detached
-from .._jar import RecordJar
+from .._jar import Items, RecordJar
 from .._missing import Missing, Sought
 from .._patterns import PathPattern
 from ..models import NodeRecord, OnError, node_record, unchanged
 from ..snapshots import Inherited, Taken, add_inherited, nearest, record_of
 from .news import are_later, has_news, names_with_news
 from .pinned import PinnedStorage
-from .record_arrays import Flags, Oids, beginning_with
+from .record_arrays import Flags, Oids, Records, beginning_with
 from .records import TREE, are_sorted_names, attributes_in
+from .values import ValueReader
 
 __all__ = ["NOTHING_ABOVE", "AttributeReader", "HandedDown", "Wanted"]
 
@@ -28,6 +29,9 @@ _Path: TypeAlias = "tuple[str, ...]"
 
 
 _NOTHING = Taken()
+
+#: Nodes in which names are looked for, before the others are read.
+FIRST = 8
 
 
 class HandedDown(NamedTuple):
@@ -126,6 +130,7 @@ class AttributeReader:
         self._storage = storage
         self._jar = jar
         self._wanted = wanted
+        self._values = ValueReader(storage)
         taken = wanted.taken
         names, tested = taken.asked_for, [name for name, _ in wanted.tests]
         self.sought = sought or Sought("scan", [*names, *tested], is_part=wanted.is_part)
@@ -153,18 +158,19 @@ class AttributeReader:
         """
         (names, inherit, payload), tests, required = self._wanted.taken, self._wanted.tests, self._required
         found = self._storage.load_many(attributes)
-        usual = beginning_with(TREE, found) if payload is None else np.zeros(len(paths), np.bool_)
+        read = self._read(found) if payload is None else repeat(None, len(paths))
         known: Sequence[str] | None = None
         above: Inherited = {}
         own: list[tuple[str, int]] = []
         shared: dict[str, Any] | None = None
         places: list[tuple[str, int | None]] = []
-        for row, (path, (start, stop), plain) in enumerate(zip(paths, found.bounds(), usual.tolist(), strict=True)):
+        for row, (path, items) in enumerate(zip(paths, read, strict=True)):
             try:
                 is_new = new is None or new[row]
                 given = inherited[row] if inherit else above
-                items = attributes_in(found.data, start, stop, self._needed) if plain and given is not None else None
-                if items is not None and given is not None and (items[0] != known or given is not above):
+                if given is None:
+                    items = None
+                elif items is not None and (items[0] != known or given is not above):
                     if not are_sorted_names(items[0]):
                         items = None
                     else:
@@ -205,6 +211,16 @@ class AttributeReader:
                 yield error
                 if not self._wanted.collects:
                     return
+
+    def _read(self, found: Records) -> Iterator[Items | None]:
+        """The names and values in records of trees; all names as long as some that are wanted were not found.
+
+        So that what is told of those is the same for trees that have split, of which only parts are read otherwise.
+        """
+        first = FIRST if self.sought.wanted else 0
+        yield from self._values.read(found.some(slice(0, first)), self._needed, all_names=True)
+        all_names = self._required is not None or bool(self.sought.wanted)
+        yield from self._values.read(found.some(slice(first, None)), self._needed, all_names=all_names)
 
     def handed_down(
         self, paths: list[_Path], oids: Oids, attributes: Oids, above: list[HandedDown]

@@ -17,6 +17,7 @@ import numpy as np
 from BTrees.OOBTree import OOBTree
 from lotdb import BaseNode
 
+from .._fast import FAST
 from .._jar import Parts, damaged, path_and_root, unreadable
 from ..derived import AttributesAt
 from ..traversal import trimmer
@@ -159,8 +160,8 @@ class _Parent:
         self.node: BaseNode | None = None  # itself, if only its class can tell its children
 
 
-class _Elsewhere(Exception):
-    """A node lies in a sibling database, which has its own ids."""
+class _OnlyObjectsTell(Exception):
+    """Fast ways are turned off, or a node lies in a sibling database, which has its own ids."""
 
 
 class RecordLookup:
@@ -174,7 +175,7 @@ class RecordLookup:
     def __init__(self, storage: PinnedStorage, root: bytes) -> None:
         self._storage = storage
         self._jar = storage.jar()
-        self._live: LiveLookup | None = None  # what looks through objects, once some lie in other databases
+        self._live: LiveLookup | None = None  # what looks through objects, once only these tell
         self._reader = NodeReader()
         self._trees = TreeReader()
         self._stamps = StampReader()
@@ -187,7 +188,7 @@ class RecordLookup:
         if self._live is None:
             try:
                 return self._are_there(paths, tail, version, digests)
-            except _Elsewhere:
+            except _OnlyObjectsTell:
                 self._live = LiveLookup(self._jar.node(self._root.oid))
         return self._live.are_there(paths, tail, version, digests)
 
@@ -208,7 +209,7 @@ class RecordLookup:
         if self._live is None:
             try:
                 return self._attributes_at(paths, tail, names, since)
-            except _Elsewhere:
+            except _OnlyObjectsTell:
                 self._live = LiveLookup(self._jar.node(self._root.oid))
         return self._live.attributes_at(paths, tail, names, since)
 
@@ -248,6 +249,8 @@ class RecordLookup:
 
     def _find_all(self, paths: Sequence[_Path], tail: _Path) -> tuple[Oids, Any]:
         """The ids of the nodes at these paths, with the tail behind each, and the rows of the paths that have one."""
+        if not FAST:
+            raise _OnlyObjectsTell
         if self._held > MOST_HELD:
             self._root, self._held = _Parent(self._root.oid), 0
         if not tail and len(paths) > 1:
@@ -451,7 +454,7 @@ class RecordLookup:
         except AttributeError as error:
             raise unreadable(node._p_oid, error) from error
         if child is not None and child._p_jar is not self._jar and oid is not None:
-            raise _Elsewhere
+            raise _OnlyObjectsTell
         if child is not None and oid is None:
             raise damaged(node._p_oid, f"has a child {key!r} that is not stored as an object of its own")
         return oid

@@ -14,6 +14,7 @@ from ZODB.interfaces import IPrefetchStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64
 
+from .._fast import FAST
 from .._jar import RecordJar, gone, unreadable
 from .._nodes import plain_file, unwrapped
 from ..errors import OutOfViewError
@@ -81,7 +82,8 @@ def pinned_at(before: bytes | None, db: Any, index: FileIndex | None = None) -> 
         return PinnedInstance(before, db, db._mvcc_storage.new_instance(), is_own=True)
     if before is None:
         before = _newest(db.storage)
-    return PinnedStorage(before, db) if plain_file(db.storage) is None else PinnedFile(before, db, index)
+    is_file = FAST and plain_file(db.storage) is not None
+    return PinnedFile(before, db, index) if is_file else PinnedStorage(before, db)
 
 
 def pinned_view(connection: Any, before: bytes | None = None) -> PinnedStorage:
@@ -119,8 +121,9 @@ class PinnedStorage:
         self.before = before
         self.db = db
         self.storage = db.storage if storage is None else storage
-        #: Whether classes are found by their names alone, which is how the records are decoded that are read at once.
-        self.plain_classes = getattr(db.classFactory, "__func__", None) is DB.classFactory
+        #: Whether classes are found by their names alone, as they are where many records are decoded at once. Otherwise
+        #: all is read by objects of the real classes.
+        self.plain_classes = FAST and getattr(db.classFactory, "__func__", None) is DB.classFactory
         self._prefetches = IPrefetchStorage.providedBy(self.storage)
         #: The views of databases that objects may refer to, by their names; those of others are the newest, or this.
         self.views: Mapping[str, bytes] = {}

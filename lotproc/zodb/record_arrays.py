@@ -37,6 +37,10 @@ class Records(NamedTuple):
         """Where each begins and ends."""
         return zip(self.starts.tolist(), (self.starts + self.lengths).tolist(), strict=True)
 
+    def some(self, rows: Any) -> Records:
+        """Those in some rows."""
+        return self._replace(starts=self.starts[rows], lengths=self.lengths[rows], tids=self.tids[rows])
+
     def one(self, row: int) -> bytes:
         """One of them."""
         start = int(self.starts[row])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections.abc import Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ from .record_arrays import as_oids, beginning_with
 
 __all__ = [
     *("BUCKET", "EMPTY_TREE", "NODE", "TREE", "Children", "NotServed", "Reference", "StoredNode", "UnusualRecord"),
-    *("are_sorted_names", "attributes_in", "children_in", "children_or_parts", "class_and_state"),
-    *("items_or_parts", "items_or_parts_of", "pickled_text", "stored_node", "tree_state"),
+    *("are_sorted_names", "attributes_in", "children_in", "children_or_parts", "class_and_state", "is_reference"),
+    *("items_in", "items_or_parts", "items_or_parts_of", "pickled_text", "stored_node", "tree_state"),
 ]
 
 #: What the records of nodes, of trees and of buckets begin with: their class.
@@ -98,15 +99,15 @@ def stored_node(record: bytes, *, of_any_class: bool = False) -> StoredNode:
         (of_any_class or (isinstance(kind, type) and issubclass(kind, BaseNode) and _stored_as_usual(kind)))
         and type(state) is dict
         and type(key) is str
-        and (parent is None or _is_reference(parent))
-        and _is_reference(children, OOBTree)
-        and _is_reference(attributes, OOBTree)
+        and (parent is None or is_reference(parent))
+        and is_reference(children, OOBTree)
+        and is_reference(attributes, OOBTree)
     ):
         raise UnusualRecord
     return StoredNode(kind, key, None if parent is None else parent[0], children[0], attributes[0], more)
 
 
-def _is_reference(value: object, kind: type | None = None) -> bool:
+def is_reference(value: object, kind: type | None = None) -> bool:
     """Whether it is a plain reference, to an object of that class."""
     return (
         type(value) is Reference
@@ -172,7 +173,7 @@ def items_or_parts_of(state: Any, is_bucket: bool) -> Items | Parts:
     except Exception as error:
         raise UnusualRecord from error
     if isinstance(found, Parts):
-        if not all(map(_is_reference, found.parts)) or not set(map(type, found.bounds)) <= {str}:
+        if not all(map(is_reference, found.parts)) or not set(map(type, found.bounds)) <= {str}:
             raise UnusualRecord
         return Parts(found.bounds, [oid for oid, _ in found.parts])
     return found
@@ -241,21 +242,44 @@ def attributes_in(data: Any, start: int, stop: int, needed: Container[str] | Non
     `None` for what is no tree, or has split, or if one of the needed values (by default all) may refer to another
     object.
     """
-    try:
-        try:  # the state alone: ten times as fast; few attributes refer to other objects
-            state, refers = pickle.loads(data[start + len(TREE) : stop]), False
-        except pickle.UnpicklingError:
-            (_, state), refers = class_and_state(data[start:stop]), True
-        found = items_or_parts_in(state)
-    except Exception:  # a class that is not there, or nothing that lotdb makes
+    found = items_in(data, start, stop, TREE)
+    if found is None:
         return None
-    if isinstance(found, Parts):
-        return None
+    items, refers = found
     if refers:
-        for name, value in zip(*found, strict=True):
+        for name, value in zip(*items, strict=True):
             if type(value) not in ATOMS and (needed is None or name in needed):
                 return None
-    return found
+    return items
+
+
+def items_in(data: Any, start: int, stop: int, beginning: bytes) -> tuple[Items, bool] | None:
+    """The names and values in a record that begins as that of a tree, or of a bucket.
+
+    With `Reference`s for the objects that values refer to, and whether there may be some. `None` for what is neither,
+    or has split.
+    """
+    try:
+        state: bytes = data[start + len(beginning) : stop]
+        is_bucket = beginning is BUCKET
+        last = _NEXT.search(state, len(state) - _LONGEST_NEXT) if is_bucket and len(state) > _LONGEST_NEXT else None
+        try:  # without persistent objects: ten times as fast; few attributes refer to one
+            loaded, refers = pickle.loads(state if last is None else state[: last.start()] + b"\x85."), False
+        except pickle.UnpicklingError:
+            refers = True
+            try:
+                loaded = _Unpickler(io.BytesIO(state)).load()
+            except pickle.UnpicklingError:  # it refers to its class, too
+                loaded = class_and_state(data[start:stop])[1]
+        found = items_or_parts_in(loaded, is_bucket=is_bucket)
+    except Exception:  # a class that is not there, or nothing that lotdb makes
+        return None
+    return None if isinstance(found, Parts) else (found, refers)
+
+
+#: How the record of a bucket ends that another one follows: with a reference to that.
+_NEXT = re.compile(rb"C\x08.{8}(?:q.|r.{4})?h\x00\x86(?:q.|r.{4})?Q\x86(?:q.|r.{4})?\.\Z", re.DOTALL)
+_LONGEST_NEXT = 32
 
 
 def are_sorted_names(names: Sequence[Any]) -> bool:

@@ -16,7 +16,7 @@ from .._jar import Parts
 from .record_arrays import Bytes, Flags, Oids, Records, rows_at
 from .records import Children, StoredNode, UnusualRecord, children_or_parts, pickled_text, stored_node
 
-__all__ = ["NodeReader", "NodeShape", "Nodes", "Shape", "TreeReader", "children_by_key"]
+__all__ = ["TREE_SHAPES", "NodeReader", "NodeShape", "Nodes", "Shape", "Shapes", "TreeReader", "children_by_key"]
 
 #: Longer records are unpickled one by one.
 LONGEST = 4096
@@ -50,7 +50,7 @@ class Shape:
 _AnyShape = TypeVar("_AnyShape", bound=Shape)
 
 
-class _Shapes(Generic[_AnyShape]):
+class Shapes(Generic[_AnyShape]):
     """Sorts records by their shapes, which it learns as it goes.
 
     Args:
@@ -187,7 +187,7 @@ class NodeReader:
     """Reads records of nodes, and learns their shapes as it goes."""
 
     def __init__(self) -> None:
-        self._shapes = _Shapes(NodeShape.learned, LONGEST * SHAPES, tries=SHAPES)
+        self._shapes = Shapes(NodeShape.learned, LONGEST * SHAPES, tries=SHAPES)
 
     def read(self, records: Records, keys: Sequence[str] | None = None) -> Nodes:
         """What the records of nodes with these keys, or with any, say."""
@@ -313,6 +313,19 @@ class _TreeShape(Shape):
             found.append(dict(zip(names, oids[start : start + count], strict=True)) if names == sorted(names) else None)
         return found if count else [{} for _ in block]
 
+    def all_have(self, block: Bytes, test: Callable[[str], object]) -> Any:
+        """Which of some records, a row for each, hold only keys that pass a test."""
+        count = len(self._keys)
+        if not count:
+            return True
+        same = not (block[:, self._key_bytes] ^ block[0, self._key_bytes]).any() and bool(self._width)
+        try:
+            keys = self._all_keys(block[:1] if same else block)
+        except UnicodeDecodeError:
+            return False
+        passed = [all(map(test, keys[start : start + count])) for start in range(0, len(keys), count)]
+        return passed[0] if same else passed
+
     def _all_keys(self, block: Bytes) -> list[str]:
         width = self._width
         if width:
@@ -334,7 +347,7 @@ class TreeReader:
     """Reads the records of trees of children, or of parts of them, and learns their shapes as it goes."""
 
     def __init__(self) -> None:
-        self._shapes = _Shapes(_TreeShape.learned, TREE_SHAPES, tries=1)
+        self._shapes = Shapes(_TreeShape.learned, TREE_SHAPES, tries=1)
 
     def one(self, records: Records, key: str) -> tuple[Oids, Flags, list[int]]:
         """The ids of the children with a key, which trees have one, and the rows of those that can't be told so."""
@@ -360,6 +373,14 @@ class TreeReader:
             if shape is not None and shape.is_of_one:
                 oids[rows], found[rows] = shape.one(block, encoded)
         return oids, found
+
+    def all_have(self, records: Records, test: Callable[[str], object]) -> Flags:
+        """Which trees hold only keys that pass a test, as far as it can be told."""
+        found = np.zeros(len(records.starts), np.bool_)
+        for shape, rows, block in self._shapes.sorted(records):
+            if shape is not None:
+                found[rows] = shape.all_have(block, test)
+        return found
 
     def all(self, records: Records) -> list[dict[str, bytes] | Parts | None]:
         """What each record says: the ids of children by their keys, or how they are parted; `None` if neither."""
