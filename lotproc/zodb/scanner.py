@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, count, islice
@@ -63,6 +63,7 @@ class _Branch:
         "handed_down",
         "oid",
         "own",
+        "passed",
         "path",
         "ready",
         "siblings",
@@ -72,6 +73,8 @@ class _Branch:
 
     def __init__(self, oid: bytes, path: _Path, tree: bytes, above: _Branch | None, bounds: Bounds) -> None:
         self.oid, self.path, self.tree, self.above, self.bounds = oid, path, tree, above, bounds
+        #: The ids of nodes between the branch above and this one.
+        self.passed: Sequence[bytes] = ()
         #: What its children inherit.
         self.handed_down = NOTHING_ABOVE
         #: Its depth below the root of the scan.
@@ -136,6 +139,12 @@ class Scanner:
         if FAST and wanted.blocks:  # to_arrow(scan) so takes a quarter of the time that it takes through records
             required = wanted.missing == "error"
             self._blocks = BlockReader(storage, wanted.taken, self._attributes.sought, required=required)
+        #: Whether nothing is asked of nodes that have one child each, but what is at the end of such a chain.
+        self._follows = (
+            storage.plain_classes
+            and (wanted.depth, wanted.among, wanted.skip_node, wanted.pattern) == (None, None, None, None)
+            and not wanted.taken.inherit
+        )
         self._window = FIRST_WINDOW
         self._deepest = 0
         #: Nodes that lie in sibling databases, by ids that stand for them among those of this one.
@@ -347,6 +356,7 @@ class Scanner:
                 as_oids([oid for _, children in together for oid in children.oids]),
             )
         except Exception:
+            self._follows = False  # so that each error comes at its place
             entries = self._entries_one_by_one(together)
         following = deque(entry for entry in entries if type(entry) is _Branch)
         for branch in following:
@@ -369,6 +379,9 @@ class Scanner:
 
     def _entries(self, branches: list[_Branch], keys: list[str], oids: Oids) -> list[_Entry | None]:
         """What the nodes with these keys and ids give, each a child of the branch in its place."""
+        if len(keys) == 1 and self._follows and not self._bounded and not self._elsewhere:
+            branch, key, oid = self._at_end(branches[0], keys[0], oids.tobytes())
+            branches, keys, oids = [branch], [key], as_oids([oid])
         depth = branches[0].depth + 1
         self._deepest = max(self._deepest, depth)
         if self._elsewhere and any(oid.tobytes() in self._elsewhere for oid in oids):
@@ -474,6 +487,36 @@ class Scanner:
         left: list[int] = rows.tolist()
         return left
 
+    def _at_end(self, branch: _Branch, key: str, oid: bytes) -> tuple[_Branch, str, bytes]:
+        """The end of the chain of nodes with one child each that begins with a child of a branch.
+
+        Given as its parent, its key and its id: a fifth of the time that a window for each node takes.
+        """
+        load = self._storage.load
+        keys, oids, tree = [key], [branch.oid, oid], b""
+        try:
+            while True:
+                node = self._reader.one(load(oids[-1])[0])
+                if node is None or node[:2] != (oids[-2], keys[-1].encode("utf-8", "surrogatepass")):
+                    break
+                record = load(node[2])[0]
+                child = self._trees.only_one(record)
+                if child is None:
+                    break
+                below = child[0].decode("utf-8", "surrogatepass")
+                if self._skips is not None and self._skips(below):
+                    break
+                keys.append(below)
+                oids.append(child[1])
+                tree = record
+        except (LotprocError, UnicodeDecodeError):  # which is told of where that node is read by itself
+            pass
+        if len(keys) == 1:
+            return branch, key, oid
+        last = _Branch(oids[-2], (*branch.path, *keys[:-1]), tree, branch, UNBOUND)
+        last.depth, last.passed = branch.depth + len(keys) - 1, oids[1:-2]
+        return last, keys[-1], oids[-1]
+
     def _what_is_new(
         self, given: list[int], branches: list[_Branch], oids: Oids, nodes: Nodes, stored_since: Flags
     ) -> tuple[list[int], list[bool] | None]:
@@ -563,7 +606,7 @@ class Scanner:
                 record = self._storage.load(tree._p_oid)[0] if is_stored else b""
                 branch = _Branch(oid, path, record, above, bounds)
                 while above is not None:
-                    if above.oid == oid:
+                    if above.oid == oid or oid in above.passed:
                         raise damaged(oid, "has itself among its children")
                     above = above.above
                 if self._list(branch):

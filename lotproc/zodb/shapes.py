@@ -38,6 +38,14 @@ class Shape:
         self._same = np.full(len(record), 0xFF, np.uint8)
         for place in places:
             self._same[place] = 0
+        edges = np.flatnonzero(np.diff(self._same, prepend=0, append=0)).tolist()
+        #: Where these bytes begin, and the bytes.
+        self._starts = edges[::2]
+        self._texts = [record[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
+    def is_of(self, record: bytes) -> bool:
+        """Whether one record, of the same length, has these bytes."""
+        return all(map(record.startswith, self._texts, self._starts))
 
     def matches(self, block: Bytes) -> Flags | None:
         """Which of some records, a row for each, have these bytes; `None` if all do."""
@@ -64,6 +72,20 @@ class Shapes(Generic[_AnyShape]):
         self._tries = tries
         self._known: dict[int, list[_AnyShape]] = {}
         self._untold = most
+
+    def of(self, record: bytes) -> _AnyShape | None:
+        """The shape of one record, if it has one."""
+        known = self._known.setdefault(len(record), [])
+        for shape in known:
+            if shape.is_of(record):
+                return shape
+        if len(record) > LONGEST or len(known) == SHAPES or not self._untold:
+            return None
+        self._untold -= 1
+        learned = self._learned(record)
+        if learned is not None:
+            known.append(learned)
+        return learned
 
     def sorted(self, records: Records) -> Iterator[tuple[_AnyShape | None, Any, Bytes]]:
         """The shape, the rows and the bytes of records of one shape after the other, and at last the rows of others."""
@@ -207,6 +229,14 @@ class NodeReader:
                 nodes.usual[rows] = shape.has_keys(block, [encoded[row] for row in rows.tolist()])
         return nodes
 
+    def one(self, record: bytes) -> tuple[bytes, bytes, bytes] | None:
+        """The parent's id, the encoded key and the id of the children's tree in one record; `None` if it is not alike."""
+        shape = self._shapes.of(record)
+        if shape is None:
+            return None
+        places = shape.places
+        return record[places["parent"]], record[places["key"]], record[places["children"]]
+
     def _read_one(self, records: Records, row: int, key: str | None, nodes: Nodes) -> None:
         try:
             found = stored_node(records.one(row))
@@ -298,6 +328,10 @@ class _TreeShape(Shape):
                 oids[have] = block[have, oid]
         return oids, found
 
+    def only(self, record: bytes) -> tuple[bytes, bytes]:
+        """The encoded key and the id of the first child in one record."""
+        return record[self._keys[0]], record[self._oids[0]]
+
     def all(self, block: Bytes) -> list[dict[str, bytes] | None]:
         """The ids of all children in records, a row for each, by their keys; `None` where these can't be told."""
         joined = block[:, self._oid_bytes].tobytes()
@@ -362,6 +396,11 @@ class TreeReader:
             else:
                 oids[rows], found[rows] = shape.one(block, encoded)
         return oids, found, unread
+
+    def only_one(self, record: bytes) -> tuple[bytes, bytes] | None:
+        """The encoded key and the id of the only child in one record; `None` if it can't be told to have such a one."""
+        shape = self._shapes.of(record)
+        return shape.only(record) if shape is not None and shape.is_of_one else None
 
     def only(self, records: Records, key: str) -> tuple[Oids, Flags]:
         """The ids of the only children, with this key, and which trees can be told to have such a one."""
