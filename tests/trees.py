@@ -33,7 +33,7 @@ from ZODB.FileStorage import FileStorage
 import lotproc as lp
 from lotproc._fast import FAST
 
-#: For a test that holds how little a fast way reads, and not what is read.
+#: For a test of what only a fast way does: how little it reads, or that it holds a file that was closed or packed.
 fast_ways = pytest.mark.skipif(not FAST, reason="fast ways are turned off")
 
 Tree = dict[str, Any]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from lotdb import BaseNode
 
@@ -32,6 +32,10 @@ _NOTHING = Taken()
 
 #: Nodes in which names are looked for, before the others are read.
 FIRST = 8
+#: Nodes whose values are read together, and held until their records are made.
+TOGETHER = 256
+
+_T = TypeVar("_T")
 
 
 class HandedDown(NamedTuple):
@@ -144,21 +148,32 @@ class AttributeReader:
 
     def many(
         self,
-        paths: list[_Path],
+        paths: Iterable[_Path],
         oids: Oids,
         attributes: Oids,
+        failed: Callable[[_Path, Exception], _T],
         inherited: Sequence[Inherited | None] = (),
         new: Sequence[bool] | None = None,
-    ) -> Iterator[NodeRecord | Exception | None]:
-        """The records of nodes with these paths, ids, and ids of the trees of their attributes.
+    ) -> Iterator[NodeRecord | _T | None]:
+        """The records of nodes with these paths, ids, and ids of the trees of their attributes, made when they are due.
 
-        `None` for one that does not pass the tests; an error for one that can't be read, after which no more come
-        unless errors are collected. `inherited` is what each has from above; `new` says which of them are marked as
-        unchanged, where any are.
+        `None` for one that does not pass the tests; for one that can't be read what `failed` gives of its path and the
+        error, after which no more come unless errors are collected. `inherited` is what each has from above; `new` says
+        which of them are marked as unchanged, where any are.
         """
+        return self._many(paths, oids, self._storage.load_many(attributes), failed, inherited, new)
+
+    def _many(
+        self,
+        paths: Iterable[_Path],
+        oids: Oids,
+        found: Records,
+        failed: Callable[[_Path, Exception], _T],
+        inherited: Sequence[Inherited | None],
+        new: Sequence[bool] | None,
+    ) -> Iterator[NodeRecord | _T | None]:
         (names, inherit, payload), tests, required = self._wanted.taken, self._wanted.tests, self._required
-        found = self._storage.load_many(attributes)
-        read = self._read(found) if payload is None else repeat(None, len(paths))
+        read = self._read(found) if payload is None else repeat(None, len(oids))
         known: Sequence[str] | None = None
         above: Inherited = {}
         own: list[tuple[str, int]] = []
@@ -208,7 +223,7 @@ class AttributeReader:
                 record = node_record(path, path[-1], attributes_of, None)
                 yield record if is_new else unchanged(record)
             except Exception as error:
-                yield error
+                yield failed(path, error)
                 if not self._wanted.collects:
                     return
 
@@ -217,10 +232,12 @@ class AttributeReader:
 
         So that what is told of those is the same for trees that have split, of which only parts are read otherwise.
         """
-        first = FIRST if self.sought.wanted else 0
-        yield from self._values.read(found.some(slice(0, first)), self._needed, all_names=True)
-        all_names = self._required is not None or bool(self.sought.wanted)
-        yield from self._values.read(found.some(slice(first, None)), self._needed, all_names=all_names)
+        start, count = 0, FIRST if self.sought.wanted else TOGETHER
+        while start < len(found.starts):
+            all_names = self._required is not None or bool(self.sought.wanted)
+            some = found.some(slice(start, start + count))
+            yield from self._values.read(some, self._needed, all_names=all_names)
+            start, count = start + count, TOGETHER
 
     def handed_down(
         self, paths: list[_Path], oids: Oids, attributes: Oids, above: list[HandedDown]

@@ -21,6 +21,10 @@ __all__ = ["FileIndex", "FileRecords", "last_complete"]
 HEADER = 42
 #: Parts of a FileStorage's index that are held as arrays. Each takes 0.5 MB, for 65,536 ids that follow one another.
 PARTS = 32
+#: Ids that are found one by one in the time in which their part is made an array.
+FEW = 2048
+#: A place in the file, as the index has it, for what is not there.
+_NOWHERE = bytes(6)
 
 
 def last_complete(file: Any) -> bytes:
@@ -54,17 +58,49 @@ class FileIndex:
     def __init__(self, storage: Any) -> None:
         self._index = storage._index._data
         self._parts: dict[bytes, Numbers] = {}
+        self._asked: dict[bytes, int] = {}  # how many ids of a part were asked for
         self._lock = Lock()
 
-    def part(self, beginning: bytes) -> Numbers:
-        """The places of the 65,536 objects whose ids begin with these six bytes; 0 for those that are not there."""
+    def places(self, oids: Oids) -> Numbers:
+        """Where the newest records of objects with these ids lie; 0 for those that have none."""
+        parts = oids[:, :6]
+        if len(oids) and (parts == parts[0]).all():
+            return self._in_part(parts[0].tobytes(), oids)
+        places = np.empty(len(oids), np.int64)
+        numbers = numbers_at(oids, 0) >> np.uint64(16)
+        for number in np.unique(numbers):
+            rows = numbers == number
+            places[rows] = self._in_part(int(number).to_bytes(6, "big"), oids[rows])
+        return places
+
+    def _in_part(self, beginning: bytes, oids: Oids) -> Numbers:
+        """The same of ids that begin with these six bytes."""
+        places = self._part(beginning, len(oids))
+        if places is not None:
+            found: Numbers = places[oids[:, 6].astype(np.int64) << 8 | oids[:, 7]]
+            return found
+        bucket, ends = self._index.get(beginning), oids[:, 6:].tobytes()
+        if bucket is None:
+            return np.zeros(len(oids), np.int64)
+        return _numbers(b"".join([bucket.get(ends[at : at + 2], _NOWHERE) for at in range(0, len(ends), 2)]))
+
+    def _part(self, beginning: bytes, count: int) -> Numbers | None:
+        """The places of the 65,536 objects whose ids begin with these six bytes; 0 for those that are not there.
+
+        `None` as long as so few of them were asked for, `count` with this call, that these are found faster by
+        themselves: a scan of a large tree begins all over the index, and the first record came only after that.
+        """
         with self._lock:
             places = self._parts.pop(beginning, None)
             if places is None:
+                self._asked[beginning] = asked = self._asked.get(beginning, 0) + count
+                if asked < FEW:
+                    return None
                 places = self._read(beginning)
             self._parts[beginning] = places
             if len(self._parts) > PARTS:
-                del self._parts[next(iter(self._parts))]  # the one whose use is longest ago
+                dropped = next(iter(self._parts))  # the one whose use is longest ago
+                del self._parts[dropped], self._asked[dropped]
             return places
 
     def _read(self, beginning: bytes) -> Numbers:
@@ -73,15 +109,20 @@ class FileIndex:
         if bucket is not None:
             packed = bucket.toString()  # all ends of ids, two bytes each, then all places, six bytes each
             count = len(packed) // 8
-            numbers = np.zeros((count, 8), np.uint8)
-            numbers[:, 2:] = np.frombuffer(packed, np.uint8, 6 * count, 2 * count).reshape(count, 6)
-            places[np.frombuffer(packed, ">u2", count)] = numbers_at(numbers, 0)
+            places[np.frombuffer(packed, ">u2", count)] = _numbers(packed[2 * count :])
         return places
 
     def one(self, oid: bytes) -> int:
         """The place of one object."""
         bucket = self._index.get(oid[:6])
         return int.from_bytes((bucket and bucket.get(oid[6:])) or b"", "big")
+
+
+def _numbers(packed: bytes) -> Numbers:
+    """Places in the file, as the index has them: six bytes each."""
+    numbers = np.zeros((len(packed) // 6, 8), np.uint8)
+    numbers[:, 2:] = np.frombuffer(packed, np.uint8).reshape(-1, 6)
+    return numbers.view(">u8").ravel().astype(np.int64)
 
 
 class FileRecords:
@@ -121,7 +162,7 @@ class FileRecords:
         return self._map[start:stop], tid
 
     def load_many(self, oids: Oids) -> Records:
-        places = self._places(oids)
+        places = self._index.places(oids)
         inside = places <= len(self._array) - HEADER
         heads = rows_at(self._array, np.where(inside, places, 0), HEADER)
         lengths = numbers_at(heads, 34).astype(np.int64)
@@ -142,20 +183,6 @@ class FileRecords:
             tid, starts[row], lengths[row] = self._version(oid, int(places[row]))
             tids[row] = np.frombuffer(tid, np.uint8)
         return Records(self._map, self._array, starts, lengths, tids)
-
-    def _places(self, oids: Oids) -> Numbers:
-        """Where the newest record of each object lies; 0 for those that have none."""
-        parts = oids[:, :6]
-        within = oids[:, 6].astype(np.int64) << 8 | oids[:, 7]
-        if len(oids) and (parts == parts[0]).all():
-            alone: Numbers = self._index.part(parts[0].tobytes())[within]
-            return alone
-        places = np.empty(len(oids), np.int64)
-        numbers = numbers_at(oids, 0) >> np.uint64(16)
-        for number in np.unique(numbers):
-            rows = numbers == number
-            places[rows] = self._index.part(int(number).to_bytes(6, "big"))[within[rows]]
-        return places
 
     def _version(self, oid: bytes, place: int) -> tuple[bytes, int, int]:
         """The transaction, start and length of an object's version that is seen; `place` is its newest record's."""

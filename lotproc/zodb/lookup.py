@@ -392,12 +392,15 @@ class RecordLookup:
                 if not isinstance(items, Parts):
                     parent.items.update(items)
                     self._held += len(items)
-        return [
-            (parent, lower, [key for key in keys if bisect_right(parts.bounds, key) == number])
-            for (parent, parts, keys), needed in zip(parted, needed_of, strict=True)
-            for number in needed
-            if (lower := parent.read.get(parts.parts[number])) is not None
-        ]
+        again: list[tuple[_Parent, Parts, list[str]]] = []
+        for (parent, parts, keys), needed in zip(parted, needed_of, strict=True):
+            lower = {number: below for number in needed if (below := parent.read.get(parts.parts[number])) is not None}
+            if lower:
+                by_part: dict[int, list[str]] = {}
+                for key in keys:
+                    by_part.setdefault(bisect_right(parts.bounds, key), []).append(key)
+                again += [(parent, lower[number], of_part) for number, of_part in by_part.items() if number in lower]
+        return again
 
     def _below(self, oids: Oids, key: str) -> tuple[Oids, Flags]:
         """The ids of the children with one key of nodes with these ids, and which of them have one."""

@@ -346,9 +346,10 @@ class Scanner:
 
     # --- From children to their records -----------------------------------------------------------------------------
 
-    def _decoded(self, together: list[tuple[_Branch, Children]]) -> list[list[_Entry | None]]:
+    def _decoded(self, together: list[tuple[_Branch, Children]]) -> list[Iterable[_Entry | None]]:
         """What the children of some branches of one depth give: their records, and branches in their turn."""
         self._window = min(2 * self._window, WINDOW if self._blocks is None else BLOCK)
+        entries: Iterable[_Entry | None]
         try:
             entries = self._entries(
                 [branch for branch, children in together for _ in children.keys],
@@ -358,11 +359,12 @@ class Scanner:
         except Exception:
             self._follows = False  # so that each error comes at its place
             entries = self._entries_one_by_one(together)
-        following = deque(entry for entry in entries if type(entry) is _Branch)
-        for branch in following:
-            branch.siblings = following
-        rest = iter(entries)
-        return [list(islice(rest, len(children.keys))) for _, children in together]
+        if isinstance(entries, list):
+            following = deque(entry for entry in entries if type(entry) is _Branch)
+            for branch in following:
+                branch.siblings = following
+        rest = iter(entries)  # of which each branch takes its own when the one before it is done
+        return [islice(rest, len(children.keys)) for _, children in together]
 
     def _entries_one_by_one(self, together: list[tuple[_Branch, Children]]) -> list[_Entry | None]:
         """The same one by one, so that an error comes behind what is before it, and costs one node."""
@@ -377,8 +379,12 @@ class Scanner:
                         return entries
         return entries
 
-    def _entries(self, branches: list[_Branch], keys: list[str], oids: Oids) -> list[_Entry | None]:
-        """What the nodes with these keys and ids give, each a child of the branch in its place."""
+    def _entries(self, branches: list[_Branch], keys: list[str], oids: Oids) -> Iterable[_Entry | None]:
+        """What the nodes with these keys and ids give, each a child of the branch in its place.
+
+        Where that is records and nothing else, an iterator that makes them, so that none is held before it is asked
+        for: what is new and goes at once is not looked through by the collector of garbage either.
+        """
         if len(keys) == 1 and self._follows and not self._bounded and not self._elsewhere:
             branch, key, oid = self._at_end(branches[0], keys[0], oids.tobytes())
             branches, keys, oids = [branch], [key], as_oids([oid])
@@ -437,11 +443,12 @@ class Scanner:
         if given and self._blocks is not None:
             given = self._in_blocks(self._blocks, given, entries, branches, keys, nodes.attributes)
         if given:
-            paths = [(*branches[row].path, keys[row]) for row in given]
+            paths = ((*branches[row].path, keys[row]) for row in given)
             inherited = [branches[row].handed_down.values for row in given] if self._wanted.taken.inherit else ()
-            found = self._attributes.many(paths, oids[given], nodes.attributes[given], inherited, new)
-            for row, path, record in zip(given, paths, found, strict=False):  # fewer records, if one is an error
-                entry = _Failed(path, record) if isinstance(record, Exception) else record
+            found = self._attributes.many(paths, oids[given], nodes.attributes[given], _Failed, inherited, new)
+            if len(given) == len(keys) and not any(entries):
+                return found
+            for row, entry in zip(given, found, strict=False):  # fewer records, if one is an error
                 below_it = entries[row]
                 if type(below_it) is _Branch:
                     below_it.own = entry
@@ -553,11 +560,8 @@ class Scanner:
             is_end[place] = among is not None and not among(branches[row].path, keys[row])
         given = rows[is_end].tolist()
         paths = [(*branches[row].path, keys[row], *chain) for row in given]
-        records = self._attributes.many(paths, oids[is_end], attributes[is_end], ())
-        return {
-            row: _Failed(path, record) if isinstance(record, Exception) else record
-            for row, path, record in zip(given, paths, records, strict=False)
-        }
+        records = self._attributes.many(paths, oids[is_end], attributes[is_end], _Failed)
+        return dict(zip(given, records, strict=False))
 
     def _hand_down(self, rows: list[int], entries: list[_Entry | None], oids: Oids, attributes: Oids) -> None:
         """Note for the branches in these rows what their children inherit."""

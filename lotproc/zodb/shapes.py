@@ -230,7 +230,7 @@ class NodeReader:
         return nodes
 
     def one(self, record: bytes) -> tuple[bytes, bytes, bytes] | None:
-        """The parent's id, the encoded key and the id of the children's tree in one record; `None` if it is not alike."""
+        """The parent's id, the encoded key and the id of the tree of children in a record; `None` if it has none."""
         shape = self._shapes.of(record)
         if shape is None:
             return None

@@ -21,6 +21,7 @@ from trees import (
     commit,
     data_nodes,
     exactly,
+    fast_ways,
     grow,
     keys,
     opened,
@@ -211,6 +212,7 @@ class Unknown:
         raise TypeError("it stays where it is")
 
 
+@fast_ways
 def test_a_node_above_others_is_decoded_once() -> None:
     storage = CountingStorage()
     with opened(storage) as root:

@@ -14,6 +14,7 @@ from trees import unsaved
 
 import lotproc as lp
 from lotproc import _marked
+from lotproc._fast import FAST
 from lotproc.zodb.scanner import Scanner
 
 keys = st.sampled_from(["a", "b", "_p", "f"])
@@ -197,4 +198,4 @@ def test_results_that_are_alone_are_read_together_and_the_same(base: Path, in_bu
             found, close = _marked.stamped("obsolete", root, marked)
             assert len(list(found)) == len(together)
             close()
-        assert listed.call_count < 200  # more than that would be all clips, and what is below them
+        assert listed.call_count < 200 or not FAST  # more than that would be all clips, and what is below them

@@ -26,6 +26,7 @@ from trees import (
     commit,
     data_nodes,
     exactly,
+    fast_ways,
     grow,
     keys,
     opened,
@@ -300,6 +301,7 @@ def test_at_the_same_transaction_although_newer_ones_follow(files: dict[str, Pat
         assert [exactly(record) for record in read] == expected
 
 
+@fast_ways
 def test_after_a_pack_a_part_is_right_or_an_error(files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(files["balanced"], tmp_path, dirs_exist_ok=True)
     with closing(LOTDB(path=str(tmp_path), name="tree")) as database:
@@ -319,6 +321,7 @@ def test_after_a_pack_a_part_is_right_or_an_error(files: dict[str, Path], tmp_pa
         assert [exactly(record) for record in [*first, *begun]] == expected[:1000]
 
 
+@fast_ways
 def test_parts_of_many_files_in_turn(tmp_path: Path) -> None:
     """More databases than are kept open; their scans go on, blobs included."""
     with ExitStack() as stack:

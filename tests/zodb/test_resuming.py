@@ -28,6 +28,7 @@ from trees import (
     chain_of,
     commit,
     exactly,
+    fast_ways,
     grow,
     opened,
     planned_trees,
@@ -546,6 +547,7 @@ def test_a_deep_tree(tmp_path: Path) -> None:
                 assert list(pending(lp.inline("n0"), root, records)) == records[:1] + records[2:]
 
 
+@fast_ways
 def test_what_is_remembered_of_a_tree_is_bounded(tmp_path: Path) -> None:
     tree = {f"s{number:03}": {f"clip_{clip:04}": {} for clip in range(100)} for number in range(40)}
     most = []
@@ -583,6 +585,7 @@ class Costly:
         return {"a": 1}
 
 
+@fast_ways
 @pytest.mark.parametrize("in_bulk", [True, False])
 def test_values_of_results_are_not_unpickled(tmp_path: Path, in_bulk: bool) -> None:
     with stored(tmp_path, {"a": {}, "b": {}, "c": {}}) as root:
@@ -613,6 +616,7 @@ def test_values_of_results_are_not_unpickled(tmp_path: Path, in_bulk: bool) -> N
         assert unsaved(root) == []
 
 
+@fast_ways
 def test_without_stamps_the_results_own_records_are_not_read(tmp_path: Path) -> None:
     with opened(CountingStorage(str(tmp_path / "data.fs"))) as root:
         plant(root, {"a": {}, "b": {}})
@@ -754,6 +758,7 @@ def test_a_damaged_record_is_told_of_behind_the_items_before_it(tmp_path: Path, 
         assert re.match("pending: 050: the record of object .* is not there", str(error))
 
 
+@fast_ways
 def test_children_in_parts_without_an_end_are_damage(tmp_path: Path) -> None:
     with (
         stored(tmp_path, {f"{number:03}": {} for number in range(100)}) as root,

@@ -38,6 +38,7 @@ from trees import (
     data_nodes,
     depth_of,
     exactly,
+    fast_ways,
     grow,
     keys,
     leaf_paths,
@@ -712,6 +713,7 @@ def test_an_empty_database(anywhere: BaseNode, tmp_path: Path) -> None:
 # --- Storages and connections ----------------------------------------------------------------------------------------
 
 
+@fast_ways
 def test_a_storage_that_fetches_many_records_at_once() -> None:
     storage = PrefetchingStorage()
     with opened(storage) as root:
@@ -1115,7 +1117,15 @@ def disturb(database: LOTDB, turn: int) -> None:
         database.commit("another")
 
 
-@pytest.mark.parametrize(("read", "packed"), [(0, False), (1, True), (100, False), (1_100, True)])
+@pytest.mark.parametrize(
+    ("read", "packed"),
+    [
+        (0, False),
+        pytest.param(1, True, marks=fast_ways),
+        (100, False),
+        pytest.param(1_100, True, marks=fast_ways),
+    ],
+)
 def test_what_is_committed_meanwhile_is_not_seen(clips_folder: Path, tmp_path: Path, packed: bool, read: int) -> None:
     with copied(clips_folder, tmp_path) as (database, root):
         records = lp.scan("number", root)
