@@ -181,6 +181,7 @@ class RecordLookup:
         self._stamps = StampReader()
         self._root = _Parent(root)
         self._held = 0
+        self._is_large = False  # whether there is more than can be held
 
     def are_there(
         self, paths: Sequence[_Path], tail: _Path = (), version: str | None = None, digests: Sequence[str] | None = None
@@ -252,7 +253,7 @@ class RecordLookup:
         if not FAST:
             raise _OnlyObjectsTell
         if self._held > MOST_HELD:
-            self._root, self._held = _Parent(self._root.oid), 0
+            self._root, self._held, self._is_large = _Parent(self._root.oid), 0, True
         if not tail and len(paths) > 1:
             paths, tail = _without_common_end(paths)
         oids, rows = self._find(paths)
@@ -373,15 +374,28 @@ class RecordLookup:
 
     def _read_parts(self, parted: list[tuple[_Parent, Parts, list[str]]]) -> list[tuple[_Parent, Parts, list[str]]]:
         """Read those parts of trees in which these keys would be; give those of them that are parted again."""
-        needed_of: list[Iterable[int]] = []
         unread: dict[bytes, _Parent] = {}
+        apart: list[tuple[bytes, _Parent, str]] = []
+        needed_of: list[Iterable[int]] = []
         for parent, parts, keys in parted:
             first, last = bisect_right(parts.bounds, min(keys)), bisect_right(parts.bounds, max(keys))
             needed: Iterable[int] = range(first, last + 1)
             if last - first >= len(keys):
-                needed = sorted({bisect_right(parts.bounds, key) for key in keys})
+                by_part = _by_part(parts, keys)
+                needed = by_part
+                if self._is_large:
+                    apart += [
+                        (parts.parts[number], parent, key)
+                        for number, of_part in by_part.items()
+                        if parts.parts[number] not in parent.read
+                        for key in of_part
+                    ]
+                    needed_of.append(needed)
+                    continue
             needed_of.append(needed)
             unread.update((oid, parent) for number in needed if (oid := parts.parts[number]) not in parent.read)
+        if apart:
+            unread.update(self._look_for(apart))
         if unread:
             records = self._storage.load_many(as_oids(unread))
             for (oid, parent), items in zip(unread.items(), self._trees.all(records), strict=True):
@@ -396,11 +410,22 @@ class RecordLookup:
         for (parent, parts, keys), needed in zip(parted, needed_of, strict=True):
             lower = {number: below for number in needed if (below := parent.read.get(parts.parts[number])) is not None}
             if lower:
-                by_part: dict[int, list[str]] = {}
-                for key in keys:
-                    by_part.setdefault(bisect_right(parts.bounds, key), []).append(key)
+                by_part = _by_part(parts, keys)
                 again += [(parent, lower[number], of_part) for number, of_part in by_part.items() if number in lower]
         return again
+
+    def _look_for(self, wanted: list[tuple[bytes, _Parent, str]]) -> dict[bytes, _Parent]:
+        """Look for keys in parts of trees, and for nothing else there; give the parts of which that can't be told.
+
+        For trees that are too large to be held, and keys that come in no order: a third of the time.
+        """
+        records = self._storage.load_many(as_oids([oid for oid, _, _ in wanted]))
+        oids, found, untold = self._trees.each(records, [key for _, _, key in wanted])
+        for row in np.flatnonzero(found).tolist():
+            _, parent, key = wanted[row]
+            parent.items[key] = oids[row].tobytes()
+            self._held += 1
+        return {wanted[row][0]: wanted[row][1] for row in untold}
 
     def _below(self, oids: Oids, key: str) -> tuple[Oids, Flags]:
         """The ids of the children with one key of nodes with these ids, and which of them have one."""
@@ -485,6 +510,14 @@ def root_of(storage: PinnedStorage, oid: bytes) -> bytes:
     _, root = path_and_root(storage.jar().node(oid))
     found: bytes = root._p_oid
     return found
+
+
+def _by_part(parts: Parts, keys: Iterable[str]) -> dict[int, list[str]]:
+    """The keys, by the numbers of the parts in which they would be."""
+    by_part: dict[int, list[str]] = {}
+    for key in keys:
+        by_part.setdefault(bisect_right(parts.bounds, key), []).append(key)
+    return by_part
 
 
 def _without_common_end(paths: Sequence[_Path]) -> tuple[Sequence[_Path], _Path]:

@@ -347,6 +347,17 @@ class _TreeShape(Shape):
             found.append(dict(zip(names, oids[start : start + count], strict=True)) if names == sorted(names) else None)
         return found if count else [{} for _ in block]
 
+    def each(self, block: Bytes, keys: list[bytes]) -> tuple[Oids, Flags, Flags]:
+        """The ids of the children with one key for each record, which have one, and of which that can be told."""
+        count, width = len(block), self._width
+        nothing = np.zeros((count, 8), np.uint8), np.zeros(count, np.bool_)
+        if not width or set(map(len, keys)) != {width}:
+            return *nothing, nothing[1]
+        names = np.ascontiguousarray(block[:, self._key_bytes]).view(f"S{width}")
+        same = names == np.frombuffer(b"".join(keys), f"S{width}")[:, np.newaxis]
+        oids = block[:, self._oid_bytes].reshape(count, -1, 8)[np.arange(count), same.argmax(axis=1)]
+        return oids, same.any(axis=1), np.asarray((names[:, 1:] > names[:, :-1]).all(axis=1))
+
     def all_have(self, block: Bytes, test: Callable[[str], object]) -> Any:
         """Which of some records, a row for each, hold only keys that pass a test."""
         count = len(self._keys)
@@ -412,6 +423,16 @@ class TreeReader:
             if shape is not None and shape.is_of_one:
                 oids[rows], found[rows] = shape.one(block, encoded)
         return oids, found
+
+    def each(self, records: Records, keys: Sequence[str]) -> tuple[Oids, Flags, list[int]]:
+        """The ids of the children with one key for each record, which have one, and the rows that can't be told so."""
+        count = len(records.starts)
+        oids, found, told = np.zeros((count, 8), np.uint8), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        encoded = [key.encode("utf-8", "surrogatepass") for key in keys]
+        for shape, rows, block in self._shapes.sorted(records):
+            if shape is not None:
+                oids[rows], found[rows], told[rows] = shape.each(block, [encoded[row] for row in rows.tolist()])
+        return oids, found & told, np.flatnonzero(~told).tolist()
 
     def all_have(self, records: Records, test: Callable[[str], object]) -> Flags:
         """Which trees hold only keys that pass a test, as far as it can be told."""

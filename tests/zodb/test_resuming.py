@@ -17,9 +17,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from BTrees.OOBTree import OOBTree
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from lotdb import LOTDB, BaseNode, PathFileObj
-from recording import Source
+from recording import Source, examples
 from test_scanning import KINDS, kinds, storage_of
 from toolz import compose_left, pipe
 from trees import (
@@ -568,6 +568,33 @@ def test_what_is_remembered_of_a_tree_is_bounded(tmp_path: Path) -> None:
     ):
         assert len(list(pending(lp.inline("_proc"), root, lp.scan((), root)))) == 4_000
     assert 100 < max(most) < 1_000 + 1_024 + 2 * 100
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BaseNode, list[str]]]:
+    """The root of a tree that has split, and the keys that it could have: every second one is there."""
+    keys = [f"k{number:04}" for number in range(2_000)]
+    keys[100:160] = [f"k{number:04}{'é' * (number % 4)}" for number in range(100, 160)]
+    with stored(tmp_path_factory.mktemp("large"), {key: {} for key in keys[::2]}) as root:
+        yield root, keys
+
+
+@settings(max_examples=examples(25))
+@given(
+    rows=st.lists(st.one_of(st.integers(0, 1_999), st.integers(90, 170)), max_size=40),
+    held=st.sampled_from([0, 20, 50_000]),
+    window=st.sampled_from([1, 8, 64]),
+)
+def test_keys_in_no_order_of_a_tree_that_is_too_large_to_be_held(
+    large: tuple[BaseNode, list[str]], rows: list[int], held: int, window: int
+) -> None:
+    root, keys = large
+    records = [lp.NodeRecord((keys[row],), keys[row]) for row in rows]
+    with patch.object(_lookup, "MOST_HELD", held), patch.multiple(_windows, FIRST_WINDOW=window, WINDOW=window):
+        missing = list(pending(lp.mirror(), root, records))
+        there = list(pending(lp.mirror(), root, records, invert=True))
+    assert [record.key for record in missing] == [keys[row] for row in rows if row % 2]
+    assert [record.key for record in there] == [keys[row] for row in rows if not row % 2]
 
 
 # --- Nothing is read that is not needed -----------------------------------------------------------------------------
