@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lotdb import BaseNode
 from toolz import concat, pipe
 
@@ -27,6 +28,8 @@ VERSION = "v1"
 BATCH = 50
 WORKERS = 2
 WORK_SECONDS = 0.0002
+#: Numbers in the array that one in so many records has.
+SAMPLES, SAMPLES_EVERY = 1 << 14, 32
 
 
 def tell(**facts: Any) -> None:
@@ -58,7 +61,13 @@ class Double:
             pass
         if self.nap_every and number % self.nap_every == 0:
             time.sleep(self.nap_seconds)
-        return lp.ProcessResult(record.path, output=2 * number)
+        return doubled(record)
+
+
+def doubled(record: lp.NodeRecord) -> lp.ProcessResult:
+    """All in a record twice: its number, and its samples where it has some."""
+    samples = {name: 2 * value for name, value in record.attributes.items() if name == "samples"}
+    return lp.ProcessResult(record.path, output=2 * record.attributes["n"], attributes=samples)
 
 
 def double(
@@ -108,7 +117,10 @@ def _double(root: BaseNode, ledger: str, commit_every: int, mode: Any, processor
 
 
 def records(numbers: Iterable[int]) -> Iterator[lp.NodeRecord]:
-    return (lp.NodeRecord((f"clip_{n:07}",), f"clip_{n:07}", {"n": n}) for n in numbers)
+    """Records, one in so many of them with an array that is too large for the pipe to a worker."""
+    for n in numbers:
+        samples = {} if n % SAMPLES_EVERY else {"samples": np.full(SAMPLES, n)}
+        yield lp.NodeRecord((f"clip_{n:07}",), f"clip_{n:07}", {"n": n, **samples})
 
 
 class Culprits:
@@ -123,7 +135,7 @@ class Culprits:
             with open(self.notes, "a") as notes:
                 notes.write(f"{number}\n")
             os.kill(os.getpid(), signal.SIGKILL)
-        return lp.ProcessResult(record.path, output=2 * number)
+        return doubled(record)
 
 
 def kill_workers(size: int, culprits: list[int], notes: str) -> None:
@@ -157,11 +169,10 @@ def _tell_results(results: Iterable[Any], size: Any) -> None:
     total = size() if callable(size) else size
     failures = [(int((item.path or ("",))[0][5:]), item.error) for item in found if isinstance(item, lp.Failure)]
     failed = {number for number, _ in failures}
-    expected = [(record.path, 2 * number) for number, record in enumerate(records(range(total)))]
-    given = [(item.path, getattr(item, "output", None)) for item in found]
+    expected = map(doubled, records(range(total)))
     wrong = [
         number
-        for number, (have, want) in enumerate(zip(given, expected, strict=False))
+        for number, (have, want) in enumerate(zip(found, expected, strict=False))
         if have != want and number not in failed
     ]
     tell(records=total, items=len(found), failures=failures, wrong=wrong)

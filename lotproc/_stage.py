@@ -175,6 +175,7 @@ def stage(
         signature = _with_data(inspect.signature(options), data)
         plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
         shape = f"{options.__name__}{signature.replace(parameters=plain)}"
+        positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
         @functools.wraps(options)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -185,7 +186,6 @@ def stage(
             for name, value in given.items():
                 if name not in (data, stream) and isinstance(value, Iterator):  # which could be used only once
                     given[name] = tuple(value)
-            positional = positional_of(call)
             here = {*given, *([instead[0]] if instead and instead[1] in given else [])}
             missing = [name for name in positional if name not in here]
             if len(missing) == len(positional) > 1:

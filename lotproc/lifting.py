@@ -49,7 +49,7 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
     def called(record: T) -> R:
         inputs = {record.path: record.inputs} if isinstance(record, NodeRecord) and record.inputs else {}
         result = fn(record)
-        if inputs or isinstance(result, Iterator) or type(result) in (list, tuple):
+        if inputs or (type(result) is not ProcessResult and isinstance(result, (Iterator, list, tuple))):
             result = drained(result, inputs)
         return result
 

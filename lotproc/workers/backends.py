@@ -6,12 +6,14 @@ outcome, maybe packed. What is wrong with the backend and not with the batch is 
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from contextvars import Context, copy_context
+from functools import lru_cache
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
@@ -37,6 +39,13 @@ INTERRUPT_SECONDS = 1.0
 
 def cpu_count() -> int:
     """How many workers can work at the same time."""
+    cpus = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return _cpu_count(cpus, os.environ.get("LOKY_MAX_CPU_COUNT"))
+
+
+@lru_cache(maxsize=1)
+def _cpu_count(cpus: frozenset[int] | None, most: str | None) -> int:
+    """The same; asked once for the CPUs that this process may use, since files of the system are read for it."""
     import loky
 
     return int(loky.cpu_count())

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lotdb import BaseNode
 
+from .._fast import FAST
 from .._nodes import node_path, path_of
 from ..errors import ArgumentTypeError, LiveNodeError, as_text, got
 from ..models import NodeRecord, Partition, ProcessResult
@@ -132,6 +133,11 @@ def detached(batches: Iterable[Any]) -> Iterator[Any]:
         yield batch
 
 
+def _is_plain(record: NodeRecord) -> bool:
+    """Whether a record holds nothing that could be a node or hold one."""
+    return type(record.payload) in _PLAIN and _PLAIN.issuperset(map(type, record.attributes.values()))
+
+
 def _live_node(value: object, levels: int = 3) -> BaseNode | None:
     """A live node in a batch: one of its items, or one level down in an item or in what a record or a result holds."""
     if isinstance(value, BaseNode):
@@ -149,6 +155,8 @@ def _live_node(value: object, levels: int = 3) -> BaseNode | None:
     else:
         return None
     for part in parts:
+        if FAST and type(part) is NodeRecord and _is_plain(part):  # as most are; in half the time
+            continue
         if type(part) not in _PLAIN and (node := _live_node(part, levels - 1)) is not None:
             return node
     return None
