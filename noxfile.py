@@ -106,10 +106,14 @@ def demo(session: nox.Session) -> None:
     session.run("python", "docs/examples/speech_features.py", *session.posargs)
 
 
+#: What one would take instead, and what draws the pictures.
+PEERS = ("dask[bag]", "datasets", "joblib", "matplotlib", "ray")
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure against what others wrote, and write docs/performance.md; what follows `--` goes to the program."""
-    install(session, extras="lmdb,originals")
+    install(session, *PEERS, extras="all,originals")
     session.run("python", "-m", "benchmarks.run", *(session.posargs or ["--write", "docs/performance.md"]))
 
 

@@ -10,20 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
+from time import perf_counter
 from typing import Any, TypeVar
 
 from benchmarks.trees import Digest
 
 T = TypeVar("T")
 
-#: Leaves (or seconds of sound) of the tree that every process works on first, to import and start what it needs.
+#: Leaves, records, files or seconds of sound that every process works on first, to import and start what it needs.
 WARM_UP = 20
 SAMPLE_EVERY = 0.005  # seconds
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one side took (seconds, or megabytes), what it found, and what else should be known."""
+    """What one side took (seconds, megabytes, or calls), what it found, and what else should be known."""
 
     value: float
     digest: Digest | None
@@ -47,6 +48,19 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
     return pickle.loads(done.stdout)
 
 
+def seconds(work: Callable[[], object]) -> float:
+    """How long something takes."""
+    start = perf_counter()
+    work()
+    return perf_counter() - start
+
+
+def check(found: Digest | None, expected: Digest) -> None:
+    """Look at what one side found, where its digest can't be that of the other."""
+    if found != expected:
+        raise AssertionError(f"found {found}, expected {expected}")
+
+
 def read_whole(file: Path) -> None:
     with file.open("rb") as opened:
         while opened.read(1 << 20):
@@ -59,8 +73,11 @@ class PeakMemory:
     Anonymous memory is what counts: pages of a mapped file can be dropped at any time, and are not held.
     """
 
+    def __init__(self, *kinds: str) -> None:
+        self._kinds = kinds or ("RssAnon",)
+
     def __enter__(self) -> PeakMemory:
-        self._start = self._peak = anonymous_memory()
+        self._start = self._peak = held_memory(*self._kinds)
         self._end = Event()
         self._thread = Thread(target=self._watch)
         self._thread.start()
@@ -72,17 +89,17 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._end.wait(SAMPLE_EVERY):
-            self._peak = max(self._peak, anonymous_memory())
+            self._peak = max(self._peak, held_memory(*self._kinds))
 
     @property
     def megabytes(self) -> float:
         return self._peak - self._start
 
 
-def anonymous_memory() -> float:
-    """The anonymous memory of this process, in MB; Linux alone tells it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "RssAnon":
-            return int(value.split()[0]) * 1024 / 1e6
-    raise OSError("this system does not tell the anonymous memory of a process")
+def held_memory(*kinds: str) -> float:
+    """The memory of this process that is of these kinds, in MB; Linux alone tells it."""
+    lines = (line.partition(":") for line in Path("/proc/self/status").read_text().splitlines())
+    kilobytes = {name: int(value.split()[0]) for name, _, value in lines if name in kinds}
+    if len(kilobytes) < len(kinds):
+        raise OSError("this system does not tell what memory a process has")
+    return sum(kilobytes.values()) * 1024 / 1e6

@@ -2,24 +2,53 @@
 
 python -m benchmarks.run --leaves 2000 --rounds 1          # a quick look
 python -m benchmarks.run --only 'cold `scan`'              # some of the rows
-python -m benchmarks.run --write docs/performance.md       # all of it, and the page
+python -m benchmarks.run --only '^Workers'                 # those of a section
+python -m benchmarks.run --write docs/performance.md       # all of it, the page and its pictures
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from time import perf_counter
 
-from benchmarks.measuring import WARM_UP, Measured, in_fresh_process, measured
+from benchmarks import (
+    arrays,
+    columns,
+    growth,
+    memory,
+    paths,
+    payloads,
+    peer_engines,
+    peer_stores,
+    pipelines,
+    reading,
+    store_rows,
+    whole_job,
+    workers,
+    writing,
+)
+from benchmarks.measuring import Measured
 from benchmarks.report import Line, page, table
-from benchmarks.rows import Row, Side, all_rows
-from benchmarks.store_rows import store_rows
+from benchmarks.rows import Row
+from benchmarks.sides import measured_side
+
+#: The sections of the page, and what gives their rows for trees of so many leaves.
+SECTIONS: dict[str, list[Callable[[int], list[Row]]]] = {
+    "The whole job": [whole_job.rows, pipelines.rows],
+    "Reading": [reading.rows, columns.rows, paths.rows, payloads.rows],
+    "Writing": [writing.rows],
+    "Workers": [workers.rows, arrays.rows],
+    "Memory": [memory.rows],
+    "Stores": [store_rows.rows],
+    "Peers": [peer_stores.rows, peer_engines.rows],
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,9 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="the size of the trees, and the records in a store (default: 100,000)",
     )
     parser.add_argument(
-        "--only", default="", metavar="PATTERN", help="the rows whose work this regular expression finds"
+        "--only", default="", metavar="PATTERN", help="the rows that this finds in 'SECTION' or in their work"
     )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file, pictures beside it")
     parser.add_argument("--folder", type=Path, help="keep the trees here for the next time (default: a temporary one)")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.leaves < 1_000:
@@ -44,19 +73,30 @@ def main(arguments: list[str] | None = None) -> None:
     if options.write and options.only:
         parser.error("the page has all rows; leave out --only or --write")
 
-    sections = [
-        [row for row in rows if re.search(options.only, row.work)]
-        for rows in (all_rows(options.leaves), store_rows(options.leaves))
-    ]
+    start = perf_counter()
     with nullcontext(options.folder) if options.folder else TemporaryDirectory() as folder:
-        trees, stores = ([measured_row(row, options.rounds, Path(folder)) for row in section] for section in sections)
-    print(table([*trees, *stores]))
+        sections = {
+            name: [
+                measured_row(row, options.rounds, Path(folder))
+                for rows in parts
+                for row in rows(options.leaves)
+                if re.search(options.only, name) or re.search(options.only, row.work)
+            ]
+            for name, parts in SECTIONS.items()
+        }
+        print(table([line for lines in sections.values() for line in lines]))
+        if options.write:
+            lines = growth.measured_lines(options.leaves, min(3, options.rounds), Path(folder))
+            growth.draw(lines, options.write.parent / "pictures")
     if options.write:
-        options.write.write_text(page(trees, stores, options.leaves, options.rounds), encoding="utf-8")
+        minutes = round((perf_counter() - start) / 60)
+        text = page(sections, options.leaves, options.rounds, minutes)
+        options.write.write_text(text, encoding="utf-8")
 
 
 def measured_row(row: Row, rounds: int, folder: Path) -> Line:
     """Measure both sides of a row, a round at a time; the side that goes first changes with each round."""
+    start = perf_counter()
     outcomes: list[float] = []
     ours: list[Measured] = []
     theirs: list[Measured] = []
@@ -66,37 +106,16 @@ def measured_row(row: Row, rounds: int, folder: Path) -> Line:
             results.append(measured_side(side, row.writes, folder))
         if ours[-1].digest != theirs[-1].digest:
             raise AssertionError(f"{row.work}: {ours[-1].digest}, but {row.peer}: {theirs[-1].digest}")
-        outcomes.append(row.comparison.of(ours[-1].value, theirs[-1].value))
-        outcome = f"{row.comparison.outcome.format(outcomes[-1])} {row.comparison.unit}"
-        print(f"{row.work}: {outcome}", file=sys.stderr, flush=True)
+        outcomes.append(row.comparison.of(row.ours.figure(ours[-1]), row.theirs.figure(theirs[-1])))
+    outcome = f"{row.comparison.outcome.format(median(outcomes))} {row.comparison.unit}"
+    print(f"{row.work}: {outcome} ({perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
     return Line(
         row,
-        ours=median(result.value for result in ours),
-        theirs=median(result.value for result in theirs),
+        ours=median(map(row.ours.figure, ours)),
+        theirs=median(map(row.theirs.figure, theirs)),
         outcomes=outcomes,
         notes=[result.note for result in (ours[-1], theirs[-1]) if result.note],
     )
-
-
-def measured_side(side: Side, writes: bool, folder: Path) -> Measured:
-    database, small = built(side, side.size, folder), built(side, WARM_UP, folder)
-    if not writes:
-        return in_fresh_process(measured, side.run, database, side.size, small)
-    with TemporaryDirectory(dir=folder) as copies:
-        database = Path(shutil.copytree(database, Path(copies, "database")))
-        small = Path(shutil.copytree(small, Path(copies, "small")))
-        return in_fresh_process(measured, side.run, database, side.size, small)
-
-
-def built(side: Side, size: int, folder: Path) -> Path:
-    """The database of a side, built where it is not there yet."""
-    database = folder / f"{side.build.__name__}_{size}"
-    if not database.exists():
-        unfinished = database.with_suffix(".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        side.build(unfinished, size)
-        unfinished.rename(database)
-    return database
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is timed with archives: a function for each side of each row, as in `sides`."""
+"""What is timed with archives: a function for each side of each row, as in `reading`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from roxxel import Roxxel
 
-from benchmarks.measuring import Measured
+from benchmarks.measuring import Measured, seconds
 from benchmarks.store_files import (
     APPENDED,
     ARCHIVE,
@@ -16,7 +16,6 @@ from benchmarks.store_files import (
     SHARDS,
     archive_contents,
     digest,
-    seconds,
     silent,
     values,
 )

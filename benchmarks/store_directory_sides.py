@@ -1,4 +1,4 @@
-"""What is timed with directories: a function for each side of each row, as in `sides`. Every call takes the lock."""
+"""What is timed with directories: a function for each side of each row, as in `reading`. Every call takes the lock."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from dirdb import dirdb
 
-from benchmarks.measuring import Measured, PeakMemory
-from benchmarks.store_files import LARGE, SMALL, array, digest, directory_contents, names, seconds, values
+from benchmarks.measuring import Measured, PeakMemory, seconds
+from benchmarks.store_files import LARGE, SMALL, array, digest, directory_contents, names, values
 from lotproc.stores import DirectoryStore
 
 NAME = "array"

@@ -6,11 +6,10 @@ A record has the path of a leaf as its key, and bytes as its value.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from random import Random
-from time import perf_counter
 from typing import Any, TypeAlias
 from zlib import crc32
 
@@ -69,13 +68,6 @@ def digest(found: Iterable[tuple[str, Any]]) -> Digest:
         size += len(value)
         places += crc32(value, crc32(key.encode()))
     return Digest(records, size, places)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long something takes."""
-    start = perf_counter()
-    work()
-    return perf_counter() - start
 
 
 # Building

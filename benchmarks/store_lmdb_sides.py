@@ -1,4 +1,4 @@
-"""What is timed with LMDB: a function for each side of each row, as in `sides`.
+"""What is timed with LMDB: a function for each side of each row, as in `reading`.
 
 The disk is waited for on both sides or on neither, and no map has to grow.
 """
@@ -14,8 +14,8 @@ from typing import Any
 import lmdb
 from lmdb_object_store import LmdbObjectStore
 
-from benchmarks.measuring import Measured
-from benchmarks.store_files import MAP_SIZE, Pair, digest, keys, lmdb_contents, pairs, seconds
+from benchmarks.measuring import Measured, seconds
+from benchmarks.store_files import MAP_SIZE, Pair, digest, keys, lmdb_contents, pairs
 from lotproc.stores import LmdbStore
 
 BATCH = 1_000  # values that are stored, or asked for, together; what both packages do by default

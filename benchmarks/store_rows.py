@@ -11,12 +11,10 @@ from benchmarks import (
     store_files as files,
     store_lmdb_sides as lmdb,
 )
-from benchmarks.rows import Comparison, Row, Run, Side
+from benchmarks.rows import EXTRA_MEMORY, Row
+from benchmarks.sides import Run, Side
 
 ARRAY_MB = 80
-
-#: Whole megabytes that our side takes; the other's are there to be compared.
-EXTRA_MEMORY = Comparison(lambda ours, theirs: round(ours), "{:.0f} MB", "{:+.0f}", "MB", at_most=True)
 
 LMDB_STORE = "lmdb-object-store"
 DIRDB = "dirdb, locked as well; it never syncs"
@@ -24,7 +22,7 @@ ROXXEL = "roxxel, which never syncs"
 NOT_DURABLE = "the same with `durable=False`"
 
 
-def store_rows(records: int) -> list[Row]:
+def rows(records: int) -> list[Row]:
     """The rows, for so many records of 100 B; some have five times as many, those with a file for each have fewer."""
     many, few, fewer = 5 * records, max(20, records // 50), max(20, records // 500)
 

@@ -138,20 +138,3 @@ def joined(digests: Iterable[Digest]) -> Digest:
 def expected(leaves: int) -> Digest:
     """The digest of a tree with so many leaves."""
     return digest((leaf_path(index), duration(index)) for index in range(leaves))
-
-
-def read_back(folder: Path, leaves: int, base: tuple[str, ...] = ()) -> Digest:
-    """What plain lotdb reads of the results below (or at) the leaves: about 2,000 of them, spread evenly."""
-    with opened(folder, read_only=True) as database:
-        root = database.open_connection()
-        paths = [(*leaf_path(index), *base) for index in _sample(leaves)]
-        return digest((path, root.get_node_path(path, create=False).get_attribute("result")) for path in paths)
-
-
-def expected_results(leaves: int, base: tuple[str, ...] = ()) -> Digest:
-    """The digest of what `read_back` reads: each leaf's duration, doubled."""
-    return digest(((*leaf_path(index), *base), 2 * duration(index)) for index in _sample(leaves))
-
-
-def _sample(leaves: int) -> range:
-    return range(0, leaves, max(1, leaves // 2_000))
