@@ -76,6 +76,22 @@ def bare(session: nox.Session) -> None:
     session.run("pytest", "tests", *ignored, *ON_ALL_CORES, *session.posargs)
 
 
+#: Files with the laws of reading and writing, which the fast ways must hold as well as the slow ones.
+LAWS = (
+    *("zodb/test_one_view", "zodb/test_scanning", "zodb/test_along_paths", "zodb/test_through_time"),
+    *("zodb/test_resuming", "writing/test_bulk", "writing/test_two_planes", "writing/test_writing"),
+    *("writing/test_stamps", "doors/test_export", "doors/test_ingest", "workers/test_parallel", "stores/test_stores"),
+)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the laws of reading and writing with all fast ways off."""
+    install(session, extras="all,test,originals")
+    files = [f"tests/{name}.py" for name in LAWS]
+    session.run("pytest", *files, *ON_ALL_CORES, *session.posargs, env={"LOTPROC_SLOW": "1"})
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""

@@ -9,10 +9,17 @@ import pytest
 from hypothesis import HealthCheck, settings
 from recording import THOROUGH, open_files
 
+from lotproc._fast import FAST
+
 # The quick one is for every day and every Python; `pytest --hypothesis-profile=thorough` looks further.
 for name, most in (("quick", 15), ("thorough", THOROUGH)):
     settings.register_profile(name, deadline=None, max_examples=most, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("quick")
+
+
+def pytest_report_header() -> str:
+    """Say in each log which ways were tested."""
+    return f"fast ways: {'on' if FAST else 'off'}"
 
 
 def pytest_collection_finish() -> None:
