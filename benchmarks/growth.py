@@ -46,7 +46,10 @@ def sizes(leaves: int) -> list[int]:
 
 
 def measured_lines(leaves: int, rounds: int, folder: Path) -> Lines:
-    """Measure every line: all sizes in turn, a round at a time; the median of the rounds is what is drawn."""
+    """Measure every line: all sizes in turn, a round at a time; the median of the rounds is what is drawn.
+
+    What is larger than the trees of the tables is measured once, since that takes long and varies little.
+    """
     return {
         file: {name: measured_line(name, line, leaves, rounds, folder) for name, line in lines.items()}
         for file, (_, lines) in PICTURES.items()
@@ -56,10 +59,11 @@ def measured_lines(leaves: int, rounds: int, folder: Path) -> Lines:
 def measured_line(name: str, line: tuple[Run, Build, bool], leaves: int, rounds: int, folder: Path) -> dict[int, float]:
     run, build, writes = line
     found: dict[int, list[float]] = {size: [] for size in sizes(leaves)}
-    for _ in range(rounds):
+    for number in range(rounds):
         for size, values in found.items():
-            side = Side(run, size, build, size)
-            values.append(side.figure(measured_side(side, writes, folder)))
+            if size <= leaves or number == 0:
+                side = Side(run, size, build, size)
+                values.append(side.figure(measured_side(side, writes, folder)))
     medians = {size: median(values) for size, values in found.items()}
     costs = ", ".join(f"{cost:.2f}" for cost in medians.values())
     print(f"{name}, µs a leaf from {min(medians):,} to {max(medians):,}: {costs}", file=sys.stderr, flush=True)

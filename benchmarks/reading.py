@@ -144,7 +144,7 @@ LOOP = "a loop over `iterate_tree_leaves`, `gps`, `get_attribute`"
 
 
 def rows(leaves: int) -> list[Row]:
-    small, large = leaves // 10, 10 * leaves
+    small, half, large = leaves // 10, leaves // 2, 10 * leaves
     return [
         row("cold `scan`, one attribute, one process", LOOP, scan, loop, 12, size=leaves),
         row("the same over `partitions`, two processes", LOOP, scan_partitions, loop, 18, size=leaves),
@@ -156,7 +156,7 @@ def rows(leaves: int) -> list[Row]:
             2,
             size=leaves,
         ),
-        row("cold `scan`, 3 leaves below each parent", LOOP, scan, loop, size=leaves, build=build_narrow),
+        row("cold `scan`, 3 leaves below each parent", LOOP, scan, loop, size=half, build=build_narrow),
         row("cold `scan`, against the raw limit", "`mmap` and the C unpickler", scan, read_raw, size=leaves),
         row(
             "warm `leaves` + `snapshot`",
@@ -164,7 +164,7 @@ def rows(leaves: int) -> list[Row]:
             partial(warm, snapshot_tree),
             partial(warm, loop_over_tree),
             3,
-            size=leaves,
+            size=half,
         ),
         Row(
             f"`scan` of {large:,} leaves, a leaf",

@@ -5,6 +5,7 @@ What is written goes to a copy, is committed inside the timed part, and is read 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,7 @@ def timed_write(
     folder: Path, leaves: int, policy: Any, results: list[lp.ProcessResult], base: tuple[str, ...]
 ) -> Measured:
     batches = list(lp.chunked(BATCH, results))
+    gc.freeze()  # what is to be written is not looked through again and again
     with opened(folder) as database:
         root = database.open_connection()
         value = seconds(lambda: lp.write(policy, root, batches, commit_every=COMMIT_EVERY))
@@ -95,6 +97,7 @@ def loop_new(folder: Path, leaves: int, output: Callable[[int], Any] = number) -
 def timed_loop(
     folder: Path, leaves: int, planned: Iterable[tuple[Sequence[str], dict[str, Any]]], base: tuple[str, ...]
 ) -> Measured:
+    gc.freeze()
     with opened(folder) as database:
         root = database.open_connection()
         value = seconds(lambda: loops.write(database, root, planned))
