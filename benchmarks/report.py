@@ -72,7 +72,8 @@ def _cells(line: Line) -> list[str]:
 def _figure(value: float, side: Side, row: Row) -> str:
     if side.items is None:
         return row.comparison.value.format(value)
-    return f"{value:.3g} µs" if value < 1_000 else f"{value / 1_000:.3g} ms"
+    scale, unit = (1, "µs") if value < 1_000 else (1_000, "ms") if value < 1_000_000 else (1_000_000, "s")
+    return f"{value / scale:.3g} {unit}"
 
 
 def machine() -> str:
