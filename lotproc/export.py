@@ -16,7 +16,7 @@ from ._nodes import node_path
 from ._public import public
 from ._stage import check_count, check_root, stage
 from .errors import ArgumentError, ArgumentTypeError, as_utf8, got
-from .tables.arrow import whole_table, write_parquet
+from .tables.arrow import BATCH, whole_table, write_parquet
 from .tables.batches import Batch, batches
 from .tables.rows import LEVEL, Row, cell, check_names, in_order, levels, rows_of
 from .tables.scanned import as_columns
@@ -91,7 +91,7 @@ def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
     pandas = needed("pandas", "pandas", "to_dataframe()")
-    return lambda records: _frame_of_batches(pandas, list(batches("to_dataframe", as_columns(records), 10_000)))
+    return lambda records: _frame_of_batches(pandas, list(batches("to_dataframe", as_columns(records), BATCH)))
 
 
 @overload

@@ -7,9 +7,9 @@ import datetime
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+import more_itertools
 import numpy as np
 
 from .._files import replacing
@@ -22,8 +22,10 @@ from .times import common_unit, kind_of_time
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["stream_of", "whole_table", "write_parquet"]
+__all__ = ["BATCH", "stream_of", "whole_table", "write_parquet"]
 
+#: Rows that are in Python's hands at a time.
+BATCH = 10_000
 #: What a column holds, by the first of these that a value is an instance of.
 KINDS = (bool, int, float, str, bytes, list, dict, datetime.datetime, datetime.date, datetime.timedelta)
 
@@ -247,14 +249,14 @@ def _refused(
     return ArgumentTypeError(f"{name}: the column {column!r} can't be {what}: {error}{it_is}", path=paths[found])
 
 
-def whole_table(name: str, records: Iterable[Any], batch_size: int = 10_000) -> pa.Table:
+def whole_table(name: str, records: Iterable[Any]) -> pa.Table:
     """Records as one table; only a batch of them is in Python's hands at a time."""
     import pyarrow as pa
 
     kinds = Kinds(name)
     schema = pa.schema([])
     tables = []
-    for batch in batches(name, records, batch_size):
+    for batch in batches(name, records, BATCH):
         table = table_of(batch, kinds)
         schema = _widened_schema(name, schema, table, batch)
         tables.append((table, batch.size))
@@ -263,71 +265,78 @@ def whole_table(name: str, records: Iterable[Any], batch_size: int = 10_000) -> 
     return pa.concat_tables([_widened(name, table, size, schema) for table, size in tables])
 
 
-def stream_of(name: str, records: Iterable[Any], schema: pa.Schema | None, batch_size: int = 10_000) -> Any:
+def stream_of(name: str, records: Iterable[Any], schema: pa.Schema | None) -> Any:
     """Records as a reader of record batches, all of one schema: by default that of the first."""
     import pyarrow as pa
 
     kinds = Kinds(name)
-    given = ((table_of(batch, kinds), batch) for batch in batches(name, records, batch_size))
-    first = list(islice(given, 1 if schema is None else 0))
+    given = more_itertools.peekable((table_of(batch, kinds), batch) for batch in batches(name, records, BATCH))
     if schema is None:
-        schema = first[0][0].schema if first else pa.schema([])
-    return pa.RecordBatchReader.from_batches(schema, _fitting(name, schema, chain(first, given)))
+        schema = given.peek((pa.table({}), None))[0].schema
+    return pa.RecordBatchReader.from_batches(schema, _fitting(name, schema, given))
 
 
 def _fitting(name: str, schema: pa.Schema, given: Iterable[tuple[pa.Table, Batch]]) -> Iterator[pa.RecordBatch]:
     """Batches in the types of a schema; what does not fit is refused."""
     for table, batch in given:
         for field in table.schema:
-            values, place = table[field.name], schema.get_field_index(field.name)
-            row = _first_unfit(values, schema.field(place).type if place >= 0 else None)
-            if row is not None:
-                raise ArgumentTypeError(
-                    f"{name}: the column {field.name!r}",
-                    path=batch.path(row),
-                    expected="no such column" if place < 0 else f"{schema.field(place).type}",
-                    got=f"{field.type}",
-                    hint="the first 10,000 rows set the columns and types of a stream. Use to_arrow() or to_parquet(), "
-                    "which look at all rows first",
-                )
+            place = schema.get_field_index(field.name)
+            kind = schema.field(place).type if place >= 0 else None
+            if table[field.name].null_count < batch.size and not _fits(field.type, kind):
+                raise _unfit(name, field.name, kind, batch)
         yield from _widened(name, table, batch.size, schema).to_batches()
 
 
-def _first_unfit(values: pa.ChunkedArray, kind: pa.DataType | None) -> int | None:
-    """The first row with a value that a column of this type, or none, does not hold as it is."""
+def _fits(kind: pa.DataType, column: pa.DataType | None) -> bool:
+    """Whether a column of a type can hold all values of another one as they are; `None` is no column at all."""
     import pyarrow as pa
 
-    if values.type == kind or values.null_count == len(values):
-        return None
-    first: int = values.is_valid().index(True).as_py()
-    if kind is None or pa.types.is_null(kind) or values.type.num_fields or kind.num_fields:
-        return first
     try:
-        _cast(values, kind)
-    except Exception:
-        for row in range(first, len(values)):
-            try:
-                _cast(values.slice(row, 1), kind)
-            except Exception:
-                return row
-        return first
-    return None
+        return column == kind or (column is not None and column == _unified(column, kind))
+    except pa.ArrowException:
+        return False
+
+
+def _unified(*kinds: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    schemas = [pa.schema([("", kind)]) for kind in kinds]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def _unfit(name: str, column: str, kind: pa.DataType | None, batch: Batch) -> ArgumentTypeError:
+    """What to raise where a batch has values that a column does not hold: with the path of the first of them."""
+    import pyarrow as pa
+
+    def is_unfit(value: Any) -> bool:
+        try:
+            return value is not None and not _fits(pa.array([value]).type, kind)
+        except Exception:
+            return True
+
+    values = batch.values(column)
+    row = next((row for row, value in enumerate(values) if is_unfit(value)), 0)
+    return ArgumentTypeError(
+        f"{name}: the column {column!r}",
+        path=batch.path(row),
+        expected="none of that name" if kind is None else f"{kind}",
+        got=got(values[row]),
+        hint=f"the first {BATCH:,} rows set the columns of a stream, and their types. to_arrow() and to_parquet() look "
+        "at all rows first",
+    )
 
 
 def _widened_schema(name: str, schema: pa.Schema, table: pa.Table, batch: Batch) -> pa.Schema:
     """The schema that the rows of a table fit as well, its columns in order."""
     import pyarrow as pa
 
-    def unified(first: pa.Schema, second: pa.Schema) -> pa.Schema:
-        return pa.unify_schemas([first, second], promote_options="permissive")
-
     try:
-        whole = unified(schema, table.schema)
+        whole = pa.unify_schemas([schema, table.schema], promote_options="permissive")
     except Exception as error:
         for field in table.schema:  # which of them it is
             if (place := schema.get_field_index(field.name)) >= 0:
                 try:
-                    unified(pa.schema([schema.field(place)]), pa.schema([field]))
+                    _unified(schema.field(place).type, field.type)
                 except Exception as found:
                     first = table[field.name].is_valid().index(True).as_py()
                     raise ArgumentTypeError(

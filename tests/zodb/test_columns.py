@@ -1,0 +1,376 @@
+"""A scan as columns: the same tables as through records, whatever lies in the tree; and what reads streams of Arrow."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from lotdb import BaseNode
+from toolz import pipe
+from trees import AWKWARD_KEYS, AnyStorage, Planned, commit, data_nodes, grow, keys, opened, planned_trees
+from ZODB.FileStorage import FileStorage
+from ZODB.MappingStorage import MappingStorage
+from ZODB.tests.MVCCMappingStorage import MVCCMappingStorage
+
+import lotproc as lp
+from lotproc import _fast, export
+from lotproc.tables import arrow, batches, scanned
+from lotproc.zodb import attributes, scanner
+
+pa = pytest.importorskip("pyarrow")
+pd = pytest.importorskip("pandas")
+pq = pytest.importorskip("pyarrow.parquet")
+
+UTC, BERLIN = dt.timezone.utc, dt.timezone(dt.timedelta(hours=2))
+
+# --- One law: columns are what records give --------------------------------------------------------------------------
+
+#: What drifts from one to the next of these is a number, or a text, for some rows, and something else after them.
+KINDS: dict[str, st.SearchStrategy[Any]] = {
+    "float": st.floats(),
+    "int": st.integers(-(2**31) - 2, 2**31 + 2),
+    "long": st.sampled_from([2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), 2**63, -(2**63) - 1]),
+    "str": st.text(max_size=5) | st.sampled_from(["x" * 70, "é" * 300, "a\x00", "caf\udce9", "\ud800"]),
+    "bytes": st.binary(max_size=5) | st.sampled_from([b"\xff" * 300, b"8 bytes!"]),
+    "bool": st.booleans(),
+    "none": st.none(),
+    "time": st.datetimes() | st.datetimes().map(lambda time: time.replace(fold=1)),
+    "zoned": st.datetimes(
+        dt.datetime(1700, 1, 1), timezones=st.sampled_from([UTC, dt.timezone(dt.timedelta(hours=2))])
+    ),
+    "numpy": st.floats(width=32).map(np.float32) | st.floats().map(np.float64),
+    "numpy int": st.integers(-9, 9).map(np.int16) | st.integers(0, 2**64 - 1).map(np.uint64),
+    "numpy flag": st.booleans().map(np.bool_),
+    "numpy time": st.sampled_from([np.datetime64("2020-01-01T00:00:00.000000001", "ns"), np.datetime64("NaT", "s")]),
+    "day": st.dates(dt.date(1700, 1, 1)),
+    "list": st.lists(st.integers(0, 9), max_size=2),
+    "dict": st.fixed_dictionaries({"a": st.integers(0, 9)}),
+    "array": st.integers(0, 2).map(np.arange),
+}
+COMMON = ["float", "int", "str", "bytes", "bool", "none", "time", "numpy"]
+NAMES = ["a", "b", "é", "x\udce9", "TreeLevel_9", "none of these"]
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> Planned:
+    """Trees of speakers and clips; most attributes are of one kind, some drift to another."""
+    names = draw(st.lists(st.sampled_from(NAMES[:4]), min_size=1, max_size=3, unique=True))
+    names += draw(st.sampled_from([[], [], [], ["TreeLevel_9"]]))
+    kinds = {
+        name: draw(st.lists(st.sampled_from([*COMMON, *COMMON, *KINDS]), min_size=1, max_size=2)) for name in names
+    }
+    all_have = draw(st.booleans())
+
+    def attributes() -> dict[str, Any]:
+        has = [name for name in names if all_have or draw(st.booleans())]
+        return {name: draw(KINDS[draw(st.sampled_from(kinds[name]))]) for name in has}
+
+    def below(depth: int) -> dict[str, Planned]:
+        if depth == 0:
+            return {}
+        some = draw(st.lists(keys | st.sampled_from(AWKWARD_KEYS), max_size=6 if depth == 1 else 3, unique=True))
+        kind = draw(st.just(BaseNode) if draw(st.integers(0, 3)) else data_nodes)
+        return {
+            key: Planned(kind, attributes(), below(draw(st.just(depth - 1) | st.integers(0, depth - 1))))
+            for key in some
+        }
+
+    return Planned(BaseNode, {}, below(3))
+
+
+def outcome(make: Callable[[], Any]) -> Any:
+    """What a call returns, or what it raises, in a form that can be compared; and its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            table = make()
+        except lp.LotprocError as error:
+            table = type(error), error.path, str(error)
+    if isinstance(table, pd.DataFrame):
+        table = list(table.dtypes.items()), table.shape, repr(table.to_dict("list"))
+    elif isinstance(table, pa.Table):
+        table.validate(full=True)
+        table = table.schema, table.num_rows, repr([column.to_pylist() for column in table.columns])
+    return table, [str(warning.message) for warning in caught]
+
+
+def to_parquet_and_back(records: Any, folder: Path, batch_size: int) -> Any:
+    lp.to_parquet(folder / "table.parquet", records, batch_size=batch_size)
+    return pq.read_table(folder / "table.parquet")
+
+
+STORAGES: dict[str, Callable[[Path], Any]] = {
+    "file": lambda folder: FileStorage(str(folder / "tree.fs"), create=True),
+    "any": lambda folder: AnyStorage(str(folder / "tree.fs"), create=True),
+    "memory": lambda folder: MappingStorage(),
+    "keeps views": lambda folder: MVCCMappingStorage(),
+}
+options = st.fixed_dictionaries(
+    {
+        "names": st.just(...) | st.lists(st.sampled_from(NAMES), max_size=3, unique=True),
+        "inherit": st.just(()) | st.just(("a",)) | st.just(("b", "é")),
+        "on_error": st.sampled_from(["raise", "collect", "skip"]),
+        "missing": st.sampled_from(["warn", "warn", "warn", "error"]),
+    },
+    optional={
+        "skip": st.sampled_from(["*a*", "_*"]),
+        "where": st.sampled_from(["a|b", {"a": bool}]),
+        "path": st.sampled_from(["*/*", "**/a*"]),
+        "level": st.sampled_from([0, 1, 2, "deepest"]),
+        "below": st.just({"f0": lp.inline("a")}),
+        "payload": st.just("data"),
+    },
+)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@given(
+    planned=st.one_of(corpora(), corpora(), planned_trees(st.just(BaseNode))),
+    options=options,
+    window=st.sampled_from([2, 5, 4096]),
+    batch=st.sampled_from([1, 3, 10_000]),
+    parts=st.booleans(),
+)
+def test_a_table_of_a_scan_is_that_of_its_records(
+    tmp_path_factory: Any, storage: str, planned: Planned, options: Any, window: int, batch: int, parts: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("tree")
+    with (
+        opened(STORAGES[storage](folder)) as root,
+        mock.patch.object(scanner, "FIRST_WINDOW", min(window, 32)),
+        mock.patch.object(scanner, "BLOCK", window),
+        mock.patch.object(arrow, "BATCH", batch),
+        mock.patch.object(export, "BATCH", batch),
+    ):
+        for key, below in planned.below.items():
+            grow(root, key, below)
+        commit(root)
+        more = dict(options)
+        names = more.pop("names")
+        if names is not ...:
+            names = [name for name in names if name not in more["inherit"]]
+        tops = lp.partitions(2, root) if parts and storage == "file" else [root]
+        for make in (lp.to_arrow, lp.to_dataframe, lambda records: to_parquet_and_back(records, folder, batch)):
+            for top in tops:
+                expected = outcome(lambda: make(record for record in lp.scan(names, top, **more)))  # noqa: B023
+                assert outcome(lambda: make(lp.scan(names, top, **more))) == expected  # noqa: B023
+
+
+class Damaged(MappingStorage):
+    """A storage that gives one record with another byte in it."""
+
+    damage: tuple[bytes, int, int] | None = None
+
+    def loadBefore(self, oid: bytes, tid: bytes) -> Any:
+        found = super().loadBefore(oid, tid)
+        if found is None or self.damage is None or self.damage[0] != oid:
+            return found
+        data = bytearray(found[0])
+        data[self.damage[1]] ^= self.damage[2]
+        return (bytes(data), *found[1:])
+
+
+def test_any_other_byte_in_a_record_gives_the_same_table_or_the_same_error() -> None:
+    storage = Damaged()
+    with opened(storage) as root:
+        for number in range(3):
+            node = root.gns(["ann", f"clip_{number}"])
+            node.attribute_storage.update(
+                {"b": b"some bytes", "d": dt.datetime(2020, 1, 2, 3, 4, 5, 6), "f": np.float64(1.5), "i": 300, "s": "é"}
+            )
+        commit(root)
+        branch = root.gn("ann")
+        leaf = branch.gn("clip_1")
+        for each in (leaf.attribute_storage, leaf.node_storage, leaf, branch.node_storage):
+            oid = each._p_oid
+            for place in range(0, len(storage.load(oid)[0]), 3):
+                storage.damage = oid, place, 1 if place % 2 else 0x80
+                options: dict[str, Any] = {"on_error": "collect", "missing": "warn", "uncommitted": "ignore"}
+                expected = outcome(lambda: lp.to_arrow(record for record in lp.scan(..., root, **options)))  # noqa: B023
+                assert outcome(lambda: lp.to_arrow(lp.scan(..., root, **options))) == expected, (oid, place)  # noqa: B023
+        storage.damage = None
+
+
+# --- What reads streams of Arrow -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseNode]:
+    """3 speakers, each with 100 clips, each with its seconds."""
+    with opened(FileStorage(str(tmp_path_factory.mktemp("corpus") / "tree.fs"), create=True)) as root:
+        for speaker in ("ann", "bob", "cy"):
+            root.gn(speaker).set_attribute("speaker", speaker.title())
+            for number in range(100):
+                root.gns([speaker, f"clip_{number:03}"]).attribute_storage.update(
+                    {"seconds": number / 4, "take": number}
+                )
+        commit(root)
+        yield root
+
+
+@pytest.fixture
+def small_steps() -> Iterator[None]:
+    with mock.patch.object(scanner, "BLOCK", 32), mock.patch.object(arrow, "BATCH", 50):
+        yield
+
+
+def corpus_of(root: BaseNode, **options: Any) -> Any:
+    return lp.scan(["seconds", "take"], root, inherit="speaker", **options)
+
+
+SUMS = [("Ann", 1237.5), ("Bob", 1237.5), ("Cy", 1237.5)]
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_duckdb_reads_a_scan(root: BaseNode) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    corpus = corpus_of(root)
+    assert isinstance(next(corpus), lp.NodeRecord)  # a scan that is begun is read from its beginning all the same
+    query = "select speaker, sum(seconds) from corpus group by speaker order by speaker"
+    assert duckdb.sql(query).fetchall() == SUMS
+    assert duckdb.sql(query).fetchall() == SUMS
+    by_level = "select TreeLevel_1, max(take) from corpus where TreeLevel_2 like 'clip_0%' group by 1 order by 1"
+    assert duckdb.sql(by_level).fetchall() == [("ann", 99), ("bob", 99), ("cy", 99)]
+    assert len(list(corpus)) == 299
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_polars_reads_a_scan(root: BaseNode) -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(corpus_of(root))
+    assert frame.columns == ["TreeLevel_1", "TreeLevel_2", "seconds", "take", "speaker"]
+    assert frame.group_by("speaker").agg(polars.col("seconds").sum()).sort("speaker").rows() == SUMS
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_pyarrow_reads_a_scan(root: BaseNode) -> None:
+    expected = lp.to_arrow(corpus_of(root))
+    corpus = corpus_of(root)
+    assert pa.table(corpus).equals(expected)
+    with pa.RecordBatchReader.from_stream(corpus) as reader:
+        assert [batch.num_rows for batch in reader] == [50] * 6
+    floats = pa.schema([field.with_type(pa.float64()) if field.name == "take" else field for field in expected.schema])
+    assert pa.RecordBatchReader.from_stream(corpus, schema=floats).read_all() == expected.cast(floats)
+    assert pa.table(lp.scan("seconds", root, path="no/*")).num_columns == 0
+
+
+def test_a_pipe_ends_in_a_table(root: BaseNode) -> None:
+    assert pipe(root, lp.scan("take"), lp.to_arrow())["take"].to_pylist() == [*range(100)] * 3
+
+
+# --- How it is read --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not _fast.FAST, reason="fast ways are turned off")
+@pytest.mark.parametrize("storage", STORAGES)
+def test_no_record_is_made_of_usual_nodes(storage: str, tmp_path: Path) -> None:
+    values = {
+        "b": b"x",
+        "d": dt.datetime(2020, 1, 1),
+        "e": dt.datetime(2020, 1, 2),
+        "f": 1.5,
+        "g": np.float64(2),
+        "i": 7,
+    }
+    values |= {"l": 2**40, "n": None, "p": np.float64(3), "s": "é" * 100, "t": True, "z": -1}
+    with opened(STORAGES[storage](tmp_path)) as root:
+        for number in range(40):
+            root.gns([f"{number % 3}", f"{number}"]).attribute_storage.update(values)
+        commit(root)
+        expected = lp.to_arrow(record for record in lp.scan(..., root))
+        with mock.patch.object(attributes.AttributeReader, "many", side_effect=AssertionError):
+            assert lp.to_arrow(lp.scan(..., root)).equals(expected)
+            assert pa.table(lp.scan(..., root)).equals(expected)
+
+
+@pytest.mark.skipif(not _fast.FAST, reason="fast ways are turned off")
+@pytest.mark.usefixtures("small_steps")
+def test_no_more_is_held_than_a_window_and_a_batch(root: BaseNode, tmp_path: Path) -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+    make = batches.Batch.__init__
+
+    def made(batch: Any, rows: Any) -> None:
+        nonlocal most
+        alive.add(batch)
+        most = max(most, len(alive))
+        make(batch, rows)
+
+    loaded = 0
+    load = scanner.BlockReader.read
+
+    def counted(reader: Any, above: Any, place: Any, keys: Any, *more: Any) -> Any:
+        nonlocal loaded
+        loaded += len(keys)
+        return load(reader, above, place, keys, *more)
+
+    gc.collect()
+    with mock.patch.object(batches.Batch, "__init__", made), mock.patch.object(scanner.BlockReader, "read", counted):
+        reader = pa.RecordBatchReader.from_stream(corpus_of(root))
+        next(reader)
+        assert loaded <= 50 + 2 * 32
+        reader.read_all()
+        lp.to_parquet(tmp_path / "table.parquet", corpus_of(root), batch_size=50)
+    assert loaded == 600
+    assert most <= 2
+
+
+def test_what_comes_behind_the_first_batch_and_does_not_fit_is_refused(tmp_path: Path) -> None:
+    later = {"int": 1.5, "nothing": "text", "new": 1, "struct": {"b": 1}}
+    with opened(FileStorage(str(tmp_path / "tree.fs"), create=True)) as root, mock.patch.object(arrow, "BATCH", 10):
+        for number in range(15):
+            root.gn(f"{number:03}").attribute_storage.update(
+                {"int": 1, "nothing": None, "struct": {"a": 1}, "wide": 0.5}
+            )
+        root.gn("013").attribute_storage["wide"] = 1  # which a float holds
+        commit(root)
+        assert pa.table(lp.scan(..., root)).num_rows == 15
+        for name, value in later.items():
+            root.gn("012").attribute_storage[name] = value
+            commit(root)
+            with pytest.raises(Exception, match=f"'{name}'.* 012"):
+                pa.table(lp.scan([name, "wide"], root))
+            with pytest.raises(lp.ArgumentTypeError) as caught:
+                list(scanned.stream_of("scan", lp.scan(..., root) if name == "new" else lp.scan(name, root), None))
+            assert caught.value.path == ("012",)
+            assert caught.value.hint
+            del root.gn("012").attribute_storage[name]
+        root.gn("012").gn("deeper")
+        commit(root)
+        with pytest.raises(Exception, match=r"TreeLevel_2.* 012/deeper"):
+            pa.table(lp.scan("wide", root))
+
+
+@pytest.mark.parametrize("storage", ["file", "keeps views"])
+def test_each_stream_is_a_scan_of_the_same_transaction(storage: str, tmp_path: Path) -> None:
+    with opened(STORAGES[storage](tmp_path)) as root:
+        root.gn("a").set_attribute("v", 1)
+        commit(root)
+        corpus, other = lp.scan("v", root), lp.scan("v", root)
+        other.close()
+        assert list(other) == []
+        root.gn("a").set_attribute("v", 2)
+        root.gn("b").set_attribute("v", 3)
+        commit(root)
+        for scan in (corpus, other):
+            assert pa.table(scan).to_pylist() == [{"TreeLevel_1": "a", "v": 1}]
+            assert pa.table(scan).to_pylist() == [{"TreeLevel_1": "a", "v": 1}]
+        assert lp.to_arrow(corpus).to_pylist() == [{"TreeLevel_1": "a", "v": 1}]
+        assert list(corpus) == []
+        assert pa.table(corpus).num_rows == 1
+
+
+def test_a_table_of_a_scan_that_was_begun_has_the_rest(root: BaseNode) -> None:
+    corpus = corpus_of(root)
+    for _ in range(250):
+        next(corpus)
+    assert lp.to_arrow(corpus).num_rows == 50
