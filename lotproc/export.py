@@ -76,7 +76,7 @@ def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
     0         ann      clip_1      1.2
 
     Args:
-        records: Records or results, as in `to_rows`.
+        records: Records or results, as in `to_rows`; those of a scan as in `to_arrow`.
 
     Returns:
         A DataFrame, its rows in the order of the records. Its columns are TreeLevel_1 to TreeLevel_n of the deepest
@@ -107,7 +107,8 @@ def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
     [{'TreeLevel_1': 'ann', 'scores': [1, 2]}, {'TreeLevel_1': 'bob', 'scores': None}]
 
     Args:
-        records: Records or results, as in `to_rows`.
+        records: Records or results, as in `to_rows`. Those of a scan that was not begun are never made: columns come
+            straight from the database.
 
     Returns:
         A `pyarrow.Table`, its rows in the order of the records, its columns as in `to_dataframe`, null where a record
@@ -143,7 +144,7 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
 
     Args:
         path: The file to write. Its folder must be there, with room for two copies of the table for a while.
-        records: Records or results, as in `to_rows`.
+        records: Records or results, as in `to_rows`; those of a scan as in `to_arrow`.
         batch_size: Records in a row group, and in memory, at most.
 
     Returns:

@@ -143,6 +143,13 @@ def scan(
         An iterator of records, depth first, sorted by key. Lazy; holds up to about 1,000 records for each depth of the
         tree. "deepest" goes through the whole tree once before its first record. It may be used in any thread.
 
+        It is a table, too, for what reads Arrow's streams: `duckdb.sql("select ... from clips")`, and
+        `polars.DataFrame(clips)` and `pyarrow.table(clips)` take a scan named `clips` itself, with the columns of
+        `to_arrow`. Each such stream is a scan of the same transaction from the beginning, also of one that was begun,
+        closed or used up. It holds a window of up to 4,096 nodes, and a batch of 10,000 rows. The first batch sets the
+        columns and their types; what does not fit later is an error with path and column. `to_arrow`, `to_parquet` and
+        `to_dataframe` decode a scan that was not begun in the same way.
+
     Raises:
         ArgumentError: `root` is in memory, was never committed, or its connection is closed; the file of a partition is
             not there; `level` is negative; others wrote over what the connection sees in a storage without history; or
