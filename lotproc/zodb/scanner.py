@@ -24,7 +24,7 @@ from .bounds import UNBOUND, Bounds, chosen
 from .listing import listed_together
 from .news import are_later
 from .pinned import PinnedStorage
-from .record_arrays import Flags, Oids, Records, as_oids, beginning_with
+from .record_arrays import Flags, Oids, Records, as_oids, beginning_with, numbers_at
 from .records import EMPTY_TREE, Children, children_in
 from .shapes import NodeReader, Nodes, TreeReader
 
@@ -42,6 +42,7 @@ SMALL = 512
 KEYS_TESTED = 1024
 
 _LEAVES = Wanted()
+_NO_WINDOWS: Iterator[Any] = iter(())
 
 _Path: TypeAlias = "tuple[str, ...]"
 
@@ -85,14 +86,14 @@ class _Branch:
         #: Its children, where they were listed together with those of others, and whether that was tried.
         self.listed: Children | None = None
         self.is_looked_at = False
-        #: Its children, a window at a time.
-        self.windows: Iterator[Children] = iter(())
+        #: Its children, a window at a time, once this is begun.
+        self.windows: Iterator[Children] | None = None
         #: What it gives itself, before what is below it.
         self.own: NodeRecord | _Failed | None = None
         #: What comes below it, once it is decoded.
         self.ready: Iterable[_Entry | None] | None = None
-        #: The branches that were decoded with it and still wait, up to the last, itself included.
-        self.siblings: deque[_Branch] = deque([self])
+        #: The branches that were decoded with it and still wait, up to the last, itself included; if there are any.
+        self.siblings: deque[_Branch] | None = None
 
 
 class _Failed:
@@ -234,20 +235,20 @@ class Scanner:
 
     def _below(self, branch: _Branch) -> Iterable[_Entry | None]:
         if branch.ready is None:
-            self._prepare(branch.siblings)
+            self._prepare(deque([branch]) if branch.siblings is None else branch.siblings)
         ready, branch.ready = branch.ready, None
         return ready or ()
 
     def _prepare(self, branches: deque[_Branch]) -> None:
         """Decode what is below the first of these branches, and with it what is below the next ones."""
-        if FAST and not branches[0].is_looked_at:  # of the time of a scan this spares a fifth, and more in small trees
-            self._list_together(branches)
         together: list[tuple[_Branch, Children]] = []
         count = 0
         while branches and count < self._window:
             branch = branches[0]
+            if FAST and not branch.is_looked_at:  # of the time of a scan this spares a fifth, and more in small trees
+                self._list_together(branches, self._window - count)
             try:
-                children = next(branch.windows, None)
+                children = self._next_children(branch)
                 if children is None:
                     branch.ready = self._childless(branch)
             except Exception as error:
@@ -255,13 +256,13 @@ class Scanner:
                 branch.ready = [self._failed(branch.path, branch.bounds, error)]
                 continue
             if children is not None and len(children.keys) >= self._window:
-                branch.windows = chain([children], branch.windows)
+                branch.windows = chain([children], branch.windows or ())
                 if not together:
                     branches.popleft()
                     branch.ready = self._window_by_window(branch)
                 break
             branches.popleft()
-            branch.windows = iter(())  # which would hold on to these children
+            branch.windows = _NO_WINDOWS  # which would hold on to these children
             if children is not None:
                 together.append((branch, children))
                 count += len(children.keys)
@@ -269,9 +270,21 @@ class Scanner:
             for (branch, _), entries in zip(together, self._decoded(together), strict=True):
                 branch.ready = entries
 
-    def _list_together(self, branches: Iterable[_Branch]) -> None:
+    def _next_children(self, branch: _Branch) -> Children | None:
+        """The children in a branch's next window."""
+        children, branch.listed = branch.listed, None
+        if children is not None and len(children.keys) < self._window:
+            if branch.bounds != UNBOUND:
+                children = branch.bounds.within(children)
+            branch.windows = _NO_WINDOWS
+            return children if children.keys else None
+        if branch.windows is None:
+            branch.windows = self._windows(self._parts(branch), branch.bounds)
+        return next(branch.windows, None)
+
+    def _list_together(self, branches: Iterable[_Branch], most: int) -> None:
         """List the children of as many of these branches as are decoded together."""
-        listed = listed_together((branch.tree for branch in branches), self._window, self._storage)
+        listed = listed_together((branch.tree for branch in branches), most, self._storage)
         for branch, children in zip(branches, listed, strict=False):
             branch.listed, branch.is_looked_at = children, True
 
@@ -289,32 +302,29 @@ class Scanner:
 
     def _window_by_window(self, branch: _Branch) -> Iterator[_Entry | None]:
         """What is below a branch that has many children."""
-        windows, branch.windows = branch.windows, iter(())
+        windows, branch.windows = branch.windows, _NO_WINDOWS
         try:
-            for children in windows:
+            for children in windows or ():
                 yield from self._decoded([(branch, children)])[0]
         except Exception as error:
             yield self._failed(branch.path, branch.bounds, error)
 
     def _list(self, branch: _Branch) -> bool:
         """Begin to list the children of a branch; tell whether it has any that exist for this scan."""
-        parts = self._parts(branch)
-        if self._skips is not None or self._wanted.skip_node is not None:
-            parts = map(self._not_skipped, parts)
-            first = next((part for part in parts if part.keys), None)
-            if first is None:
-                return False
-            parts = chain([first], parts)
-        if branch.bounds != UNBOUND:
-            parts = map(branch.bounds.within, parts)
-        branch.windows = self._windows(parts)
+        if self._skips is None and self._wanted.skip_node is None:
+            return True
+        parts = map(self._not_skipped, self._parts(branch))
+        first = next((part for part in parts if part.keys), None)
+        if first is None:
+            return False
+        branch.windows, branch.is_looked_at = self._windows(chain([first], parts), branch.bounds), True
         return True
 
-    def _windows(self, parts: Iterable[Children]) -> Iterator[Children]:
-        """The same children in windows."""
+    def _windows(self, parts: Iterable[Children], bounds: Bounds) -> Iterator[Children]:
+        """The same children in windows, as far as they are within bounds."""
         keys: list[str] = []
         oids: list[bytes] = []
-        for part in parts:
+        for part in parts if bounds == UNBOUND else map(bounds.within, parts):
             keys += part.keys
             oids += part.oids
             if len(keys) >= self._window:
@@ -324,10 +334,6 @@ class Scanner:
             yield Children(keys, oids)
 
     def _parts(self, branch: _Branch) -> Iterator[Children]:
-        if branch.listed is not None:
-            children, branch.listed = branch.listed, None
-            yield children
-            return
         given = 0
         try:
             for part in children_in(branch.tree, self._storage):
@@ -459,7 +465,7 @@ class Scanner:
         if given and self._wanted.since is not None:
             given, new = self._what_is_new(given, branches, oids, nodes, are_later(records.tids, self._wanted.since))
         if given and self._blocks is not None:
-            given = self._in_blocks(self._blocks, given, entries, branches, keys, nodes.attributes)
+            given = self._in_blocks(self._blocks, given, entries, branches, keys, parents, nodes.attributes)
         if given:
             paths = ((*branches[row].path, keys[row]) for row in given)
             inherited = [branches[row].handed_down.values for row in given] if self._wanted.taken.inherit else ()
@@ -481,27 +487,22 @@ class Scanner:
         entries: list[_Entry | None],
         branches: list[_Branch],
         keys: list[str],
+        parents: Oids,
         attributes: Oids,
     ) -> list[int]:
         """Have as many as can be of the nodes in these rows in a block; returns the rows of the others."""
-        above: list[_Branch] = []
-        place = []
-        for row in given:
-            if not above or branches[row] is not above[-1]:
-                above.append(branches[row])
-            place.append(len(above) - 1)
+        rows = np.array(given)
+        parent = numbers_at(parents[rows], 0)
+        begins = np.concatenate([[True], parent[1:] != parent[:-1]])
+        above = [branches[row] for row in rows[begins].tolist()]
+        place = np.cumsum(begins) - 1
         if len({len(branch.path) for branch in above}) > 1:
             return given
         inherited = [branch.handed_down.values for branch in above] if self._wanted.taken.inherit else ()
-        rows = np.array(given)
-        block, told = blocks.read(
-            [branch.path for branch in above],
-            np.array(place),
-            [keys[row] for row in given],
-            attributes[rows],
-            inherited,
-        )
-        others = np.fromiter((entry is not None for entry in entries), np.bool_, len(entries))
+        keys = keys if len(rows) == len(keys) else [keys[row] for row in given]
+        block, told = blocks.read([branch.path for branch in above], place, keys, attributes[rows], inherited)
+        others = np.zeros(len(entries), np.bool_)
+        others[[row for row, entry in enumerate(entries) if entry is not None]] = True
         others[rows[~told]] = True
         together, rows = rows[told], rows[~told]
         if len(together):
