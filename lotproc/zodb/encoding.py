@@ -148,10 +148,10 @@ def _after_one_child(kind: type) -> bytes:
 
 def encoded_children(items: Sequence[Any]) -> bytes:
     """The keys and the references of children, one after the other, as a tuple in a pickle."""
-    refer = _References()
+    ends = _Ends()
     encoded = [b"("]
-    for key, reference in zip(items[::2], items[1::2], strict=True):
-        encoded += (_text(key), refer(reference))
+    for key, (oid, kind) in zip(items[::2], items[1::2], strict=True):
+        encoded += (_text(key), b"C\x08", oid, ends[kind])
     encoded.append(b"t")
     return b"".join(encoded)
 
@@ -191,28 +191,27 @@ def part_record(part: Any, reference: Callable[[Any], _IdAndClass], encoded: Cal
         for following in after:  # none, or one
             made += (b"C\x08", reference(following)[0], _BUCKET_REFERENCE)
     else:
-        refer = _References()
+        ends = _Ends()
         made = [TREE, b"\x80\x03("]
-        made += (_text(item) if type(item) is str else refer(reference(item)) for item in items)
-        made += (b"t", refer(reference(after[0])))
+        for item in items:
+            if type(item) is str:
+                made.append(_text(item))
+            else:
+                child, kind = reference(item)
+                made += (b"C\x08", child, ends[kind])
+        first, kind = reference(after[0])
+        made += (b"t", b"C\x08", first, ends[kind])
     made.append(b"\x86." if after else b"\x85.")
     return b"".join(made)
 
 
-class _References:
-    """Encodes the references of one record, in which each class is named once."""
+class _Ends(dict[type, bytes]):
+    """The ends of the references in one record, by their classes, each of which is named once."""
 
-    def __init__(self) -> None:
-        self._again: dict[type, bytes] = {}
-
-    def __call__(self, reference: _IdAndClass) -> bytes:
-        oid, kind = reference
-        again = self._again.get(kind)
-        if again is not None:
-            return b"".join((b"C\x08", oid, again))
-        number = bytes((len(self._again),))
-        self._again[kind] = b"".join((b"h", number, b"\x86Q"))
-        return b"".join((b"C\x08", oid, _name(kind), b"q", number, b"\x86Q"))
+    def __missing__(self, kind: type) -> bytes:
+        number = bytes((len(self),))
+        self[kind] = b"".join((b"h", number, b"\x86Q"))
+        return b"".join((_name(kind), b"q", number, b"\x86Q"))
 
 
 @cache

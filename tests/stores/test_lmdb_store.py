@@ -294,6 +294,26 @@ def test_each_path_comes_back_as_it_was(path: tuple[str, ...], encoding: tuple[s
         assert form.to_bytes(path) == text.encode(encoding[0] or "utf-8")  # as it always was
 
 
+some_paths = st.lists(st.sampled_from(["a", "b", "speaker_01", "k" * 300]), max_size=3).map(tuple)
+odd_paths = st.lists(odd_texts | st.text(max_size=5) | st.sampled_from([None, 3]), max_size=3).map(tuple)
+
+
+@given(
+    st.lists(some_paths | some_paths | odd_paths, max_size=5), st.sampled_from(FORMS), st.sampled_from([None, "NFC"])
+)
+def test_the_keys_of_many_paths_are_those_of_each(paths: Any, encoding: Any, normalize: Any) -> None:
+    form = KeyForm("LmdbStore", *encoding, normalize)
+    try:
+        expected: Any = [form.to_bytes(path) for path in paths]
+    except LotprocError as error:
+        expected = type(error), str(error)
+    try:
+        found: Any = form.of_paths(paths)
+    except LotprocError as error:
+        found = type(error), str(error)
+    assert found == expected
+
+
 # --- Keys --------------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ from lotdb.tree import DataNode
 from persistent.mapping import PersistentMapping
 from recording import Path, contents, database, examples
 from transaction import TransactionManager
-from trees import keys
+from trees import fast_ways, keys
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.FileStorage import FileStorageQuotaError
@@ -55,11 +55,18 @@ from lotproc import (
     write,
 )
 from lotproc.errors import UncommittedError
-from lotproc.writing import bulk as _bulk, conflicts as _conflicts, stored_nodes as _stored_nodes
+from lotproc.writing import (
+    bulk as _bulk,
+    conflicts as _conflicts,
+    storable as _storable,
+    stored_nodes as _stored_nodes,
+)
 from lotproc.writing.options import Options
 from lotproc.zodb import appending as _appending, encoding as _encoding
 from lotproc.zodb.pinned import pinned_in_thread
 from lotproc.zodb.records import EMPTY_TREE, NotServed, UnusualRecord, class_and_state, stored_node
+
+pytestmark = fast_ways  # what is written in bulk, and how; `test_two_planes` holds the rest with and without
 
 
 class Special(BaseNode):
@@ -376,6 +383,90 @@ def test_nodes_with_many_attributes(count: int) -> None:
         return write(mirror(), root, [ProcessResult(("a",), 1, attributes), ProcessResult(("b",), 2)], commit_every=9)
 
     assert everything("records", [], {}, (), do) == everything("live", [], {}, (), do)
+
+
+inner_values = st.one_of(
+    st.lists(plain_values, max_size=2),
+    st.dictionaries(odd_text, plain_values, max_size=2),
+    st.sampled_from([(1, [2]), {1, 2}, np.arange(3), datetime.datetime(2024, 1, 2), pathlib.PurePosixPath("a")]),
+)
+
+
+@settings(max_examples=examples(40))
+@given(once=inner_values, other=inner_values, more=st.sampled_from([0, 0, 27, 28, 60]))
+def test_values_share_in_the_tree_what_they_shared_before(once: Any, other: Any, more: int) -> None:
+    """Between attributes and output as well, as far as one record holds them."""
+
+    def stored(plane: str) -> dict[str, bytes]:
+        with database() as db:
+            root = db.open_connection()
+            filling = {f"m{number:02}": once if number % 7 == 0 else number for number in range(more)}
+            attributes = {"a": once, "b": [once, other], "z": {"once": once}, **filling}
+            with PLANES[plane]() as count:
+                write(mirror(), root, [ProcessResult(("n",), (other, once), attributes)], commit_every=1)
+            assert plane == "live" or count.transactions == 1
+            found = dict(db.open_connection(connection_id="late").get_node("n").attribute_storage.items())
+            kept = [(name, value is found["a"]) for name, value in found.items()]
+            return {name: in_bytes(value) for name, value in found.items()} | {"": pickle.dumps(kept)}
+
+    assert stored("records") == stored("live")
+    if not more:
+        with database() as db:
+            write(mirror(), db.open_connection(), [ProcessResult(("n",), (other, once), {"a": once})], commit_every=1)
+            node = db.open_connection(connection_id="late").get_node("n")
+            assert node.get_attribute("result")[1] is node.get_attribute("a")
+
+
+def test_plain_values_are_not_pickled_to_see_whether_they_can_be() -> None:
+    with database() as db:
+        root = db.open_connection()
+        found = [
+            ProcessResult((f"n{i}",), {"mean": i / 7, "all": [i, (i, "x")]}, {"y": np.arange(3)}) for i in range(9)
+        ]
+        with mock.patch.object(_storable, "zodb_pickle", None):
+            write(mirror(), root, [found], commit_every=5)
+            with pytest.raises(NotPicklableError):
+                write(mirror(), root, [ProcessResult(("odd",), {1, 2})], commit_every=5)
+        assert len(contents(root)) == 1 + len(found)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_an_array_whose_type_holds_what_can_not_be_pickled_is_refused_by_name(plane: str) -> None:
+    odd = np.dtype("f8", metadata={"unit": lambda: "s"})
+    for kind in (odd, np.dtype([("x", odd)])):
+        with database() as db, PLANES[plane]():
+            root = db.open_connection()
+            with pytest.raises(NotPicklableError) as caught:
+                write(
+                    mirror(),
+                    root,
+                    [ProcessResult(("a",), 1), ProcessResult(("b",), [np.zeros(2, kind)])],
+                    commit_every=9,
+                )
+            assert caught.value.path == ("b",)
+            assert set(contents(root)) == {()}
+
+
+def test_a_chain_of_nodes_is_written_in_one_pass() -> None:
+    """Each below the one before it; no key is looked for that was there in the path before."""
+    keys = [f"k{number}" for number in range(1_500)]
+    chain = [[ProcessResult(tuple(keys[: depth + 1]), depth)] for depth in range(len(keys))]
+    with database() as db:
+        root = db.open_connection()
+        steps = itertools.count()
+        child = _stored_nodes.StoredNodes.child
+
+        def counted(*args: Any) -> Any:
+            next(steps)
+            return child(*args)
+
+        with served() as count, mock.patch.object(_stored_nodes.StoredNodes, "child", counted):
+            assert write(mirror(), root, chain, commit_every=500).commits == count.transactions == 3
+        assert next(steps) <= 3 * len(keys)
+        node = db.open_connection(connection_id="late")
+        for depth, key in enumerate(keys):
+            (node,) = node.node_storage.values()
+            assert (node.key, node.get_attribute("result")) == (key, depth)
 
 
 def test_a_tree_of_several_levels_grows_at_all_ends() -> None:

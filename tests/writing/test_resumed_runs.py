@@ -785,21 +785,24 @@ from ZODB.FileStorage import FileStorage
 
 folder, name, handled = sys.argv[1:]
 number = signal.Signals[name]
-database = LOTDB(path=folder, name="results.fs", new=True)
-root = database.open_connection()
-whole = FileStorage.tpc_vote
+whole, is_on = FileStorage.tpc_vote, False
 
 def vote(*args):
     result = whole(*args)
-    os.kill(os.getpid(), number)
+    if is_on:
+        os.kill(os.getpid(), number)
     return result
+
+FileStorage.tpc_vote = vote  # before a connection takes it
+database = LOTDB(path=folder, name="results.fs", new=True)
+root = database.open_connection()
 
 def end(number, frame):
     sys.exit(3)
 
 if handled == "handled":
     signal.signal(number, end)
-FileStorage.tpc_vote = vote
+is_on = True
 lp.write(lp.mirror(), root, [[lp.ProcessResult((key,), 1)] for key in "ab"], commit_every=1)
 """
 

@@ -12,6 +12,7 @@ import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ from lotproc import (
     snapshot,
     write,
 )
-from lotproc.writing import conflicts as _conflicts
+from lotproc._values import same
+from lotproc.writing import conflicts as _conflicts, planning as _planning
 
 #: In tests of it; else it is more.
 SAVEPOINT_EVERY = 500
@@ -182,6 +184,42 @@ def test_a_plan_is_the_policy_applied_to_each_result_in_order(
         for result in flat(batches)
     ]
     assert list(plan(policy, output_attribute=attribute)(batches)) == planned
+
+
+class Word(str):
+    """A key that is more than a str."""
+
+
+odd_paths = st.lists(keys | keys | st.sampled_from(["", None, Word("w")]), max_size=3)
+odd_results = st.builds(
+    ProcessResult,
+    path=st.one_of(odd_paths.map(tuple), odd_paths, st.sampled_from(["ab", None])),
+    output=st.sampled_from([1, {"a": [1.5]}, [{1}], iter([1]), np.arange(2), [[[[[[[[1]]]]]]]]]),
+    attributes=st.one_of(
+        st.just({}), st.dictionaries(names, st.integers(0, 2), max_size=1), st.sampled_from([None, []])
+    ),
+    relative_path=st.sampled_from([(), (), (), ("r",), [], "", None]),
+    inputs=st.sampled_from([None, None, "in1"]),
+)
+
+
+@settings(max_examples=examples(200))
+@given(
+    batch=st.lists(odd_results, max_size=3),
+    policy=policies,
+    attribute=st.sampled_from(["result", "_version", "_inputs", None]),
+    version=st.sampled_from([None, None, "v1"]),
+)
+def test_results_are_planned_together_as_one_by_one(batch: Any, policy: Any, attribute: Any, version: Any) -> None:
+    outcomes = []
+    for is_fast in (True, False):
+        with mock.patch.object(_planning, "FAST", is_fast):
+            try:
+                made = list(plan(policy, [batch], output_attribute=attribute, version=version))
+                outcomes.append([(type(write.path), write.path, [*write.attributes.items()]) for write in made])
+            except LotprocError as error:
+                outcomes.append((type(error), str(error)))  # type: ignore[arg-type]
+    assert same(*outcomes)
 
 
 def test_a_plan_pulls_batch_by_batch_and_nothing_before_it_is_asked() -> None:
