@@ -116,6 +116,10 @@ class Derived:
         self._since = since
         self._stage, self._below, self._tests, self._on_error = stage, below, tests, on_error
         self._sought = {name: Sought(stage, [each.name], is_part=is_part) for name, each in below.items()}
+        #: What is read of the results of each policy: all at once, where several names are of one.
+        self._names: dict[int, set[str]] = {}
+        for each in below.values():
+            self._names.setdefault(id(each.policy), {VERSION}).add(each.name)
         self._unmet = dict.fromkeys(below)  # those of which no record had a result so far
         self._had_records, self._is_part = False, is_part
 
@@ -143,15 +147,20 @@ class Derived:
         are_new = [type(record) is NodeRecord for record in records]
         paths = [record.path for record in records]
         more: list[dict[str, Any]] = [dict(record.attributes) for record in records]
+        looked: dict[int, tuple[list[_Path], _Path, list[Any]]] = {}
         for name, each in self._below.items():
-            targets, tail = targets_of(each.policy, paths)
-            found, news = attributes_at(targets, tail, frozenset((each.name, VERSION)), self._since)
+            policy = id(each.policy)
+            if policy not in looked:
+                targets, tail = targets_of(each.policy, paths)
+                found, news = attributes_at(targets, tail, frozenset(self._names[policy]), self._since)
+                are_new = [is_new or is_news for is_new, is_news in zip(are_new, news, strict=True)]
+                looked[policy] = targets, tail, found
+            targets, tail, found = looked[policy]
             self._had_records = self._had_records or bool(records)
             if name in self._unmet and any(stored is not None for stored in found):
                 del self._unmet[name]
             for attributes, stored, target in zip(more, found, targets, strict=True):
                 attributes[name] = None if stored is None else self._value(name, each, stored, target + tail)
-            are_new = [is_new or is_news for is_new, is_news in zip(are_new, news, strict=True)]
         made = iter(
             node_record(old.path, old.key, attributes, old.payload) if is_new else None
             for old, attributes, is_new in zip(records, more, are_new, strict=True)
