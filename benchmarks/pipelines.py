@@ -102,16 +102,16 @@ CRUNCHER = "lotdb's `node_process_cruncher`, two processes"
 
 
 def rows(leaves: int) -> list[Row]:
-    small, few = leaves // 10, min(400, leaves // 20)
+    small, half, few = leaves // 10, leaves // 2, min(400, leaves // 20)
     slowly = f"CPU-bound processor (10 ms a record, {few:,} records), two processes, whole pipeline"
     return [
         row(
-            "a trivial job: cold `scan`, processor in line, inline write",
+            f"a trivial job on {half:,} leaves: cold `scan`, processor in line, inline write",
             "a loop that writes below each leaf as it comes, and commits every 1,000",
             job,
             loop_job,
             4,
-            size=leaves // 2,
+            size=half,
             writes=True,
         ),
         row(

@@ -156,10 +156,10 @@ def rows(leaves: int) -> list[Row]:
             2,
             size=leaves,
         ),
-        row("cold `scan`, 3 leaves below each parent", LOOP, scan, loop, size=half, build=build_narrow),
+        row(f"cold `scan`, {half:,} leaves, 3 below each parent", LOOP, scan, loop, size=half, build=build_narrow),
         row("cold `scan`, against the raw limit", "`mmap` and the C unpickler", scan, read_raw, size=leaves),
         row(
-            "warm `leaves` + `snapshot`",
+            f"warm `leaves` + `snapshot`, {half:,} leaves",
             "the same loop, warm",
             partial(warm, snapshot_tree),
             partial(warm, loop_over_tree),
