@@ -388,7 +388,7 @@ class Scanner:
             for branch in following:
                 branch.siblings = following
         rest = iter(entries)  # of which each branch takes its own when the one before it is done
-        return [islice(rest, len(children.keys)) for _, children in together]
+        return [filter(None, islice(rest, len(children.keys))) for _, children in together]
 
     def _entries_one_by_one(self, together: list[tuple[_Branch, Children]]) -> list[_Entry | None]:
         """The same one by one, so that an error comes behind what is before it, and costs one node."""
