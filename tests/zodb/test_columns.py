@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -94,13 +95,18 @@ def outcome(make: Callable[[], Any]) -> Any:
         try:
             table = make()
         except lp.LotprocError as error:
-            table = type(error), error.path, str(error)
+            table = type(error), error.path, without_places(str(error))
     if isinstance(table, pd.DataFrame):
-        table = list(table.dtypes.items()), table.shape, repr(table.to_dict("list"))
+        table = list(table.dtypes.items()), table.shape, without_places(repr(table.to_dict("list")))
     elif isinstance(table, pa.Table):
         table.validate(full=True)
-        table = table.schema, table.num_rows, repr([column.to_pylist() for column in table.columns])
+        table = table.schema, table.num_rows, without_places(repr([column.to_pylist() for column in table.columns]))
     return table, [str(warning.message) for warning in caught]
+
+
+def without_places(text: str) -> str:
+    """A text without the places in memory of the objects that it tells of."""
+    return re.sub(r"0x[0-9a-f]{6,}", "0x", text)
 
 
 def to_parquet_and_back(records: Any, folder: Path, batch_size: int) -> Any:
