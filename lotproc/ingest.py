@@ -302,20 +302,22 @@ def ingest_files(
             commits, waiting = commits + 1, 0
             begin()
 
-        def pulled(source: Iterator[Any], most: int) -> tuple[list[tuple[_Path, Path]], bool, Exception | bool]:
-            """The next files; whether their source changed the tree before the last one; the error or end behind it."""
+        def pulled(source: Iterator[Any], most: int) -> tuple[list[tuple[_Path, Path]], int | None, Exception | bool]:
+            """The next files; how many of them came before their source changed the tree; the error or end behind."""
             window: list[tuple[_Path, Path]] = []
+            end: Exception | bool = True
             try:
                 for item in islice(source, most):
                     window.append(_checked(item))
                     if new is not None and not new.is_alone():
-                        return window, True, False
+                        return window, len(window) - 1, False
+                end = len(window) < most
             except Exception as error:
-                return window, False, error
-            return window, False, len(window) < most
+                end = error
+            return window, None if new is None or new.is_alone() else len(window), end
 
-        def take(path: _Path, file: Path, there: bool | None) -> bool:
-            """Attach one file, or let it wait; says whether there was anything to do."""
+        def take(path: _Path, file: Path, there: bool | None, *, is_changed: bool) -> bool:
+            """Attach one file, or let it wait; says whether there was anything to do, as of when it came."""
             if there:
                 return False
             if new is not None:
@@ -326,8 +328,9 @@ def ingest_files(
                     _check_regular(file)
                     _check_opens(file)
             attach_what_waits()
+            comes_first = is_changed and there is False  # what the source gave the node since came later
             try:
-                return attach(path, file, put)
+                return attach(path, file, put, is_checked=comes_first) or comes_first
             finally:
                 if new is not None:
                     new.remember()
@@ -340,17 +343,17 @@ def ingest_files(
                 # Only what may be skipped has to be looked up; and nothing is pulled behind a file that ends the run.
                 lookup = new if if_exists == "skip" else None
                 most = 1 if lookup is None or commit_every is None else min(WINDOW, commit_every - waiting)
-                window, is_changed, end = pulled(source, most)
+                window, changed, end = pulled(source, most)
                 have = lookup.have([path for path, _ in window]) if lookup and window else [None] * len(window)
-                for number, ((path, file), there) in enumerate(zip(window, have, strict=True), 1):
-                    if is_changed and number == len(window):
+                for number, ((path, file), there) in enumerate(zip(window, have, strict=True)):
+                    if number == changed:
                         attach_what_waits()
                         new = there = None
                     try:
                         known = sources.get(path, file)
                         if known is not file and known != file:
                             raise _Unusable(f"the node {as_text(path)} came from {known} already")
-                        attached = take(path, file, there)
+                        attached = take(path, file, there, is_changed=changed is not None and path not in sources)
                     except _Unusable as reason:
                         failures.append(FileFailure(file, path, str(reason)))
                         continue

@@ -30,8 +30,9 @@ PATHS: list[Keys] = [
     *[("many", f"n{number:02}") for number in range(35)],
     *[(key[:100], "x") for key in AWKWARD_KEYS],
 ]
-NAMES = ["1.wav", "2.wav", "in/1.wav", "in/deep/3.wav", "posix", "\udce9", "mnt", "x\\y", "é" * 100]
-paths = st.sampled_from(PATHS)
+NAMES = ["1.wav", "2.wav", "in/1.wav", "in/deep/3.wav", "posix", "\udce9", "mnt", "x\\y", "é" * 100, "never there"]
+#: Mostly the same few, so that things meet.
+paths = st.sampled_from([*PATHS[:3], PATHS[6]] * 40 + PATHS)
 
 #: What other programs leave in a tree: a node with something, or none.
 NODES = ["none", "label", "text", "reference", "data", "packed", "many", "other class", "delete"]
@@ -39,7 +40,7 @@ plants = st.tuples(st.sampled_from(NODES), paths)
 #: What becomes of files.
 KINDS = ["file", "changed", "gone", "folder", "nowhere", "pipe", "link", "closed"]
 #: What a source of files does between two of them.
-WHAT = ["same again", "set label", "set file", "commit", "others", "in the way", "look"]
+WHAT = ["same again", "set label", "set file", "commit", "others", "in the way", "look", "file, set", "set, file"]
 sources = st.lists(
     st.tuples(st.just("file"), paths, st.sampled_from(NAMES)) | st.tuples(st.sampled_from(WHAT), paths),
     max_size=12,
@@ -49,7 +50,7 @@ runs = st.fixed_dictionaries(
     optional={
         "if_exists": st.sampled_from(["skip", "skip", "replace", "error"]),
         "commit_every": st.sampled_from([1, 2, 3, 7, "auto", None]),
-        "attribute": st.sampled_from(["file", "a", "z", "\x01" * 7 + "\x02"]),
+        "attribute": st.sampled_from(["file", "file", "file", "a", "z", "\x01" * 7 + "\x02"]),
     },
 )
 steps = st.lists(
@@ -120,8 +121,12 @@ def items_of(run: dict[str, Any], folder: Path, root: BaseNode, theirs: BaseNode
             yield last
         elif what == "set label":
             root.gns(path).set_attribute("label", number)
-        elif what == "set file":
+        elif what in ("set file", "file, set", "set, file"):
+            if what == "file, set":
+                yield lp.IndexedFile(path, folder / "1.wav")
             root.gns(path).set_attribute("file", f"set {number}")
+            if what == "set, file":
+                yield lp.IndexedFile(path, folder / "1.wav")
         elif what == "commit" and not run["ends"] and run.get("if_exists") != "error" and "in the way" not in done:
             root._p_jar.transaction_manager.commit()  # what waits is committed later, which only a failure shows
         elif what in ("others", "in the way"):
@@ -213,7 +218,7 @@ def test_both_planes_leave_one_tree_and_one_report(steps: list[Any], tmp_path_fa
     with ExitStack() as at:
         at.callback(shutil.rmtree, folder)
         for name in NAMES:
-            become(folder, name, "file")
+            become(folder, name, "gone" if name == "never there" else "file")
         planes = [Plane(folder, at, is_fast=is_fast) for is_fast in (True, False)]
         for what, detail in steps:
             if what == "become":
