@@ -516,7 +516,7 @@ class Scanner:
     def _at_end(self, branch: _Branch, key: str, oid: bytes) -> tuple[_Branch, str, bytes]:
         """The end of the chain of nodes with one child each that begins with a child of a branch.
 
-        Given as its parent, its key and its id: a fifth of the time that a window for each node takes.
+        Given as its parent, its key and its id: a twentieth of the time that a window for each node takes.
         """
         load = self._storage.load
         keys, oids, tree = [key], [branch.oid, oid], b""
