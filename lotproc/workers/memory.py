@@ -14,7 +14,9 @@ from pickle import PickleBuffer
 from typing import Any
 from weakref import WeakSet
 
-__all__ = ["LARGE", "Memories", "Memory", "OutOfBand", "receive_memory", "too_many_files"]
+from .._fast import FAST
+
+__all__ = ["LARGE", "Memories", "Memory", "OutOfBand", "has_memory", "receive_memory", "too_many_files"]
 
 #: Bytes from which on an array goes through shared memory.
 LARGE = 1 << 16
@@ -22,11 +24,17 @@ LARGE = 1 << 16
 MOST_KEPT = 64 << 20
 
 
+def has_memory() -> bool:
+    """Whether large arrays go through shared memory here."""
+    return FAST and hasattr(os, "memfd_create")
+
+
 class Memory:
     """Memory that several processes have open as a file; it is gone with the last of them.
 
     It is read and written, and never mapped: what is read from it lies in the reader's own memory, and where the system
-    has no more of it there is an error, and no signal. Through it 1 MB takes a third of the time of a pipe.
+    has no more of it there is an error, and no signal. Records with 1 MB there and back take 0.45 of the CPU time that
+    they take in one pickle through a pipe.
 
     Args:
         number: Its file descriptor.
@@ -149,7 +157,7 @@ class Memories:
         try:
             memory = memory or Memory(os.memfd_create("lotproc"))
             memory.write(buffers)
-        except (AttributeError, OSError):  # another system than Linux; or there is no room
+        except OSError:
             return None
         self._all.add(memory)
         return memory

@@ -22,7 +22,7 @@ from ..errors import LiveNodeError, NotPicklableError, as_text, got, warn
 from ..models import ProcessResult
 from .arithmetic import Arithmetic, within
 from .environment import is_of_user, module_file
-from .memory import Memories, Memory, OutOfBand
+from .memory import Memories, Memory, OutOfBand, has_memory
 from .tasks import Outcome, Task
 
 __all__ = [
@@ -77,7 +77,7 @@ def packed_batch(batch: Any, out_of_band: OutOfBand | None = None) -> bytes:
 
 def parcel(batch: Any, memories: Memories) -> Parcel:
     """A packed batch whose large arrays are in shared memory, as they are now."""
-    if FAST:
+    if has_memory():
         out_of_band = OutOfBand()
         packed = packed_batch(batch, out_of_band)
         if not out_of_band.buffers:

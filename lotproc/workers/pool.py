@@ -14,10 +14,9 @@ from multiprocessing.util import Finalize
 from threading import Lock
 from time import monotonic
 
-from .._fast import FAST
 from ..errors import NotReadyError, WorkerDiedError, WorkerTimeoutError
 from .environment import Inherited
-from .memory import LARGE, Memories, Memory
+from .memory import LARGE, Memories, Memory, has_memory
 from .packing import Parcel, Returned
 from .process import BATCH, DONE, END_SECONDS, PREPARE, STALE, WITH_MEMORY
 from .worker import Worker
@@ -185,13 +184,15 @@ class Lease:
             kind, outcome = call.ask(self._worker, WITH_MEMORY if memory else BATCH, packed, call.timeout, memory)
         except (WorkerDiedError, WorkerTimeoutError):
             self._worker = None
+            if memory:
+                memory.close()  # which a worker that is not quite gone may still write to
             raise
         call.failed_starts = 0
         self._batches += 1
         if self._batches == call.most_batches:
             process_pool().dismiss(self._worker)
             self._worker = None
-        call.has_large_outcomes |= FAST and len(outcome) > LARGE
+        call.has_large_outcomes |= len(outcome) > LARGE and has_memory()
         buffers = memory.read() if memory and kind == WITH_MEMORY else []
         if memory:
             call.memories.give_back(memory)
