@@ -79,8 +79,9 @@ def bare(session: nox.Session) -> None:
 #: Files with the laws of reading and writing, which the fast ways must hold as well as the slow ones.
 LAWS = (
     *("zodb/test_one_view", "zodb/test_scanning", "zodb/test_along_paths", "zodb/test_through_time"),
-    *("zodb/test_resuming", "writing/test_bulk", "writing/test_two_planes", "writing/test_writing"),
-    *("writing/test_stamps", "doors/test_export", "doors/test_ingest", "workers/test_parallel", "stores/test_stores"),
+    *("zodb/test_columns", "zodb/test_many_values", "zodb/test_resuming", "writing/test_two_planes"),
+    *("writing/test_writing", "writing/test_stamps", "doors/test_export", "doors/test_ingest"),
+    *("workers/test_parallel", "stores/test_stores"),
 )
 
 
