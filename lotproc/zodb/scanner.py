@@ -245,7 +245,7 @@ class Scanner:
         count = 0
         while branches and count < self._window:
             branch = branches[0]
-            if FAST and not branch.is_looked_at:  # of the time of a scan this spares a fifth, and more in small trees
+            if FAST and not branch.is_looked_at:  # spares an eighth of the time of a scan
                 self._list_together(branches, self._window - count)
             try:
                 children = self._next_children(branch)
