@@ -25,7 +25,7 @@ from ZODB.tests.MVCCMappingStorage import MVCCMappingStorage
 import lotproc as lp
 from lotproc import _fast, export
 from lotproc.tables import arrow, batches, scanned
-from lotproc.zodb import attributes, scanner
+from lotproc.zodb import attributes, children, scanner
 
 pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
@@ -152,7 +152,7 @@ def test_a_table_of_a_scan_is_that_of_its_records(
     folder = tmp_path_factory.mktemp("tree")
     with (
         opened(STORAGES[storage](folder)) as root,
-        mock.patch.object(scanner, "FIRST_WINDOW", min(window, 32)),
+        mock.patch.object(children, "FIRST_WINDOW", min(window, 32)),
         mock.patch.object(scanner, "BLOCK", window),
         mock.patch.object(arrow, "BATCH", batch),
         mock.patch.object(export, "BATCH", batch),

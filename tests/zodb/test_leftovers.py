@@ -15,7 +15,8 @@ from trees import unsaved
 import lotproc as lp
 from lotproc import _marked
 from lotproc._fast import FAST
-from lotproc.zodb.scanner import Scanner
+from lotproc.zodb.chains import ChainReader
+from lotproc.zodb.children import ChildReader
 
 keys = st.sampled_from(["a", "b", "_p", "f"])
 paths = st.lists(keys, max_size=4).map(tuple)
@@ -187,14 +188,14 @@ def test_results_that_are_alone_are_read_together_and_the_same(base: Path, in_bu
         found, close = _marked.stamped("obsolete", root, marked)
         together = list(found)
         close()
-        with patch.object(Scanner, "_ends", lambda *args: {}):
+        with patch.object(ChainReader, "leaves", lambda *args: {}):
             found, close = _marked.stamped("obsolete", root, marked)
             assert list(found) == together
             close()
         root.set_attribute("n", 1)  # so that live nodes are gone through
         assert list(_marked.stamped("obsolete", root, marked)[0]) == together
         db.abort()
-        with patch.object(Scanner, "_list", autospec=True, side_effect=Scanner._list) as listed:
+        with patch.object(ChildReader, "begin", autospec=True, side_effect=ChildReader.begin) as listed:
             found, close = _marked.stamped("obsolete", root, marked)
             assert len(list(found)) == len(together)
             close()
