@@ -27,11 +27,9 @@ from ..zodb.appending import (
 from ..zodb.encoding import (
     INLINE,
     KNOWN,
-    NewObjects,
     attributes_record,
     attributes_records,
     new_node_encoder,
-    no_objects,
     tree_record,
     tree_records,
 )
@@ -54,15 +52,12 @@ class Bulk:
     Args:
         root: The node below which the paths of the writes start.
         options: What to do where a node is there already.
-        takes_objects: Whether values may hold new persistent objects. They are stored as objects of their own, and
-            belong to no connection afterwards, so nobody else should hold them.
 
     Raises:
         NotServed: The connection has changes that are not committed, or the node is of an unknown class.
     """
 
-    def __init__(self, root: BaseNode, options: Options, *, takes_objects: bool = False) -> None:
-        self._takes_objects = takes_objects
+    def __init__(self, root: BaseNode, options: Options) -> None:
         self._connection = root._p_jar
         if not FAST or self._connection is None or not is_clean(self._connection) or type(root) not in KNOWN:
             raise NotServed
@@ -195,8 +190,6 @@ class Bulk:
         changed: list[ChangedRecord] = []
         new_oid = ids_from(storage, 3 * self._made)
         trees = ChangedTrees(self._stored.load, self._stored.tree_state, self._connection, new_oid)
-        objects = NewObjects(new_oid) if self._takes_objects else None
-        reference = no_objects if objects is None else objects.reference
         waiting = list(self._changed)
         for node in waiting:
             encode = new_node_encoder(node.kind)
@@ -209,9 +202,9 @@ class Bulk:
                 if type(child.attributes) is FileReference:
                     new += child.attributes.records(attributes, new_oid)
                 elif len(child.attributes) <= INLINE:
-                    new.append((attributes, attributes_record(child.attributes, reference)))
+                    new.append((attributes, attributes_record(child.attributes)))
                 else:
-                    new += attributes_records(attributes, child.attributes, new_oid, reference)
+                    new += attributes_records(attributes, child.attributes, new_oid)
                 if child.new:
                     waiting.append(child)
                 else:
@@ -222,8 +215,6 @@ class Bulk:
                 changed.append((node.tree, node.serial, tree_record({**node.stored, **references})))
             else:
                 trees.tree(node.tree).update(references)
-        if objects is not None:
-            new += objects.records()
         changed += trees.records()
         trees.close()
         return new, changed, trees.current

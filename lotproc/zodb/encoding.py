@@ -13,10 +13,9 @@ from BTrees.OOBTree import OOBTree, OOBucket
 from lotdb import BaseNode, DataNode
 from persistent import Persistent
 from persistent.wref import WeakRef
-from ZODB.blob import Blob
 from ZODB.serialize import ObjectWriter
 from ZODB.utils import p64
-from zodbpickle import binary, pickle as zodb_pickle
+from zodbpickle import pickle as zodb_pickle
 
 from .._fast import FAST
 from .._values import is_flat
@@ -24,8 +23,8 @@ from .records import BUCKET, EMPTY_TREE, TREE, NotServed, pickled_text, stored_n
 from .shapes import NodeShape
 
 __all__ = [
-    *("INLINE", "KNOWN", "NewObjects", "attributes_record", "new_node_encoder", "read_node", "tree_record"),
-    *("attributes_records", "encoded_children", "no_objects", "part_record", "tree_records"),
+    *("INLINE", "KNOWN", "attributes_record", "new_node_encoder", "read_node", "tree_record"),
+    *("attributes_records", "encoded_children", "part_record", "tree_records"),
 ]
 
 #: Classes of nodes that make their children as `BaseNode` does.
@@ -222,58 +221,14 @@ def _name(kind: type) -> bytes:
 # --- Values ---------------------------------------------------------------------------------------------------------
 
 
-class NewObjects:
-    """New persistent objects that are met in values: each gets an id, and a record of its own.
-
-    The objects themselves stay as they are: they belong to no connection. So nobody else should hold them.
-
-    Args:
-        new_oid: Gives an id that no object has.
-    """
-
-    def __init__(self, new_oid: Callable[[], bytes]) -> None:
-        self._new_oid = new_oid
-        self._references: dict[int, _IdAndClass] = {}
-        self._objects: list[Any] = []
-
-    def reference(self, value: Any) -> _IdAndClass | None:
-        """How a record refers to an object that is persistent; `None` for all other values.
-
-        Raises:
-            NotServed: It is no new one, or takes more than a record.
-        """
-        if not isinstance(value, (Persistent, WeakRef)):
-            return None
-        found = self._references.get(id(value))
-        if found is None:
-            if isinstance(value, (WeakRef, Blob)) or value._p_jar is not None or hasattr(value, "__getnewargs__"):
-                raise NotServed
-            found = self._references[id(value)] = binary(self._new_oid()), type(value)
-            self._objects.append(value)
-        return found
-
-    def records(self) -> Iterator[_IdAndRecord]:
-        """The ids and the records of the objects, and of those that are met in these."""
-        for value in self._objects:
-            buffer = BytesIO()
-            pickler = zodb_pickle.Pickler(buffer, 3)
-            pickler.persistent_id = self.reference
-            pickler.dump(type(value))
-            pickler.dump(value.__getstate__())
-            yield self._references[id(value)][0], buffer.getvalue()
-
-
-def no_objects(value: Any) -> None:
-    """The `reference` of a `NewObjects` that takes none."""
+def _refuse_objects(value: Any) -> None:
+    """The `persistent_id` of a pickler that takes no persistent objects."""
     if isinstance(value, (Persistent, WeakRef)):
         raise NotServed
 
 
 def attributes_records(
-    oid: bytes,
-    attributes: Mapping[str, Any],
-    new_oid: Callable[[], bytes],
-    reference: Callable[[Any], _IdAndClass | None] = no_objects,
+    oid: bytes, attributes: Mapping[str, Any], new_oid: Callable[[], bytes]
 ) -> Iterable[_IdAndRecord]:
     """The ids and the records of a new tree of attributes.
 
@@ -281,20 +236,17 @@ def attributes_records(
         oid: The id of the tree.
         attributes: The attributes.
         new_oid: Gives an id that no object has.
-        reference: Says how a record refers to persistent objects among values, as `NewObjects` does.
 
     Raises:
         NotServed: A value holds a persistent object.
     """
     if len(attributes) > INLINE:
         # With the parts made by ZODB's own writer, a value took three times as long as in one record.
-        return _parts(oid, attributes, new_oid, lambda items: _encoded_values(items, reference))
-    return ((oid, attributes_record(attributes, reference)),)
+        return _parts(oid, attributes, new_oid, _encoded_values)
+    return ((oid, attributes_record(attributes)),)
 
 
-def attributes_record(
-    attributes: Mapping[str, Any], reference: Callable[[Any], _IdAndClass | None] = no_objects
-) -> bytes:
+def attributes_record(attributes: Mapping[str, Any]) -> bytes:
     """The record of a tree of attributes, not more than `INLINE`; otherwise as above."""
     if not attributes:
         return EMPTY_TREE
@@ -303,10 +255,10 @@ def attributes_record(
         (items,) = attributes.items()
     else:
         items = tuple([part for name in sorted(attributes) for part in (name, attributes[name])])
-    return b"".join((_BEGIN, _encoded_values(items, reference), _END))
+    return b"".join((_BEGIN, _encoded_values(items), _END))
 
 
-def _encoded_values(items: Sequence[Any], reference: Callable[[Any], _IdAndClass | None]) -> bytes:
+def _encoded_values(items: Sequence[Any]) -> bytes:
     """Names and values, one after the other, as a tuple in a pickle."""
     values = items[1::2]
     if FAST and (_PLAIN.issuperset(map(type, values)) or all(map(is_flat, values))):
@@ -315,6 +267,6 @@ def _encoded_values(items: Sequence[Any], reference: Callable[[Any], _IdAndClass
         return pickle.dumps(items, 3)[2:-1]
     buffer = BytesIO()
     pickler = zodb_pickle.Pickler(buffer, 3)
-    pickler.persistent_id = reference
+    pickler.persistent_id = _refuse_objects
     pickler.dump(items)
     return buffer.getvalue()[2:-1]

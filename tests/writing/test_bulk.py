@@ -28,7 +28,7 @@ import ZODB
 from BTrees.check import check
 from BTrees.OOBTree import OOBTree
 from hypothesis import assume, example, given, settings, strategies as st
-from lotdb import LOTDB, BaseNode, BlobObject, PathFileObj
+from lotdb import LOTDB, BaseNode
 from lotdb.tree import DataNode
 from persistent.mapping import PersistentMapping
 from recording import Path, contents, database, examples
@@ -47,7 +47,6 @@ from lotproc import (
     LotprocError,
     NotPicklableError,
     ProcessResult,
-    Write,
     WriteReport,
     fresh,
     inline,
@@ -61,7 +60,6 @@ from lotproc.writing import (
     storable as _storable,
     stored_nodes as _stored_nodes,
 )
-from lotproc.writing.options import Options
 from lotproc.zodb import appending as _appending, encoding as _encoding
 from lotproc.zodb.pinned import pinned_in_thread
 from lotproc.zodb.records import EMPTY_TREE, NotServed, UnusualRecord, class_and_state, stored_node
@@ -804,64 +802,6 @@ def test_persistent_values_are_stored_as_objects_of_their_own(name: str) -> None
         assert value._p_oid is not None
         assert value._p_jar is late._p_jar
         assert set(contents(late)) == {(), ("a",), ("b",), ("c",)}
-
-
-def stored_new(root: BaseNode, planned: list[Write]) -> None:
-    """Store writes whose values hold new persistent objects, which nobody else holds."""
-    bulk = _bulk.Bulk(root, Options("test"), takes_objects=True)
-    assert all(map(bulk.add, planned))
-    bulk.commit()
-    root._p_jar.transaction_manager.abort()
-
-
-def objects(count: int) -> dict[str, Any]:
-    """Values that hold new persistent objects, some of them the same one."""
-    file, inner = PathFileObj(filepath="/data/ann/clip.wav"), PersistentMapping(x=[1.5])
-    made = {"file": file, "again": [file, {"inner": inner}], "tree": OOBTree({"inner": inner}), "x": 1.5, "y": {"z": 2}}
-    return {**made, **{f"a{i:03}": [i, file] for i in range(count)}}
-
-
-@pytest.mark.parametrize("count", [0, 25, 26, 100])
-def test_new_objects_in_values_are_stored_as_live_nodes_store_them(count: int) -> None:
-    seen = []
-    for in_bulk in (True, False):
-        with database() as db:
-            root = db.open_connection()
-            made = [Write(("a", f"n{i}"), objects(count)) for i in range(3)]
-            if in_bulk:
-                stored_new(root, made)
-            else:
-                for planned in made:
-                    for name, value in planned.attributes.items():
-                        root.gns(planned.path).set_attribute(name, value)
-                db.commit()
-            late = db.open_connection(connection_id="late")
-            for node in late.get_node("a").node_storage.values():
-                check(node.attribute_storage)
-                stored = dict(node.attribute_storage.items())
-                assert stored["file"].path == pathlib.Path("/data/ann/clip.wav")
-                assert stored["again"][0] is stored["file"]
-                assert stored["again"][1]["inner"] is stored["tree"]["inner"]
-                assert all(stored[f"a{i:03}"][1] is stored["file"] for i in range(count))
-                assert len({stored["file"]._p_oid, stored["tree"]._p_oid, stored["tree"]["inner"]._p_oid}) == 3
-            seen.append(len(db.db.storage))
-            assert_sound(file_of(db))
-    assert seen[0] == seen[1]  # as many objects
-
-
-@pytest.mark.parametrize("of_another", [True, False])
-def test_objects_that_are_no_new_ones_take_live_nodes(of_another: bool) -> None:
-    with database() as db, database() as other:
-        root = db.open_connection()
-        held: Any = PersistentMapping(x=1)
-        if of_another:
-            other.open_connection().set_attribute("held", held)
-            other.commit()
-        else:
-            held = BlobObject()
-        with pytest.raises(NotServed):
-            stored_new(root, [Write(("a",), {"held": [held]})])
-        assert "a" not in db.open_connection(connection_id="late").node_storage
 
 
 def test_a_value_that_became_persistent_while_it_waited_is_stored_as_such() -> None:
