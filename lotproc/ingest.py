@@ -185,6 +185,9 @@ def ingest_files(
     has one from this run. An error that ends the run undoes what was not committed; in memory, all that was attached.
     Arrays in a zarr store lie outside the database: one that was replaced stays so.
 
+    A file whose name without its suffix is that of a folder beside it (`a/c.wav`, `a/c/x.wav`) is attached to a node
+    with nodes below it. That is no leaf, so `leaves` and `scan` do not give it: rename one of the two.
+
     With commits, references for new nodes are stored as whole records, in a fifth of the time that live nodes take; the
     tree shows them from the commit on. What the source of the files changes in the tree meanwhile comes where it came.
 

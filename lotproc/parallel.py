@@ -222,8 +222,9 @@ def _given(on_error: OnError, batch: object, outcome: Outcome) -> Iterator[Any]:
     for item in outcome.result:
         if type(item) is Failure and item not in before:
             item = in_its_place(on_error, item)
-        if item is not None:
-            results.append(item)
+            if item is None:  # left out, unlike a `None` that the processor gave
+                continue
+        results.append(item)
     if is_divisible(batch):
         yield results
     else:

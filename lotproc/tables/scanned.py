@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._extras import needed
 from .._stage import until_closed
+from ..errors import ArgumentError
 from ..models import NodeRecord
 from ..zodb.pinned import PinnedStorage
 from .arrow import stream_of
@@ -58,6 +59,8 @@ class Scanned(Iterator[NodeRecord]):
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The same scan, of the same transaction and from its beginning, as a stream of Arrow's record batches."""
         needed("pyarrow", "arrow", "a scan that is read as a table")
+        if not hasattr(self._storage.db, "_mvcc_storage"):  # which ZODB takes away when it closes
+            raise ArgumentError("scan: the database is closed", hint="open it again, and scan anew")
         storage = self._storage.again()
         items = self._read(storage, True)
         if storage.must_close:

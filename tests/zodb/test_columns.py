@@ -269,6 +269,17 @@ def test_pyarrow_reads_a_scan(root: BaseNode) -> None:
     assert pa.table(lp.scan("seconds", root, path="no/*")).num_columns == 0
 
 
+def test_a_closed_database_is_no_table(tmp_path: Path) -> None:
+    with opened(FileStorage(str(tmp_path / "tree.fs"), create=True)) as root:
+        root.gn("a").set_attribute("n", 1)
+        commit(root)
+        scanned = lp.scan("n", root)
+        assert pa.table(scanned).num_rows == 1
+    with pytest.raises(lp.ArgumentError) as caught:
+        pa.table(scanned)
+    assert caught.value.hint is not None
+
+
 def test_a_pipe_ends_in_a_table(root: BaseNode) -> None:
     assert pipe(root, lp.scan("take"), lp.to_arrow())["take"].to_pylist() == [*range(100)] * 3
 
