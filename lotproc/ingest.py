@@ -209,7 +209,7 @@ def ingest_files(
             tree is in a database. `None`: the caller commits.
 
     Returns:
-        A report. Takes the files in their order: one at a time, or with `if_exists="skip"` and references up to 1,000
+        A report. Takes the files in their order, one at a time, or with `if_exists="skip"` and references up to 1,000
         at once, never more than the next commit needs. Holds one file's content and the paths of all. For the
         connection's thread only.
 

@@ -73,13 +73,13 @@ held = st.one_of(
 )
 
 
-def told(value: Any, seen: dict[int, int] | None = None) -> Any:
+def told(value: Any, seen: dict[int, tuple[int, Any]] | None = None) -> Any:
     """All that is to be the same of a value, what it shares with others among it."""
     seen = {} if seen is None else seen
     if not isinstance(value, (int, str)):
         if id(value) in seen:
-            return "seen", seen[id(value)]
-        seen[id(value)] = len(seen)
+            return "seen", seen[id(value)][0]
+        seen[id(value)] = len(seen), value  # held, so that no other gets its id
     if isinstance(value, (list, tuple)):
         return type(value), [told(item, seen) for item in value]
     if isinstance(value, (lp.NodeRecord, lp.ProcessResult)):
