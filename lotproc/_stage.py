@@ -103,13 +103,14 @@ class Stage(MayHoldRoot):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.ready and len(args) == 1 and not kwargs:
             return self.ready(args[0])
-        free = [name for name in positional_of(self.function) if name not in self.given and name not in kwargs]
+        positional = positional_in(inspect.signature(self.function))
+        free = [name for name in positional if name not in self.given and name not in kwargs]
         if len(args) > len(free):
             raise ArgumentTypeError(f"{self!r} takes {' and '.join(free) or 'no argument'}, got {len(args)} arguments")
         return self.function(**{**self.given, **dict(zip(free, args, strict=False)), **kwargs})
 
     def __repr__(self) -> str:
-        in_place = list(takewhile(self.given.__contains__, positional_of(self.function)))
+        in_place = list(takewhile(self.given.__contains__, positional_in(inspect.signature(self.function))))
         given = [f"{'' if name in in_place else f'{name}='}{_brief(value)}" for name, value in self.given.items()]
         return f"{self.function.__name__}({', '.join(given)})"
 
@@ -138,10 +139,9 @@ def _call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     return function(**given)
 
 
-def positional_of(function: Callable[..., Any]) -> list[str]:
+def positional_in(signature: inspect.Signature) -> list[str]:
     """The names of the positional arguments of a stage's function; the data is the last."""
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def _brief(value: object) -> str:
@@ -175,7 +175,7 @@ def stage(
         signature = _with_data(inspect.signature(options), data)
         plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
         shape = f"{options.__name__}{signature.replace(parameters=plain)}"
-        positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        positional = positional_in(signature)
 
         @functools.wraps(options)
         def call(*args: Any, **kwargs: Any) -> Any:

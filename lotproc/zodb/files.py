@@ -50,8 +50,7 @@ class FileReader:
         try:
             records = self._storage.load_many(as_oids(each))
             for number, rows, folders in self._alike(records):
-                shape = self._shapes[number]
-                self._read(shape, number, records, rows, self._storage.load_many(folders), each, found)
+                self._read(number, records, rows, self._storage.load_many(folders), each, found)
         except DamagedDatabaseError:
             return {}  # which is told of one by one
         return found
@@ -73,7 +72,6 @@ class FileReader:
 
     def _read(
         self,
-        shape: _FileShape,
         number: int,
         records: Records,
         rows: Any,
@@ -81,6 +79,7 @@ class FileReader:
         oids: Sequence[bytes],
         found: dict[bytes, Path],
     ) -> None:
+        shape = self._shapes[number]
         before, after = shape.beginning.length, len(shape.end)
         for row, (start, stop), folder in zip(
             rows.tolist(), records.some(rows).bounds(), folders.bounds(), strict=True
