@@ -56,14 +56,14 @@ class NewFiles:
         return transaction is self._transaction and changes == self._changes
 
     def have(self, paths: Sequence[_Path]) -> list[bool | None]:
-        """Whether the node at each path has the attribute, and not as `None`; `None` where only live nodes can tell.
+        """Whether the node at each path has the attribute, and not as `None`; `None` where its records are damaged.
 
         What is not committed does not count.
         """
         try:
-            return self._lookup.have(self._attribute, paths)
+            return [*self._lookup.have(self._attribute, paths)]
         except DamagedDatabaseError:  # which live nodes tell of, if it matters
-            return [None] * len(paths)
+            return [None] if len(paths) == 1 else [have for path in paths for have in self.have([path])]
 
     def add(self, path: _Path, file: Path) -> bool:
         """Take up a file, whose path is absolute; whether that can be done without live nodes."""

@@ -236,15 +236,18 @@ class RecordLookup:
                 new[row] = since is not None and attributes_have_news(found[row], names, since)
         return found, new
 
-    def have(self, attribute: FileAttribute, paths: Sequence[_Path]) -> list[bool | None]:
-        """Whether the node at each path has an attribute, and not as `None`; `None` where only objects can tell."""
+    def have(self, attribute: FileAttribute, paths: Sequence[_Path]) -> list[bool]:
+        """Whether the node at each path has an attribute, and not as `None`."""
         oids, rows = self._find_all(paths, ())
         nodes = self._nodes(oids)
-        have: list[bool | None] = [False] * len(paths)
-        for row in rows[~nodes.usual].tolist():
-            have[row] = None
         records = self._storage.load_many(nodes.attributes[nodes.usual])
-        for row, has_it in zip(rows[nodes.usual].tolist(), attribute.is_there(records), strict=True):
+        of_nodes: list[bool | None] = [None] * len(oids)
+        for place, has_it in zip(np.flatnonzero(nodes.usual).tolist(), attribute.is_there(records), strict=True):
+            of_nodes[place] = has_it
+        have = [False] * len(paths)
+        for place, (row, has_it) in enumerate(zip(rows.tolist(), of_nodes, strict=True)):
+            if has_it is None:
+                has_it = self._jar.node(oids[place].tobytes()).attribute_storage.get(attribute.name) is not None
             have[row] = has_it
         return have
 

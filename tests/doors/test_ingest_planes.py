@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from lotdb import LOTDB, BaseNode, DataNode, PathFileObj
 from recording import database, examples
 from trees import AWKWARD_KEYS, Packed
@@ -212,6 +212,12 @@ NUMBERS = count()
 
 
 @given(steps=steps)
+@example(  # a node that only its class can read, and what its source gives it behind the file
+    steps=[
+        ("plant", ("packed", ("a",))),
+        ("run", {"items": [("file", ("a",), "1.wav"), ("set file", ("a",))], "ends": False, "many": False}),
+    ]
+)
 @settings(deadline=None, max_examples=examples(60))
 def test_both_planes_leave_one_tree_and_one_report(steps: list[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp() / f"planes_{next(NUMBERS)}"
