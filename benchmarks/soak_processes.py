@@ -29,7 +29,7 @@ class Member(NamedTuple):
 
     @property
     def is_worker(self) -> bool:
-        return "popen_loky" in self.command
+        return "lotproc-worker" in self.command
 
 
 class Job:

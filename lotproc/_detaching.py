@@ -19,7 +19,8 @@ from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 from ZODB.blob import Blob
 
-from ._nodes import class_name, dumps_detached, is_broken, node_path
+from ._nodes import class_name, is_broken, node_path
+from ._pickling import dumps_detached
 from ._salvaging import Unreadable
 from .errors import DamagedDatabaseError, DetachError, LiveNodeError, as_text
 from .payloads import PayloadHandle

@@ -1,39 +1,31 @@
-"""What every module asks of a node or a record: its path, its key, its connection, and a pickle without its tree."""
+"""What every module asks of a node or a record: its path, its key, its connection, and what is broken in it."""
 
 from __future__ import annotations
 
 import pickle
-from collections import ChainMap
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from io import BytesIO
-from types import CodeType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from lotdb import LOTDB, BaseNode
+from lotdb import BaseNode
 from persistent import Persistent
 from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 from ZODB.blob import BlobStorage
 from ZODB.broken import Broken, broken_cache
-from ZODB.Connection import Connection
-from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
-from ._fast import FAST
-from .errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_text, got
-from .models import NodeRecord, ProcessResult
+from ._items import no_item, node_path, path_of
+from .errors import ArgumentError, as_text
 
 __all__ = [
-    "VALUES",
     "CarriedPaths",
     "attributes_of",
-    "by_value",
     "class_name",
     "connection_of",
-    "dumps_detached",
     "find",
     "first_inside",
     "is_broken",
@@ -48,68 +40,6 @@ __all__ = [
     "unwrapped",
     "zarr_folder",
 ]
-
-
-#: What belongs to a database.
-_LIVE = (Persistent, LOTDB, DB, Connection)
-#: What there are thousands of in a pickle, and is no such thing itself.
-VALUES = {NodeRecord, ProcessResult}
-
-
-def _refuse_live(value: object) -> None:
-    """Stop where a pickle would take a whole tree along."""
-    if isinstance(value, Persistent):
-        raise LiveNodeError(f"it holds a persistent {type(value).__qualname__} inside")
-    if isinstance(value, _LIVE):
-        raise LiveNodeError(f"it holds an open database inside, a {type(value).__qualname__}")
-
-
-def dumps_detached(value: Any, *, protocol: int = 5, pickler: Any = pickle.Pickler, out_of_band: Any = None) -> bytes:
-    """The pickle of a value, if nothing in it belongs to a database; buffers may be left out, as those of `pickle`."""
-    buffer = BytesIO()
-    _guarded(pickler)(buffer, protocol=protocol, buffer_callback=out_of_band).dump(value)
-    return buffer.getvalue()
-
-
-@cache
-def by_value() -> Any:
-    """cloudpickle's pickler, which takes functions along, with the names of their files: tracebacks show lines by them.
-
-    From its version 3.1 on cloudpickle leaves these out.
-    """
-    import cloudpickle
-
-    reduced = cloudpickle.Pickler.dispatch_table[CodeType]
-
-    def with_file(code: CodeType) -> Any:
-        make, parts = reduced(code)
-        return make, tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts)
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = ChainMap({CodeType: with_file}, cloudpickle.Pickler.dispatch_table)
-
-    return Pickler
-
-
-@cache
-def _guarded(pickler: type) -> Any:
-    """A pickler of the same kind that refuses what belongs to a database.
-
-    `persistent_id` is asked of every str and number, too; `reducer_override` of all but these and plain containers. A
-    batch of records is packed in a seventh of the time.
-    """
-    if not FAST:
-        return type(pickler.__name__, (pickler,), {"persistent_id": staticmethod(_refuse_live)})
-    theirs = getattr(pickler, "reducer_override", None)
-
-    def reducer_override(self: Any, value: Any) -> Any:
-        if type(value) in VALUES:
-            return value.__reduce_ex__(4)  # without a look into the tables of what is pickled in another way
-        if isinstance(value, _LIVE):
-            _refuse_live(value)
-        return NotImplemented if theirs is None else theirs(self, value)
-
-    return type(pickler.__name__, (pickler,), {"reducer_override": reducer_override})
 
 
 def is_broken(value: object) -> bool:
@@ -210,25 +140,6 @@ def find(root: BaseNode, path: tuple[str, ...]) -> BaseNode | None:
             return None
         node = node.node_storage.get(key)
     return node
-
-
-def node_path(node: BaseNode, root: BaseNode | None = None) -> tuple[str, ...]:
-    """The keys from below `root` (by default the root of the whole tree) down to `node`.
-
-    The same as `node.gps()`, which recurses and so ends in a RecursionError on deep trees.
-    """
-    keys = []
-    while node is not root:
-        if type(node) is BaseNode:  # without the calls of its properties
-            parent, key = node._parent, node._key
-        else:
-            parent, key = node.parent, node.key
-        if parent is None:
-            break
-        keys.append(key)
-        node = parent
-    keys.reverse()
-    return tuple(keys)
 
 
 def top_of(node: BaseNode) -> BaseNode:
@@ -334,16 +245,6 @@ def _has_plain_path(kind: Any) -> bool:
     return kind.key is BaseNode.key and kind.parent is BaseNode.parent
 
 
-def path_of(name: str, item: Any) -> tuple[str, ...]:
-    """The path of a live node, or of anything detached that has a `path`."""
-    if isinstance(item, BaseNode):
-        return node_path(item)
-    try:
-        return tuple(item.path)
-    except (AttributeError, TypeError):
-        raise no_item(name, item) from None
-
-
 def key_of(name: str, item: Any) -> str:
     """The key of a live node or a record."""
     try:
@@ -361,14 +262,6 @@ def attributes_of(name: str, item: Any) -> Any:
     if not hasattr(attributes, "get"):
         raise no_item(name, item)
     return attributes
-
-
-def no_item(name: str, item: object, expected: str = "a node or a record") -> ArgumentTypeError:
-    """The error for something in a stream that a stage can't work on."""
-    hint = "put it before chunked(), or toolz.concat in front" if isinstance(item, (list, tuple)) else None
-    if isinstance(item, BaseNode):
-        hint = "put snapshot(...) in front, which makes records of nodes"
-    return ArgumentTypeError(f"{name}:", expected=expected, got=got(item), hint=hint)
 
 
 def out_of_order(

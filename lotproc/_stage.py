@@ -25,14 +25,16 @@ from copy import deepcopy
 from itertools import takewhile
 from numbers import Integral
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lotdb import BaseNode
-
-from ._nodes import connection_of, no_item
+from ._is_node import is_node
+from ._items import no_item
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
 from .models import NodeRecord, Partition
+
+if TYPE_CHECKING:
+    from lotdb import BaseNode
 
 __all__ = [
     *("MayHoldRoot", "Stage", "check_choice", "check_count", "check_function", "check_items", "check_on_error"),
@@ -54,7 +56,7 @@ class MayHoldRoot:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         for node in self._held():
-            if isinstance(node, BaseNode):
+            if is_node(node):
                 raise NotPicklableError(
                     f"{self!r} can't be pickled, since it holds the live node {brief(node)}: where it is loaded, it "
                     "would work on a copy of the tree, and nothing of that reaches the database",
@@ -68,7 +70,7 @@ class MayHoldRoot:
         return self._made_of(vars(self))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        memo.update({id(node): node for node in self._held() if isinstance(node, BaseNode)})
+        memo.update({id(node): node for node in self._held() if is_node(node)})
         return self._made_of(deepcopy(vars(self), memo))
 
     def _made_of(self, state: Mapping[str, Any]) -> Any:
@@ -147,7 +149,7 @@ def positional_in(signature: inspect.Signature) -> list[str]:
 def _brief(value: object) -> str:
     if inspect.isroutine(value):
         return value.__name__
-    if isinstance(value, BaseNode):  # the target of a write
+    if is_node(value):  # the target of a write
         return brief(value)
     return "..." if value is ... else repr(value)
 
@@ -251,7 +253,7 @@ def _once(name: str, argument: str, stream: Iterator[Any], run: Callable[[Any], 
 
 def check_items(name: str, data: str, items: object) -> None:
     """Refuse what is no iterable of items, with what to do."""
-    if isinstance(items, BaseNode):
+    if is_node(items):
         raise ArgumentTypeError(
             f"{name}: {data}",
             expected="an iterable",
@@ -312,7 +314,7 @@ def check_record(name: str, record: object, why: str) -> None:
 
 def check_root(name: str, root: object, expected: str = "a lotdb node as the root of a tree") -> None:
     """Refuse a root that is no node of a tree."""
-    if not isinstance(root, BaseNode):
+    if not is_node(root):
         hint = None
         if hasattr(root, "open_connection") or isinstance(root, (str, PurePath)):
             hint = "open it first: root = LOTDB(...).open_connection()"
@@ -326,6 +328,8 @@ def check_root(name: str, root: object, expected: str = "a lotdb node as the roo
 
 def check_open(name: str, root: BaseNode) -> None:
     """Refuse a node of a tree whose connection is closed."""
+    from ._nodes import connection_of  # here, where there is a node: a worker that gets none starts without lotdb
+
     connection = connection_of(root)
     if connection is not None and getattr(connection, "opened", connection) is None:
         raise ArgumentError(
@@ -344,7 +348,7 @@ def check_count(name: str, argument: str, value: object, minimum: int = 1) -> No
 
 def root_hint(name: str, value: object) -> str | None:
     """What to do if an argument is a root that came too early."""
-    return f"the root comes last: {name}(..., root)" if isinstance(value, BaseNode) else None
+    return f"the root comes last: {name}(..., root)" if is_node(value) else None
 
 
 def check_function(name: str, argument: str, value: object, expected: str) -> None:

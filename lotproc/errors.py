@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
 from reprlib import Repr
 
-from lotdb import BaseNode
-
+from ._is_node import is_node
 from ._public import public
 
 __all__ = [
@@ -259,7 +258,7 @@ def brief(value: object) -> str:
     >>> brief(list(range(1000)))
     '[0, 1, 2, 3, 4, 5, ...]'
     """
-    if isinstance(value, BaseNode):  # whose own repr counts all its children
+    if is_node(value):  # whose own repr counts all its children
         return f"<{value.key}>"
     text = _repr.repr(value)
     return text if len(text) <= MAX_BRIEF else f"{text[: MAX_BRIEF - 1]}…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, overload
 
-from ._nodes import path_of
+from ._items import path_of
 from ._stage import check_function, stage
 from .errors import ResultError, got
 from .models import Failure, NodeRecord, ProcessResult

@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeAlias
 
 from ._public import public
 from ._tracebacks import MAX_TEXT, error_types, formatted, said
-from ._values import same
 from .errors import ArgumentError, ResultError, add_note, as_text, got
 
 __all__ = ["Accumulator", "Failure", "NodeRecord", "Partition", "ProcessResult", "Write", "WriteReport"]
@@ -19,6 +18,8 @@ def _equal(self: Any, other: object) -> Any:
     names = [field.name for field in fields(self) if field.compare]
     if other.__class__ is not self.__class__:
         return NotImplemented
+    from ._values import same  # here, since a worker seldom compares: it starts without numpy and lotdb
+
     return all(same(getattr(self, name), getattr(other, name)) for name in names)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import decimal
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 __all__ = ["Arithmetic", "changed_by", "within"]
+
+#: What `numpy.geterr` says in a program that has changed nothing.
+_NUMPY = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
 class Arithmetic(NamedTuple):
@@ -27,7 +29,8 @@ class Arithmetic(NamedTuple):
     @classmethod
     def here(cls) -> Arithmetic:
         """Those that hold where this is called."""
-        handled: dict[str, Any] = {**np.geterr()}
+        np: Any = sys.modules.get("numpy")  # a worker starts without it, in a fraction of the time
+        handled = {**np.geterr()} if hasattr(np, "geterr") else _NUMPY
         callback = np.geterrcall() if "call" in handled.values() or "log" in handled.values() else None
         context = decimal.getcontext().copy()
         context.clear_flags()
@@ -46,7 +49,7 @@ class Arithmetic(NamedTuple):
 
 #: The settings of a program that has changed none.
 _AS_IMPORTED = Arithmetic(
-    {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"},
+    _NUMPY,
     None,
     decimal.Context(
         *(28, decimal.ROUND_HALF_EVEN, -999999, 999999, 1, 0),
@@ -59,12 +62,18 @@ _AS_IMPORTED = Arithmetic(
 def within(arithmetic: Arithmetic | None, call: Callable[..., Any], *arguments: Any) -> Any:
     """What a call gives where some arithmetic holds, or for `None` that which nobody changed.
 
-    What the call changes of it, decimal's flags too, ends with the call.
+    What the call changes of it, decimal's flags too, ends with the call. Where it is the call that loads numpy, what it
+    changes there ends with the next.
     """
     numpy, callback, context = arithmetic or _AS_IMPORTED
-    calling = {} if callback is None else {"call": callback}
-    with np.errstate(**numpy, **calling), decimal.localcontext(context):
-        return call(*arguments)
+    with decimal.localcontext(context):
+        if arithmetic is None and "numpy" not in sys.modules:
+            return call(*arguments)
+        import numpy as np
+
+        calling = {} if callback is None else {"call": callback}
+        with np.errstate(**numpy, **calling):
+            return call(*arguments)
 
 
 def changed_by(initializer: Callable[[], object] | None) -> Arithmetic | None:

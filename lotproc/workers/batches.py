@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
-
-from lotdb import BaseNode
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._fast import FAST
-from .._nodes import node_path, path_of
+from .._is_node import is_node
+from .._items import path_of
 from ..errors import ArgumentTypeError, LiveNodeError, as_text, got
 from ..models import NodeRecord, Partition, ProcessResult
+
+if TYPE_CHECKING:
+    from lotdb import BaseNode
 
 __all__ = ["Unit", "detached", "halves", "is_divisible", "named", "span", "units_of", "where"]
 
@@ -127,7 +129,7 @@ def detached(batches: Iterable[Any]) -> Iterator[Any]:
         if (node := _live_node(batch)) is not None:
             raise LiveNodeError(
                 f"parallel_map: batch {index} holds a live node",
-                path=node_path(node),
+                path=path_of("parallel_map", node),
                 hint="a ZODB connection belongs to one thread, so turn nodes into records with snapshot(...) first",
             )
         yield batch
@@ -140,7 +142,7 @@ def _is_plain(record: NodeRecord) -> bool:
 
 def _live_node(value: object, levels: int = 3) -> BaseNode | None:
     """A live node in a batch: one of its items, or one level down in an item or in what a record or a result holds."""
-    if isinstance(value, BaseNode):
+    if is_node(value):
         return value
     if levels == 0:
         return None

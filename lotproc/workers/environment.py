@@ -36,7 +36,7 @@ class Inherited(NamedTuple):
     def now(cls, environment: Environment) -> Inherited:
         """That of a worker that this process starts now, which is to have an environment."""
         variables = {name: value for name, value in environment.variables.items() if name.endswith("_THREADS")}
-        # The options that Python was called with: loky does not hand them on.
+        # The options that Python was called with: a worker is started without them.
         variables["PYTHONUTF8"] = str(sys.flags.utf8_mode)
         variables["PYTHONOPTIMIZE"] = str(sys.flags.optimize or "")
         variables["PYTHONDONTWRITEBYTECODE"] = "1" if sys.dont_write_bytecode else ""
@@ -100,7 +100,7 @@ class Environment(NamedTuple):
             if hasattr(time, "tzset"):
                 time.tzset()
         sys.setrecursionlimit(self.recursion_limit)
-        # loky makes its own method the one of its processes, which those that they spawn do not know.
+        # A worker was spawned, which makes that the method for its own processes.
         multiprocessing.set_start_method(self.start_method, force=True)
 
     def take_filters(self) -> None:

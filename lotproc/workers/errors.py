@@ -12,7 +12,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any
 
-from .._nodes import by_value, dumps_detached
+from .._pickling import by_value, dumps_detached
 from .._tracebacks import formatted, said, users_frames
 from ..errors import ProcessorError, add_note, got
 

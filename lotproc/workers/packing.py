@@ -13,11 +13,10 @@ from io import BytesIO
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
+import cloudpickle
 
 from .._fast import FAST
-from .._nodes import VALUES, by_value, dumps_detached
-from .._values import iterator_in
+from .._pickling import VALUES, by_value, dumps_detached
 from ..errors import LiveNodeError, NotPicklableError, as_text, got, warn
 from ..models import ProcessResult
 from .arithmetic import Arithmetic, within
@@ -136,6 +135,8 @@ def _packed_outcome(memory: Memory | None, outcome: Outcome) -> tuple[bytes, boo
     except MemoryError:
         raise
     except Exception as error:
+        from .._values import iterator_in  # here, since a worker seldom needs it
+
         what, value = next(_unpicklable(outcome.result), ("what fn returned", outcome.result))
         advice = iterator_in(value) or got(value)
         what = f"parallel_map: {what} can't be sent back from a worker process: {error}"
@@ -152,7 +153,6 @@ def _dumps(value: Any, out_of_band: OutOfBand | None = None) -> bytes:
 @cache
 def _results_pickler() -> Any:
     """The pickler of cloudpickle, in half the time for results."""
-    import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, value: Any) -> Any:
@@ -178,6 +178,8 @@ def _unpicklable(result: Any) -> Iterator[tuple[str, Any]]:
 @cache
 def _watching() -> Any:
     """A pickler that warns of generators of random numbers, which would be the same in each worker."""
+    import numpy as np
+
     base = by_value()
 
     class Pickler(base):  # type: ignore[misc, valid-type]
@@ -197,8 +199,6 @@ def _watching() -> Any:
 
 
 def _sendable(what: str, fn: object, value: object, pickler: Any = None) -> bytes:
-    import cloudpickle
-
     for module in _new_strays():
         cloudpickle.register_pickle_by_value(module)
     try:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .._fast import FAST
 from .._missing import Note, noting
-from .._nodes import by_value, dumps_detached
+from .._pickling import by_value, dumps_detached
 from .._stage import Stage
 from .._tracebacks import error_types
 from ..errors import ProcessorError, add_note
@@ -233,5 +232,6 @@ def _is_taken_apart(item: Any, inputs: Mapping[Any, str]) -> bool:
 
 def _holds_results(item: Any) -> bool:
     """Whether it is one of the user's own collections, of results: they become lists, and no table or image does."""
-    is_one = isinstance(item, Collection) and not isinstance(item, (str, bytes, bytearray, Mapping, np.ndarray))
+    array: Any = getattr(sys.modules.get("numpy"), "ndarray", ())  # where numpy is not loaded, nothing is an array
+    is_one = isinstance(item, Collection) and not isinstance(item, (str, bytes, bytearray, Mapping, array))
     return is_one and any(isinstance(part, ProcessResult) or _holds_results(part) for part in item)

@@ -1,17 +1,15 @@
 """A worker process as its program sees it: started, asked, killed, and how it came to its end.
 
-It is a process of loky's, which needs no guard around the main program, at the other end of a pipe.
+It is a process at the other end of a pipe.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import wait
+from multiprocessing.connection import Pipe, wait
 from threading import Lock
 from time import monotonic, sleep
 from typing import Any
@@ -33,17 +31,11 @@ class Worker:
     """A worker process, and how to talk with it from one thread at a time."""
 
     def __init__(self, inherited: Inherited) -> None:
-        from loky.backend.context import get_context
-        from loky.backend.utils import kill_process_tree
-
-        self._kill = kill_process_tree
-        context = get_context("loky")
         self.inherited = inherited
+        kind = _kind_of_process()
         with _with_standard_streams():
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(
-                target=serve, args=(theirs,), name="lotproc worker", env=inherited.variables
-            )
+            self._connection, theirs = Pipe()
+            self._process = kind(target=serve, args=(theirs,), name="lotproc worker", env=inherited.variables)
             self._process.start()
             theirs.close()
 
@@ -127,8 +119,10 @@ class Worker:
 
     def kill(self) -> None:
         """End it, with whatever it has started."""
+        from loky.backend.utils import kill_process_tree
+
         if not self.has_ended():
-            self._kill(self._process)
+            kill_process_tree(self._process)
 
     def ends_before(self, end: float) -> bool:
         """Wait for its end up to a time; whether it came."""
@@ -137,14 +131,25 @@ class Worker:
         return ended
 
 
+def _kind_of_process() -> Any:
+    """The class of processes that workers are."""
+    if os.name == "posix":
+        from .starting import SpawnedWorker
+
+        return SpawnedWorker
+    from loky.backend.context import get_context  # whose processes need no guard around the main program either
+
+    return get_context("loky").Process
+
+
 _streams_lock = Lock()
 
 
 @contextmanager
 def _with_standard_streams() -> Iterator[None]:
-    """While a process is started, put something in the place of standard streams that are missing, or can't be flushed.
+    """While a process is started, put something in the place of standard streams that are missing.
 
-    loky flushes them, and where a daemon has closed them a pipe would get the number of one.
+    Where a daemon has closed them, a pipe would get the number of one.
     """
     with _streams_lock:
         numbers = []
@@ -152,19 +157,8 @@ def _with_standard_streams() -> Iterator[None]:
             os.set_inheritable(number, True)
             numbers.append(number)
         os.close(number)
-        replaced: list[tuple[str, Any, Any]] = []
-        for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            try:
-                stream.flush()
-            except Exception:
-                replaced.append((name, stream, instead := io.StringIO()))
-                setattr(sys, name, instead)
         try:
             yield
         finally:
-            for name, stream, instead in replaced:
-                if getattr(sys, name) is instead:
-                    setattr(sys, name, stream)
             for number in numbers:
                 os.close(number)

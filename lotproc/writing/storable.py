@@ -14,7 +14,8 @@ from ZODB.POSException import ConflictError, POSKeyError
 from zodbpickle import pickle as zodb_pickle
 
 from .._fast import FAST
-from .._nodes import dumps_detached, missing_class
+from .._nodes import missing_class
+from .._pickling import dumps_detached
 from .._values import is_flat
 from ..errors import DetachError, NotPicklableError, got
 

@@ -39,7 +39,7 @@ from lotproc import (
     NodeRecord,
     NotPicklableError,
     ProcessResult,
-    _nodes,
+    _pickling,
     chunked,
     each,
     parallel_map,
@@ -926,19 +926,19 @@ def test_a_pickle_takes_nothing_along_that_belongs_to_a_database(
     culprit: str | None, holding: Any, beside: list[Any], pickler: str, is_fast: bool
 ) -> None:
     with database() as db, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lotproc._nodes.FAST", is_fast)
-        _nodes._guarded.cache_clear()
+        patch.setattr("lotproc._pickling.FAST", is_fast)
+        _pickling._guarded.cache_clear()
         value = CULPRITS[culprit](db.open_connection()) if culprit else "harmless"
         for hold in holding:
             value = hold(value)
-        kind = pickle.Pickler if pickler == "plain" else _nodes.by_value()
+        kind = pickle.Pickler if pickler == "plain" else _pickling.by_value()
         if culprit:
             unfit = (pickle.PicklingError, AttributeError) if kind is pickle.Pickler else ()  # a lambda, say
             with pytest.raises((LiveNodeError, *unfit)):
-                _nodes.dumps_detached([beside, value], pickler=kind)
+                _pickling.dumps_detached([beside, value], pickler=kind)
         elif kind is not pickle.Pickler:
-            assert pickle.loads(_nodes.dumps_detached([beside, value], pickler=kind))[0] == beside
-    _nodes._guarded.cache_clear()
+            assert pickle.loads(_pickling.dumps_detached([beside, value], pickler=kind))[0] == beside
+    _pickling._guarded.cache_clear()
 
 
 @pytest.mark.parametrize(
