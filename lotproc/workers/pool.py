@@ -23,8 +23,9 @@ from .worker import Worker
 
 __all__ = ["Call", "Lease", "process_pool"]
 
-#: New workers that die in turn before they can begin, until it is given up.
-MOST_STARTS = 10
+#: New workers that die in turn before they can begin, until it is given up; and seconds since the first of them, where
+#: the last was killed: that may come from outside, and on a machine with much to do a worker takes long to begin.
+MOST_STARTS, MOST_SECONDS = 10, 60.0
 #: Seconds that a worker of another call has to get ready for this one, else a new one takes its place.
 PATIENCE = 60.0
 #: Seconds that a worker has to end by itself.
@@ -120,8 +121,9 @@ class Call:
     #: The shared memory that large arrays go through, and whether outcomes have such arrays too.
     memories: Memories = field(default_factory=Memories)
     has_large_outcomes: bool = False
-    #: New workers that died in turn before they could begin.
+    #: New workers that died in turn before they could begin, and when the first of them did.
     failed_starts: int = 0
+    failing_since: float = 0.0
     _is_over: bool = False
     _at_work: set[Worker] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
@@ -146,6 +148,15 @@ class Call:
         finally:
             with self._lock:
                 self._at_work.discard(worker)
+
+    def is_hopeless(self, worker: Worker) -> bool:
+        """Whether so many new workers died in turn that the next would, too; this one has just died."""
+        with self._lock:
+            if not self.failed_starts:
+                self.failing_since = monotonic()
+            self.failed_starts += 1
+            seconds = MOST_SECONDS if worker.was_killed() else 0.0
+            return self.failed_starts >= MOST_STARTS and monotonic() - self.failing_since >= seconds
 
     def end(self) -> None:
         """Kill the workers that are at work, and let nothing more begin."""
@@ -210,11 +221,10 @@ class Lease:
                 pool.dismiss(worker)
                 raise
             except (WorkerDiedError, WorkerTimeoutError) as error:
-                call.failed_starts += idle is None
-                if call.failed_starts >= MOST_STARTS:
+                if idle is None and call.is_hopeless(worker):
                     raise NotReadyError(
-                        f"parallel_map: {MOST_STARTS} worker processes in turn ended before they could begin, in the "
-                        "initializer or as the processor was loaded",
+                        f"parallel_map: {call.failed_starts} worker processes in turn ended before they could begin, "
+                        "in the initializer or as the processor was loaded",
                         hint=f"of the last, {error}",
                     ) from None
                 continue

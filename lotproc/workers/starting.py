@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from io import BytesIO
 from multiprocessing import popen_spawn_posix, process, reduction, resource_tracker, util
 from multiprocessing.context import SpawnProcess, set_spawning_popen
@@ -55,11 +56,11 @@ class _Popen(popen_spawn_posix.Popen):
         try:
             command = [sys.executable, "-c", _CODE.format(tracker, theirs), *_ARGUMENTS]
             self.pid = fork_exec(command, [*self._fds, tracker, held, theirs], env=process_obj.env)
-            with open(ours, "wb", closefd=False) as file:
-                file.write(message.getbuffer())
         finally:
             os.close(held)
             os.close(theirs)
+        with suppress(BrokenPipeError), open(ours, "wb", closefd=False) as file:  # if it is gone, who asks it will see
+            file.write(message.getbuffer())
 
 
 def _close(*numbers: int) -> None:

@@ -109,6 +109,10 @@ class Worker:
             pass
         return False
 
+    def was_killed(self) -> bool:
+        """Whether somebody else has ended it: a person, or the system where memory is short."""
+        return self._process.exitcode in (-signal.SIGTERM, -getattr(signal, "SIGKILL", 9))
+
     def rest(self) -> None:
         """Tell it that there may be another call."""
         self._connection.send_bytes(REST)

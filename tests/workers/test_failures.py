@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -714,6 +715,44 @@ def test_workers_that_die_before_they_begin_end_the_run(monkeypatch: pytest.Monk
     monkeypatch.setattr("lotproc.workers.pool.MOST_STARTS", 3)
     with pytest.raises(lp.NotReadyError, match="3 worker processes in turn ended before .* exit code 4"):
         list(lp.parallel_map(len, [[1]], initializer=functools.partial(os._exit, 4), on_error="collect"))
+
+
+def killed_at_first(log: Path, times: int) -> None:
+    """Kill the worker that this is called in, so many times."""
+    with log.open("ab") as file:
+        file.write(b".")
+    if log.stat().st_size <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_that_somebody_kills_before_they_begin_are_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lotproc.workers.pool.MOST_STARTS", 2)
+    begin = functools.partial(killed_at_first, tmp_path / "log", 3)
+    assert list(lp.parallel_map(len, [[1]], initializer=begin, max_workers=1)) == [1]
+    assert (tmp_path / "log").stat().st_size == 4
+
+
+def test_workers_that_are_killed_for_too_long_before_they_begin_end_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lotproc.workers.pool.MOST_STARTS", 2)
+    monkeypatch.setattr("lotproc.workers.pool.MOST_SECONDS", 0.0)
+    begin = functools.partial(killed_at_first, tmp_path / "log", 4)
+    with pytest.raises(lp.NotReadyError) as raised:
+        list(lp.parallel_map(len, [[1]], initializer=begin, max_workers=1))
+    assert "SIGKILL" in str(raised.value.hint)
+    assert (tmp_path / "log").stat().st_size == 2
+
+
+def test_workers_that_end_before_they_read_what_they_are_told_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lotproc.workers.pool.MOST_STARTS", 2)
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    monkeypatch.setattr(sys, "argv", ["more than a pipe holds" * 10_000])
+    with pytest.raises(lp.NotReadyError) as raised:
+        list(lp.parallel_map(len, [[1]], initializer=int, max_workers=1))
+    assert "exit code 0" in str(raised.value.hint)
 
 
 def test_a_processor_that_can_not_be_loaded_in_a_worker_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
