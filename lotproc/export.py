@@ -81,17 +81,22 @@ def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
     Returns:
         A DataFrame, its rows in the order of the records. Its columns are TreeLevel_1 to TreeLevel_n of the deepest
         path, `None` where a path ends sooner; then the attributes, in the order in which they first came, as the
-        dtypes that pandas finds for them. But whole numbers beside a missing value are `Int64` or `UInt64`, flags
-        `boolean`, and what no dtype holds exactly are objects: numbers beyond 64 bits, or beyond 53 beside floats, and
-        some times. Without a missing value they are `int64` and `bool`, as always. Values as in `to_rows`. Not lazy:
-        holds the whole table.
+        dtypes that pandas finds for them; of a scan without any record the attributes that it was asked for. But whole
+        numbers beside a missing value are `Int64` or `UInt64`, flags `boolean`, and what no dtype holds exactly are
+        objects: numbers beyond 64 bits, or beyond 53 beside floats, and some times. Without a missing value they are
+        `int64` and `bool`, as always. Values as in `to_rows`. Not lazy: holds the whole table.
 
     Raises:
         MissingExtraError: pandas is not installed.
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
     pandas = needed("pandas", "pandas", "to_dataframe()")
-    return lambda records: _frame_of_batches(pandas, list(batches("to_dataframe", as_columns(records), BATCH)))
+
+    def run(records: Iterable[Any]) -> pd.DataFrame:
+        items, names = as_columns(records)
+        return _frame_of_batches(pandas, list(batches("to_dataframe", items, BATCH, names)))
+
+    return run
 
 
 @overload
@@ -108,21 +113,23 @@ def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
 
     Args:
         records: Records or results, as in `to_rows`. Those of a scan that was not begun are never made: columns come
-            straight from the database.
+            straight from the database. Of a scan that was begun it takes what is left, of one that is used up nothing:
+            it is `pyarrow.table(scan)` that reads a scan anew.
 
     Returns:
         A `pyarrow.Table`, its rows in the order of the records, its columns as in `to_dataframe`, null where a record
-        has none. Ints and floats in one column are floats; times with a zone are UTC, and times that Python can't hold
-        are in nanoseconds or milliseconds, if the column can be. Not lazy: holds the whole table.
+        has none. Ints are int64, or uint64 where that alone holds all; with floats in one column they are floats. Times
+        with a zone are UTC, and times that Python can't hold are in nanoseconds or milliseconds, if the column can be.
+        Not lazy: holds the whole table.
 
     Raises:
-        ArgumentTypeError: A column mixes kinds of values, or holds what Arrow can't; names the column, the kinds and
-            where they came.
+        ArgumentTypeError: A column mixes kinds of values, or holds what Arrow can't, as ints of more than 53 bits
+            beside floats; names the column, and the path of a value that is to blame.
         MissingExtraError: pyarrow is not installed.
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
     needed("pyarrow", "arrow", "to_arrow()")
-    return lambda records: whole_table("to_arrow", as_columns(records))
+    return lambda records: whole_table("to_arrow", *as_columns(records))
 
 
 @overload
@@ -165,7 +172,7 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
         raise ArgumentError(f"to_parquet: {target!r} is a folder", hint="give the name of a file in it")
     check_count("to_parquet", "batch_size", batch_size)
     needed("pyarrow.parquet", "arrow", "to_parquet()")
-    return lambda records: write_parquet(target, as_columns(records), batch_size)
+    return lambda records: write_parquet(target, *as_columns(records), batch_size)
 
 
 @public

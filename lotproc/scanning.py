@@ -148,7 +148,7 @@ def scan(
         `to_arrow`. Each such stream is a scan of the same transaction from the beginning, also of one that was begun,
         closed or used up. It holds a window of up to 4,096 nodes, and a batch of 10,000 rows. The first batch sets the
         columns and their types; what does not fit later is an error with path and column. `to_arrow`, `to_parquet` and
-        `to_dataframe` decode a scan that was not begun in the same way.
+        `to_dataframe` decode a scan that was not begun in the same way; of one that was begun they take what is left.
 
     Raises:
         ArgumentError: `root` is in memory, was never committed, or its connection is closed; the file of a partition is
@@ -213,7 +213,7 @@ def scan(
                 records = derived.added(records, attributes_at_top(storage, oid))
             return records
 
-        return Scanned(storage, read)
+        return Scanned(storage, read, [*taken.named, *results], takes_all=taken.names is ...)
 
     return run
 

@@ -15,9 +15,11 @@ import numpy as np
 from .._files import replacing
 from ..errors import ArgumentTypeError, as_text, got
 from ..zodb.column_arrays import ABSENT, BOOL, DATETIME, FLOAT, INT, NOTHING, STR, Column
+from ..zodb.record_arrays import Flags
 from .batches import Batch, batches
-from .rows import LEVEL, PLAIN, Path, in_order
-from .times import common_unit, kind_of_time
+from .kinds import EXACT, Kinds, kind_of
+from .rows import LEVEL, Path, in_order
+from .times import common_unit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,65 +28,6 @@ __all__ = ["BATCH", "stream_of", "whole_table", "write_parquet"]
 
 #: Rows that are in Python's hands at a time.
 BATCH = 10_000
-#: What a column holds, by the first of these that a value is an instance of.
-KINDS = (bool, int, float, str, bytes, list, dict, datetime.datetime, datetime.date, datetime.timedelta)
-
-
-#: The names of the kinds of most values, since looking for them takes a while.
-_KIND_OF_PLAIN = {kind: kind.__name__ for kind in (bool, int, float, str, bytes, list, dict)}
-
-
-def _kind_of(value: Any) -> str:
-    if isinstance(value, (np.datetime64, np.timedelta64)):
-        return kind_of_time(value)
-    return next((kind.__name__ for kind in KINDS if isinstance(value, kind)), type(value).__name__)
-
-
-class Kinds:
-    """The kind of value that each column holds, and where it first came: Arrow would cut some mixtures to fit."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.with_numpy: set[str] = set()  # columns with times that Python can't hold
-        self.first: dict[tuple[str, str], tuple[str, Path]] = {}
-
-    def check(self, column: str, value: Any, path: Path, inside: str = "") -> None:
-        if value is None:
-            return
-        kind = _KIND_OF_PLAIN.get(type(value)) or _kind_of(value)
-        if isinstance(value, np.generic):
-            self.with_numpy.add(column)
-        if kind == "datetime" and getattr(value, "tzinfo", None) is not None:
-            kind = "datetime with a time zone"
-            if getattr(value, "nanosecond", 0):  # of pandas
-                raise ArgumentTypeError(
-                    f"{self.name}: the column {column!r}",
-                    f"holds {got(value)}, with nanoseconds and a time zone, of which Arrow would drop one",
-                    path=path,
-                    hint="make it UTC without a zone, or round it, first",
-                )
-        if kind == "time" and value.tzinfo is not None:
-            raise ArgumentTypeError(
-                f"{self.name}: the column {column!r}",
-                f"holds {got(value)}, a time of day with a time zone, which Arrow would drop",
-                path=path,
-                hint="make it a datetime, or text, first",
-            )
-        first, first_path = self.first.setdefault((column, inside), (kind, path))
-        if kind != first and {kind, first} != {"int", "float"}:
-            raise ArgumentTypeError(
-                f"{self.name}: the column {column!r} mixes {first} and {kind}: {first} at {as_text(first_path)}, "
-                f"{kind} at {as_text(path)}{f' (in {inside})' if inside else ''}",
-                hint="make them one kind first",
-            )
-        if kind == "list":
-            # One of each type is enough, where they can't hold others and have no time zone.
-            one_each = {type(item): item for item in value}
-            for item in one_each.values() if PLAIN.issuperset(one_each) else value:
-                self.check(column, item, path, f"{inside}[]")
-        elif kind == "dict":
-            for key, item in value.items():
-                self.check(column, item, path, f"{inside}[{key!r}]")
 
 
 def table_of(batch: Batch, kinds: Kinds) -> pa.Table:
@@ -110,9 +53,8 @@ def _array_of(name: str, column: Column, batch: Batch, kinds: Kinds) -> pa.Array
         return pa.nulls(batch.size)
     if len(there) > 1 and there != {INT, FLOAT}:
         return None
-    first = int(np.argmin(is_null))
-    value = column.rows(first, first + 1).values()[0]
-    kinds.check(name, value, batch.path(first))
+    for row in _telling_rows(column, is_null, there):
+        kinds.check(name, column.rows(row, row + 1).values()[0], batch.path(row))
     mask = is_null if is_null.any() else None
     if there == {BOOL}:
         return pa.array(column.bits.astype(np.bool_), mask=mask)
@@ -124,9 +66,6 @@ def _array_of(name: str, column: Column, batch: Batch, kinds: Kinds) -> pa.Array
         numbers = column.bits.view(np.float64)
         if INT in there:
             are_ints = column.kinds == INT
-            ints = column.bits[are_ints]
-            if ints.min() < -(2**53) or ints.max() > 2**53:
-                return None
             numbers = np.where(are_ints, column.bits.astype(np.float64), numbers)
         return pa.array(numbers, mask=mask)
     if len(column.text) >= 2**31:
@@ -136,6 +75,20 @@ def _array_of(name: str, column: Column, batch: Batch, kinds: Kinds) -> pa.Array
     return pa.Array.from_buffers(pa.string() if there == {STR} else pa.binary(), batch.size, buffers)
 
 
+def _telling_rows(column: Column, is_null: Flags, there: set[int]) -> list[int]:
+    """The rows in which something that `Kinds` asks of a value first comes, in their order."""
+    found = [~is_null]
+    if INT in there:
+        ints = np.where(column.kinds == INT, column.bits, 0)
+        if ints.min() < 0:
+            found.append(ints < 0)
+        if ints.min() < -EXACT or ints.max() > EXACT:
+            found.append((ints < -EXACT) | (ints > EXACT))
+    if there == {INT, FLOAT}:
+        found.append(column.kinds == FLOAT)
+    return sorted({int(np.argmax(flags)) for flags in found})
+
+
 def _array(column: str, values: list[Any], batch: Batch, kinds: Kinds) -> pa.Array:
     import pyarrow as pa
 
@@ -143,6 +96,8 @@ def _array(column: str, values: list[Any], batch: Batch, kinds: Kinds) -> pa.Arr
     for value, path in zip(values, paths, strict=True):
         kinds.check(column, value, path)
     make = _array_with_times if column in kinds.with_numpy else pa.array
+    if kinds.is_unsigned(column):
+        return pa.array(values, pa.uint64())
     try:
         array = make(values)
         kind = _mapped(array.type, _in_utc)  # the same moments, in one type
@@ -161,7 +116,7 @@ def _array_with_times(values: list[Any], kind: pa.DataType | None = None) -> pa.
 
     units = {}
     for what in STAND_INS:
-        units[what] = common_unit(time for time in _times_in(values) if _kind_of(time) == what)
+        units[what] = common_unit(time for time in _times_in(values) if kind_of(time) == what)
         if units[what] is None:
             raise ValueError(f"no unit that Arrow has holds its {what}s exactly; round them first, or make them text")
 
@@ -171,11 +126,11 @@ def _array_with_times(values: list[Any], kind: pa.DataType | None = None) -> pa.
         return pa.duration(units["timedelta"]) if pa.types.is_duration(kind) else _in_utc(kind)
 
     def number(time: Any) -> int:
-        what = _kind_of(time)
+        what = kind_of(time)
         array = np.array(time, f"{'m' if what == 'timedelta' else 'M'}8[{units[what]}]")
         return int(array.astype(np.int64))
 
-    found = pa.array(_with_times(values, lambda time: STAND_INS[_kind_of(time)])).type
+    found = pa.array(_with_times(values, lambda time: STAND_INS[kind_of(time)])).type
     return pa.array(_with_times(values, number), _mapped(found, in_units))
 
 
@@ -245,32 +200,36 @@ def _refused(
 
     found = bisect.bisect_left(range(len(values) - 1), True, key=fails)
     value = values[found] if isinstance(values, list) else None
-    it_is = "" if value is None else f"; it is {got(value)}"
-    return ArgumentTypeError(f"{name}: the column {column!r} can't be {what}: {error}{it_is}", path=paths[found])
+    return ArgumentTypeError(
+        f"{name}: the column {column!r}",
+        f"can't be {what}: {error}",
+        path=paths[found],
+        got=None if value is None else got(value),
+    )
 
 
-def whole_table(name: str, records: Iterable[Any]) -> pa.Table:
-    """Records as one table; only a batch of them is in Python's hands at a time."""
+def whole_table(name: str, records: Iterable[Any], names: Iterable[str]) -> pa.Table:
+    """Records as one table; only a batch of them is in Python's hands at a time. `names` as `batches` takes them."""
     import pyarrow as pa
 
     kinds = Kinds(name)
     schema = pa.schema([])
     tables = []
-    for batch in batches(name, records, BATCH):
+    for batch in batches(name, records, BATCH, names):
         table = table_of(batch, kinds)
-        schema = _widened_schema(name, schema, table, batch)
+        schema = _widened_schema(schema, table, batch, kinds)
         tables.append((table, batch.size))
     if not tables:
         return pa.table({}, schema=schema)
     return pa.concat_tables([_widened(name, table, size, schema) for table, size in tables])
 
 
-def stream_of(name: str, records: Iterable[Any], schema: pa.Schema | None) -> Any:
+def stream_of(name: str, records: Iterable[Any], names: Iterable[str], schema: pa.Schema | None) -> Any:
     """Records as a reader of record batches, all of one schema: by default that of the first."""
     import pyarrow as pa
 
     kinds = Kinds(name)
-    given = more_itertools.peekable((table_of(batch, kinds), batch) for batch in batches(name, records, BATCH))
+    given = more_itertools.peekable((table_of(batch, kinds), batch) for batch in batches(name, records, BATCH, names))
     if schema is None:
         schema = given.peek((pa.table({}), None))[0].schema
     return pa.RecordBatchReader.from_batches(schema, _fitting(name, schema, given))
@@ -300,55 +259,64 @@ def _fits(kind: pa.DataType, column: pa.DataType | None) -> bool:
 def _unified(*kinds: pa.DataType) -> pa.DataType:
     import pyarrow as pa
 
+    if set(kinds) == {pa.int64(), pa.uint64()}:
+        return pa.uint64()  # Arrow would say int64
     schemas = [pa.schema([("", kind)]) for kind in kinds]
     return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
 
 
 def _unfit(name: str, column: str, kind: pa.DataType | None, batch: Batch) -> ArgumentTypeError:
     """What to raise where a batch has values that a column does not hold: with the path of the first of them."""
-    import pyarrow as pa
-
-    def is_unfit(value: Any) -> bool:
-        try:
-            return value is not None and not _fits(pa.array([value]).type, kind)
-        except Exception:
-            return True
-
-    values = batch.values(column)
-    row = next((row for row, value in enumerate(values) if is_unfit(value)), 0)
+    row, value = _first(batch, column, lambda found: _fits(found, kind))
     return ArgumentTypeError(
         f"{name}: the column {column!r}",
         path=batch.path(row),
         expected="none of that name" if kind is None else f"{kind}",
-        got=got(values[row]),
+        got=got(value),
         hint=f"the first {BATCH:,} rows set the columns of a stream, and their types. to_arrow() and to_parquet() look "
         "at all rows first",
     )
 
 
-def _widened_schema(name: str, schema: pa.Schema, table: pa.Table, batch: Batch) -> pa.Schema:
+def _first(batch: Batch, column: str, is_right: Callable[[pa.DataType], object]) -> tuple[int, Any]:
+    """The first row with a value whose type is not right, and the value."""
+    import pyarrow as pa
+
+    def is_wrong(value: Any) -> bool:
+        try:
+            return value is not None and not is_right(pa.array([value]).type)
+        except Exception:
+            return True
+
+    values = batch.values(column)
+    row = next((row for row, value in enumerate(values) if is_wrong(value)), 0)
+    return row, values[row]
+
+
+def _widened_schema(schema: pa.Schema, table: pa.Table, batch: Batch, kinds: Kinds) -> pa.Schema:
     """The schema that the rows of a table fit as well, its columns in order."""
     import pyarrow as pa
 
-    try:
-        whole = pa.unify_schemas([schema, table.schema], promote_options="permissive")
-    except Exception as error:
-        for field in table.schema:  # which of them it is
-            if (place := schema.get_field_index(field.name)) >= 0:
-                try:
-                    _unified(schema.field(place).type, field.type)
-                except Exception as found:
-                    first = table[field.name].is_valid().index(True).as_py()
-                    raise ArgumentTypeError(
-                        f"{name}: the column {field.name!r} can't be {schema.field(place).type} and {field.type}, as "
-                        f"from {as_text(batch.path(first))} on: {found}",
-                        hint="make it one kind first",
-                    ) from error
-        raise
-    return pa.schema([whole.field(column) for column in in_order(whole.names)])
+    types = dict(zip(schema.names, schema.types, strict=True))
+    for field in table.schema:
+        known = types.setdefault(field.name, field.type)
+        if known == field.type:
+            continue
+        try:
+            types[field.name] = _unified(known, field.type)
+        except pa.ArrowException as error:
+            row, value = _first(batch, field.name, lambda found: _unified(known, found) is not None)  # noqa: B023
+            raise ArgumentTypeError(
+                f"{kinds.name}: the column {field.name!r}",
+                path=batch.path(row),
+                expected=f"{known}, as before",
+                got=got(value),
+                hint="make them one kind first",
+            ) from error
+    return pa.schema([(name, types[name]) for name in in_order(types)])
 
 
-def write_parquet(target: str, records: Iterable[Any], batch_size: int) -> int:
+def write_parquet(target: str, records: Iterable[Any], names: Iterable[str], batch_size: int) -> int:
     """Batches go to a nameless file first: the schema is known only after the last one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -358,13 +326,13 @@ def write_parquet(target: str, records: Iterable[Any], batch_size: int) -> int:
     schema = pa.schema([])
     sizes = []
     with tempfile.TemporaryFile(dir=os.path.dirname(target)) as spool, replacing(target) as file:
-        for batch in batches(name, records, batch_size):
+        for batch in batches(name, records, batch_size, names):
             table = table_of(batch, kinds)
             with pa.ipc.new_stream(spool, table.schema) as stream:
                 stream.write_table(table)
-            before, schema = schema, _widened_schema(name, schema, table, batch)
+            before, schema = schema, _widened_schema(schema, table, batch, kinds)
             for field in schema if schema != before else ():
-                _check_in_parquet(name, field, table, batch)
+                _check_in_parquet(name, field, batch)
             sizes.append(batch.size)
         spool.seek(0)
         schema = pa.schema([field.with_type(_mapped(field.type, _null_for_empty)) for field in schema])
@@ -382,17 +350,24 @@ def write_parquet(target: str, records: Iterable[Any], batch_size: int) -> int:
     return sum(sizes)
 
 
-def _check_in_parquet(name: str, field: pa.Field, table: pa.Table, batch: Batch) -> None:
+def _check_in_parquet(name: str, field: pa.Field, batch: Batch) -> None:
     """Refuse a type that Parquet does not know, when it comes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def try_(kind: pa.DataType) -> bool:
+        pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([("", _mapped(kind, _null_for_empty))]))
+        return True
+
     try:
-        pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([field.with_type(_mapped(field.type, _null_for_empty))]))
+        try_(field.type)
     except pa.ArrowException as error:
-        first = table[field.name].is_valid().index(True).as_py()
+        row, value = _first(batch, field.name, try_)
         raise ArgumentTypeError(
-            f"{name}: the column {field.name!r} can't be in Parquet, from {as_text(batch.path(first))} on: {error}"
+            f"{name}: the column {field.name!r}",
+            f"can't be in Parquet: {error}",
+            path=batch.path(row),
+            got=got(value),
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from operator import itemgetter
@@ -17,17 +17,21 @@ from .rows import LEVEL, Path, Row, Rows, in_order
 __all__ = ["Batch", "batches"]
 
 
-def batches(name: str, items: Iterable[Any], size: int) -> Iterator[Batch]:
+def batches(name: str, items: Iterable[Any], size: int, names: Iterable[str] = ()) -> Iterator[Batch]:
     """The rows of records, and of pieces of blocks among them, in batches of so many.
 
     Args:
         name: The function that the user called, for errors.
         items: The records and pieces.
         size: Rows in a batch; the last one may have fewer.
+        names: The attributes that all records have, if that is known: where there is none, a batch without rows has
+            their columns.
     """
     rows = Rows(name)
     batch = Batch(rows)
+    is_empty = True
     for item in items:
+        is_empty = False
         if type(item) is not Piece:
             batch.add_record(item)
             if batch.size == size:
@@ -42,7 +46,10 @@ def batches(name: str, items: Iterable[Any], size: int) -> Iterator[Batch]:
             if batch.size == size:
                 yield batch
                 batch = Batch(rows)
-    if batch.size:
+    if is_empty and (known := dict.fromkeys(names)):
+        rows.name(known.keys())
+        yield Batch(rows, list(known))
+    elif batch.size:
         yield batch
 
 
@@ -51,10 +58,11 @@ class Batch:
 
     Args:
         rows: What makes the rows of the table.
+        known: Attributes whose columns it has without any row.
     """
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+    def __init__(self, rows: Rows, known: Sequence[str] = ()) -> None:
+        self._rows, self._known = rows, known
         self.size = 0
         #: Rows of blocks, with the place of the first of them, and those of records.
         self._pieces: list[tuple[int, Block, int, int]] = []
@@ -86,7 +94,8 @@ class Batch:
     @cached_property
     def names(self) -> list[str]:
         """The names of the columns, in their order."""
-        found: list[tuple[int, Iterable[str]]] = [(place, row) for place, _, row in self._records]
+        found: list[tuple[int, Iterable[str]]] = [(0, [self._rows.columns[attribute] for attribute in self._known])]
+        found += [(place, row) for place, _, row in self._records]
         for place, block, start, stop in self._pieces:
             levels = [f"TreeLevel_{number}" for number in range(1, block.depth + 1)]
             layouts = [layout for _, layout in block.layouts_of(start, stop)]

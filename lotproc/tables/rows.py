@@ -79,8 +79,8 @@ class Rows:
             raise ArgumentTypeError(f"{name}: the attribute {attribute!r}", f"{error}", path=path) from error
         return path, row
 
-    def name(self, attributes: KeysView[str], path: Path) -> None:
-        """Find columns for attributes of the node at a path."""
+    def name(self, attributes: KeysView[str], path: Path | None = None) -> None:
+        """Find columns for attributes, of the node at a path."""
         new = attributes - self.columns.keys()
         check_names(self._name, new, path)
         found = _columns(self._name, new, self.columns, path)
@@ -88,7 +88,7 @@ class Rows:
         self.attributes.update((column, attribute) for attribute, column in found.items())
 
 
-def _columns(name: str, attributes: Iterable[str], known: dict[str, str], path: Path) -> dict[str, str]:
+def _columns(name: str, attributes: Iterable[str], known: dict[str, str], path: Path | None) -> dict[str, str]:
     """The columns of attributes, whose names may be no UTF-8."""
     columns: dict[str, str] = {}
     taken = {column: attribute for attribute, column in known.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._extras import needed
@@ -18,20 +18,40 @@ if TYPE_CHECKING:
 __all__ = ["Scanned", "as_columns"]
 
 
+#: Names that its repr shows.
+SHOWN = 5
+
+
 class Scanned(Iterator[NodeRecord]):
     """The records of a scan; and the same scan, begun anew, as record batches of Arrow.
 
     Args:
         storage: The records of the database.
         read: What scans them: a function from a storage, and whether pieces of blocks are wanted in place of records.
+        names: The attributes that each record has, as far as they are known.
+        takes_all: Whether each has all others of its node as well.
     """
 
-    def __init__(self, storage: PinnedStorage, read: Callable[[PinnedStorage, bool], Iterator[Any]]) -> None:
-        self._storage, self._read = storage, read
+    def __init__(
+        self,
+        storage: PinnedStorage,
+        read: Callable[[PinnedStorage, bool], Iterator[Any]],
+        names: Sequence[str],
+        *,
+        takes_all: bool,
+    ) -> None:
+        self._storage, self._read, self.names, self._takes_all = storage, read, names, takes_all
         self._items: Any = None  # once it is begun
         #: Lets go of the storage, if that is needed, at the end, or where this is dropped before.
         self._held: Any = until_closed(iter(()), storage.close) if storage.must_close else None
         self._schema: pa.Schema | None = None
+
+    def __repr__(self) -> str:
+        names = [*(["all attributes"] if self._takes_all else []), *map(repr, self.names)] or ["no attributes"]
+        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        is_at_end = self._items is not None and self._items.gi_frame is None
+        state = "at its end" if is_at_end else "not begun" if self._items is None else "begun"
+        return f"<scan of {', '.join(names[:SHOWN])}{more}, {state}>"
 
     def __iter__(self) -> Iterator[NodeRecord]:
         return self
@@ -65,11 +85,14 @@ class Scanned(Iterator[NodeRecord]):
         items = self._read(storage, True)
         if storage.must_close:
             items = until_closed(items, storage.close)
-        stream = stream_of("scan", items, self._schema)
+        stream = stream_of("scan", items, self.names, self._schema)
         self._schema = stream.schema
         return stream.__arrow_c_stream__(requested_schema)
 
 
-def as_columns(records: Iterable[Any]) -> Iterable[Any]:
-    """The same records; pieces of blocks in place of those of a scan that is not begun."""
-    return records.pieces() if isinstance(records, Scanned) else records
+def as_columns(records: Iterable[Any]) -> tuple[Iterable[Any], Sequence[str]]:
+    """The same records, and the attributes that all of them have, if that is known.
+
+    Pieces of blocks in place of those of a scan that is not begun.
+    """
+    return (records.pieces(), records.names) if isinstance(records, Scanned) else (records, ())

@@ -7,6 +7,7 @@ import gc
 import re
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,17 @@ def outcome(make: Callable[[], Any]) -> Any:
         except lp.LotprocError as error:
             table = type(error), error.path, without_places(str(error))
     if isinstance(table, pd.DataFrame):
-        table = list(table.dtypes.items()), table.shape, without_places(repr(table.to_dict("list")))
+        table = list(table.dtypes.items()), len(table), without_places(repr(table.to_dict("list")))
     elif isinstance(table, pa.Table):
         table.validate(full=True)
         table = table.schema, table.num_rows, without_places(repr([column.to_pylist() for column in table.columns]))
     return table, [str(warning.message) for warning in caught]
+
+
+def without_rows(make: Callable[[Any], Any], names: list[str]) -> Any:
+    """A table that has the columns of these attributes, and no rows."""
+    table = make([lp.NodeRecord((), "", dict.fromkeys(names))])
+    return table.slice(0, 0) if isinstance(table, pa.Table) else table.iloc[:0]
 
 
 def without_places(text: str) -> str:
@@ -167,8 +174,13 @@ def test_a_table_of_a_scan_is_that_of_its_records(
         tops = lp.partitions(2, root) if parts and storage == "file" else [root]
         for make in (lp.to_arrow, lp.to_dataframe, lambda records: to_parquet_and_back(records, folder, batch)):
             for top in tops:
-                expected = outcome(lambda: make(record for record in lp.scan(names, top, **more)))  # noqa: B023
-                assert outcome(lambda: make(lp.scan(names, top, **more))) == expected  # noqa: B023
+                expected, warned = outcome(lambda: make(record for record in lp.scan(names, top, **more)))  # noqa: B023
+                if expected[1] == 0:  # without rows
+                    known = [*(() if names is ... else names), *more["inherit"], *more.get("below", ())]
+                    expected, _ = outcome(lambda: without_rows(make, known))  # noqa: B023
+                    if expected[0] is lp.ArgumentError:  # of a name that no column may have
+                        expected = lp.ArgumentError, None, expected[2].replace(" at the root", "")
+                assert outcome(lambda: make(lp.scan(names, top, **more))) == (expected, warned)  # noqa: B023
 
 
 class Damaged(MappingStorage):
@@ -266,7 +278,21 @@ def test_pyarrow_reads_a_scan(root: BaseNode) -> None:
         assert [batch.num_rows for batch in reader] == [50] * 6
     floats = pa.schema([field.with_type(pa.float64()) if field.name == "take" else field for field in expected.schema])
     assert pa.RecordBatchReader.from_stream(corpus, schema=floats).read_all() == expected.cast(floats)
-    assert pa.table(lp.scan("seconds", root, path="no/*")).num_columns == 0
+
+
+@pytest.mark.parametrize("at", ["a stream", "a batch"])
+def test_a_table_without_rows_has_the_columns_that_are_known(root: BaseNode, at: str) -> None:
+    nothing: Any = lp.scan(["seconds", "take"], root, inherit="speaker", below={"f0": lp.inline("f0")}, path="no/*")
+    table = pa.table(nothing) if at == "a stream" else lp.to_arrow(nothing)
+    assert table.schema == pa.schema([(name, pa.null()) for name in ("seconds", "take", "speaker", "f0")])
+    assert lp.to_arrow(lp.scan(..., root, path="no/*")).num_columns == 0
+    rest = lp.scan("take", root)
+    assert len(list(rest)) == 300
+    assert lp.to_arrow(rest).schema.names == ["take"]
+    if at == "a stream":
+        duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
+        assert duckdb.sql("select seconds, count(*) from nothing group by seconds").fetchall() == []
+        assert polars.DataFrame(nothing).columns == ["seconds", "take", "speaker", "f0"]
 
 
 def test_a_closed_database_is_no_table(tmp_path: Path) -> None:
@@ -357,7 +383,7 @@ def test_what_comes_behind_the_first_batch_and_does_not_fit_is_refused(tmp_path:
             with pytest.raises(Exception, match=f"'{name}'.* 012"):
                 pa.table(lp.scan([name, "wide"], root))
             with pytest.raises(lp.ArgumentTypeError) as caught:
-                list(scanned.stream_of("scan", lp.scan(..., root) if name == "new" else lp.scan(name, root), None))
+                list(scanned.stream_of("scan", lp.scan(..., root) if name == "new" else lp.scan(name, root), (), None))
             assert caught.value.path == ("012",)
             assert caught.value.hint
             del root.gn("012").attribute_storage[name]
@@ -384,6 +410,21 @@ def test_each_stream_is_a_scan_of_the_same_transaction(storage: str, tmp_path: P
         assert lp.to_arrow(corpus).to_pylist() == [{"TreeLevel_1": "a", "v": 1}]
         assert list(corpus) == []
         assert pa.table(corpus).num_rows == 1
+
+
+def test_the_repr_of_a_scan_says_what_it_takes_and_how_far_it_is(root: BaseNode) -> None:
+    corpus = corpus_of(root)
+    assert repr(corpus) == "<scan of 'seconds', 'take', 'speaker', not begun>"
+    next(corpus)
+    assert repr(corpus) == "<scan of 'seconds', 'take', 'speaker', begun>"
+    corpus.close()
+    assert repr(corpus) == "<scan of 'seconds', 'take', 'speaker', at its end>"
+    assert repr(lp.scan(..., root)) == "<scan of all attributes, not begun>"
+    assert repr(lp.scan((), root)) == "<scan of no attributes, not begun>"
+    assert repr(lp.scan([f"a{n}" for n in range(1000)], root, missing="warn")).count("'a") == 5
+    whole = lp.scan((), root)
+    deque(whole, maxlen=0)
+    assert "at its end" in repr(whole)
 
 
 def test_a_table_of_a_scan_that_was_begun_has_the_rest(root: BaseNode) -> None:
