@@ -35,12 +35,27 @@ def table_of(batch: Batch, kinds: Kinds) -> pa.Table:
 
     arrays = []
     for name in batch.names:
+        if batch.is_of_blocks and (level := LEVEL.fullmatch(name)):
+            arrays.append(_keys_at(int(level[1]), batch))
+            continue
         column = batch.column(name)
         array = None if column is None else _array_of(name, column, batch, kinds)
-        if array is None and batch.has_columns and LEVEL.fullmatch(name):
-            array = pa.array(batch.values(name), pa.string())
         arrays.append(_array(name, batch.values(name), batch, kinds) if array is None else array)
     return pa.table(arrays, names=batch.names)
+
+
+def _keys_at(level: int, batch: Batch) -> pa.Array:
+    """The keys at one level of the paths of blocks: those above nodes once each."""
+    import pyarrow as pa
+
+    parts = []
+    for _, block, start, stop in batch.pieces:
+        if level < block.depth:
+            above = pa.array(block.keys_above(level), pa.string())
+            parts.append(above.take(pa.array(block.place[start:stop])))
+        else:
+            parts.append(pa.array(block.keys_at(level, start, stop), pa.string()))
+    return pa.concat_arrays(parts)
 
 
 def _array_of(name: str, column: Column, batch: Batch, kinds: Kinds) -> pa.Array | None:

@@ -65,7 +65,7 @@ class Batch:
         self._rows, self._known = rows, known
         self.size = 0
         #: Rows of blocks, with the place of the first of them, and those of records.
-        self._pieces: list[tuple[int, Block, int, int]] = []
+        self.pieces: list[tuple[int, Block, int, int]] = []
         self._records: list[tuple[int, Path, Row]] = []
 
     def add_record(self, record: Any) -> None:
@@ -79,24 +79,24 @@ class Batch:
             for row, layout in block.layouts_of(start, stop):
                 self._rows.name(dict.fromkeys(layout).keys(), block.path(row))
         place = self.size
-        if self._pieces:
-            first, last, begin, end = self._pieces[-1]
+        if self.pieces:
+            first, last, begin, end = self.pieces[-1]
             if last is block and end == start and first + end - begin == place:
-                place, _, start, _ = self._pieces.pop()
-        self._pieces.append((place, block, start, stop))
+                place, _, start, _ = self.pieces.pop()
+        self.pieces.append((place, block, start, stop))
         self.size = place + stop - start
 
     @property
-    def has_columns(self) -> bool:
-        """Whether some of the rows are those of blocks."""
-        return bool(self._pieces)
+    def is_of_blocks(self) -> bool:
+        """Whether all of the rows are those of blocks."""
+        return bool(self.pieces) and not self._records
 
     @cached_property
     def names(self) -> list[str]:
         """The names of the columns, in their order."""
         found: list[tuple[int, Iterable[str]]] = [(0, [self._rows.columns[attribute] for attribute in self._known])]
         found += [(place, row) for place, _, row in self._records]
-        for place, block, start, stop in self._pieces:
+        for place, block, start, stop in self.pieces:
             levels = [f"TreeLevel_{number}" for number in range(1, block.depth + 1)]
             layouts = [layout for _, layout in block.layouts_of(start, stop)]
             columns = [self._rows.columns[attribute] for layout in layouts for attribute in layout]
@@ -108,7 +108,7 @@ class Batch:
     def paths(self) -> list[Path]:
         """The paths of the rows."""
         paths: list[Path] = [()] * self.size
-        for place, block, start, stop in self._pieces:
+        for place, block, start, stop in self.pieces:
             paths[place : place + stop - start] = map(block.path, range(start, stop))
         for place, path, _ in self._records:
             paths[place] = path
@@ -116,7 +116,7 @@ class Batch:
 
     def path(self, row: int) -> Path:
         """The path of a row."""
-        for place, block, start, stop in self._pieces:
+        for place, block, start, stop in self.pieces:
             if place <= row < place + stop - start:
                 return block.path(start + row - place)
         return next(path for place, path, _ in self._records if place == row)
@@ -124,17 +124,17 @@ class Batch:
     @cached_property
     def _order(self) -> Any:
         """Which row comes when, of all of blocks and then all of records."""
-        places = [np.arange(place, place + stop - start) for place, _, start, stop in self._pieces]
+        places = [np.arange(place, place + stop - start) for place, _, start, stop in self.pieces]
         return np.argsort(np.concatenate([*places, [place for place, _, _ in self._records]]), kind="stable")
 
     def column(self, name: str) -> Column | None:
         """The values of an attribute, if those of some rows are columns already, and the others can be."""
         attribute = self._rows.attributes.get(name)
-        if not self._pieces or attribute is None:
+        if not self.pieces or attribute is None:
             return None
         parts = [
             block.columns[attribute].rows(start, stop) if attribute in block.columns else nothing(stop - start)
-            for _, block, start, stop in self._pieces
+            for _, block, start, stop in self.pieces
         ]
         if not self._records:
             return joined(parts)
@@ -143,12 +143,12 @@ class Batch:
 
     def values(self, name: str) -> list[Any]:
         """The values of a column, as Python has them."""
-        if not self._pieces:
+        if not self.pieces:
             return [row.get(name) for _, _, row in self._records]
         level = LEVEL.fullmatch(name)
         attribute = self._rows.attributes.get(name)
         values: list[Any] = [None] * self.size
-        for place, block, start, stop in self._pieces:
+        for place, block, start, stop in self.pieces:
             if level is not None:
                 values[place : place + stop - start] = block.keys_at(int(level[1]), start, stop)
             elif attribute in block.columns:

@@ -63,8 +63,12 @@ class Block(NamedTuple):
         if level == self.depth:
             keys = self.keys[start:stop]
             return list(keys if "".join(keys).isascii() else map(as_utf8, keys))
-        above = [as_utf8(path[level - 1]) for path in self.above]
+        above = self.keys_above(level)
         return [above[place] for place in self.place[start:stop].tolist()]
+
+    def keys_above(self, level: int) -> list[str]:
+        """The keys at one level of the paths above the nodes, as UTF-8."""
+        return [as_utf8(path[level - 1]) for path in self.above]
 
 
 class Piece(NamedTuple):

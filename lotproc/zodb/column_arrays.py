@@ -60,16 +60,25 @@ class Column(NamedTuple):
         values: Any = np.full(len(self.kinds), None, object)
         for kind in self.kinds_there():
             rows = np.flatnonzero(self.kinds == kind)
-            if kind == BOOL:
-                values[rows] = self.bits[rows].astype(np.bool_).tolist()
-            elif kind in _DTYPES:
-                values[rows] = self.bits[rows].view(_DTYPES[kind]).tolist()
-            else:
-                data = self.text.tobytes()
-                ends = self.ends.tolist()
-                texts = [data[ends[row] : ends[row + 1]] for row in rows.tolist()]
-                values[rows] = [text.decode() for text in texts] if kind == STR else texts
+            some = self._values_of(kind, rows)
+            if len(rows) == len(values):
+                return some
+            values[rows] = some
         found: list[Any] = values.tolist()
+        return found
+
+    def _values_of(self, kind: int, rows: Any) -> list[Any]:
+        """The values of these rows, which are all of one kind."""
+        if kind in (STR, BYTES):
+            data = self.text.tobytes()
+            bounds = list(zip(self.ends[rows].tolist(), self.ends[rows + 1].tolist(), strict=True))
+            if kind == STR and data.isascii():
+                ascii = data.decode()
+                return [ascii[start:stop] for start, stop in bounds]
+            texts = [data[start:stop] for start, stop in bounds]
+            return [text.decode() for text in texts] if kind == STR else texts
+        bits = self.bits[rows]
+        found: list[Any] = (bits.astype(np.bool_) if kind == BOOL else bits.view(_DTYPES[kind])).tolist()
         return found
 
 

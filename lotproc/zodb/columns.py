@@ -83,20 +83,16 @@ class _Places:
                 each[ok] for each in (self.rows, self.at, self.ends, self.numbered)
             )
 
-    def go_past(self, expected: bytes) -> None:
-        """Go past these bytes."""
+    def go_past(self, expected: bytes, numbers: Sequence[int] = ()) -> None:
+        """Go past these bytes; in these places among them stand the numbers that the pickle gives next."""
         self.keep(self.at <= self.ends - len(expected))
-        differs = rows_at(self.array, self.at, len(expected)) != np.frombuffer(expected, np.uint8)
+        found = rows_at(self.array, self.at, len(expected))
+        differs = found != np.frombuffer(expected, np.uint8)
+        for more, place in enumerate(numbers):
+            differs[:, place] = found[:, place] != self.numbered + more
         if differs.any():
-            differing = differs.any(axis=1)
-            self.keep(~differing)
-        self.at = self.at + len(expected)
-
-    def go_past_number(self) -> None:
-        """Go past the number that a pickle gives to what stands before it."""
-        self.keep(self.at <= self.ends - 2)
-        self.keep(self._are_numbered(self.at, self.numbered))
-        self.at, self.numbered = self.at + 2, self.numbered + 1
+            self.keep(~differs.any(axis=1))
+        self.at, self.numbered = self.at + len(expected), self.numbered + len(numbers)
 
     def _are_numbered(self, at: Numbers, numbered: Numbers) -> Flags:
         found = rows_at(self.array, at, 2)
@@ -203,9 +199,9 @@ class _Layout:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
         self._begin = TREE + b"\x80\x03" + (b"(" if len(names) > 1 else b"")
-        self._end = (b"t" if len(names) > 1 else b"\x86", b"\x85", b"\x85", b"\x85")
-        self._length_of_end = sum(len(part) + 2 for part in self._end) + 1
-        self._keys = [pickled_text(name) for name in names]
+        #: Each object is followed by its number, the last byte of two.
+        self._end = b"%cq_\x85q_\x85q_\x85q_." % (b"t" if len(names) > 1 else b"\x86")
+        self._keys = [pickled_text(name) + b"q_" for name in names]
         self._looks: list[list[FixedValue]] = [[] for _ in names]
         self._searches = 0
 
@@ -216,8 +212,7 @@ class _Layout:
         places = _Places(records, rows)
         places.go_past(self._begin)
         for name, key, looks in zip(self.names, self._keys, self._looks, strict=True):
-            places.go_past(key)
-            places.go_past_number()
+            places.go_past(key, [len(key) - 1])
             before = places.rows, places.at.copy(), places.numbered.copy()
             others = places.go_past_value(columns.get(name), looks)
             if len(others) and len(looks) < LOOKS and self._searches < SEARCHES:
@@ -227,10 +222,7 @@ class _Layout:
                 if look is not None:
                     looks.append(look)
                     return self.read(records, rows, columns)
-        for part in self._end:
-            places.go_past(part)
-            places.go_past_number()
-        places.go_past(b".")
+        places.go_past(self._end, range(2, len(self._end), 3))
         return _chosen(places.rows, places.at == places.ends)
 
     def _look(self, records: Records, row: int, at: int, numbered: int) -> FixedValue | None:
@@ -242,10 +234,10 @@ class _Layout:
         if found is None or list(found[0]) != self.names:
             return None
         try:
-            starts = [begin + each for each in starts_of_items(records.data[begin : stop - self._length_of_end])]
+            starts = [begin + each for each in starts_of_items(records.data[begin : stop - len(self._end)])]
         except Exception:  # of bytes that are no pickle
             return None
-        starts.append(stop - self._length_of_end)
+        starts.append(stop - len(self._end))
         if len(starts) != 2 * len(self.names) + 1 or at not in starts[1::2]:
             return None
         place = starts.index(at)

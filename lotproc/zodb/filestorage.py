@@ -19,6 +19,9 @@ __all__ = ["FileIndex", "FileRecords", "last_complete"]
 #: Bytes of the header of a record in a FileStorage: id, transaction, place of the record before, place of the
 #: transaction, length of a version's name (always 0), length of the data.
 HEADER = 42
+_HEAD = np.dtype(
+    {"names": ["oid", "tid", "length"], "formats": ["u8", ">u8", ">u8"], "offsets": [0, 8, 34], "itemsize": HEADER}
+)
 #: Parts of a FileStorage's index that are held as arrays. Each takes 0.5 MB, for 65,536 ids that follow one another.
 PARTS = 32
 #: Ids that are found one by one in the time in which their part is made an array.
@@ -63,13 +66,13 @@ class FileIndex:
 
     def places(self, oids: Oids) -> Numbers:
         """Where the newest records of objects with these ids lie; 0 for those that have none."""
-        parts = oids[:, :6]
-        if len(oids) and (parts == parts[0]).all():
-            return self._in_part(parts[0].tobytes(), oids)
+        numbers = numbers_at(oids, 0)
+        parts = numbers >> np.uint64(16)
+        if len(oids) and parts.min() == parts.max():
+            return self._in_part(oids[0, :6].tobytes(), oids)
         places = np.empty(len(oids), np.int64)
-        numbers = numbers_at(oids, 0) >> np.uint64(16)
-        for number in np.unique(numbers):
-            rows = numbers == number
+        for number in np.unique(parts):
+            rows = parts == number
             places[rows] = self._in_part(int(number).to_bytes(6, "big"), oids[rows])
         return places
 
@@ -77,12 +80,12 @@ class FileIndex:
         """The same of ids that begin with these six bytes."""
         places = self._part(beginning, len(oids))
         if places is not None:
-            found: Numbers = places[oids[:, 6].astype(np.int64) << 8 | oids[:, 7]]
+            found: Numbers = places[np.ascontiguousarray(oids[:, 6:]).view(">u2").ravel()]
             return found
-        bucket, ends = self._index.get(beginning), oids[:, 6:].tobytes()
+        bucket, ends = self._index.get(beginning), np.ascontiguousarray(oids[:, 6:]).view("V2").ravel()
         if bucket is None:
             return np.zeros(len(oids), np.int64)
-        return _numbers(b"".join([bucket.get(ends[at : at + 2], _NOWHERE) for at in range(0, len(ends), 2)]))
+        return _numbers(b"".join([bucket.get(end, _NOWHERE) for end in ends.tolist()]))
 
     def _part(self, beginning: bytes, count: int) -> Numbers | None:
         """The places of the 65,536 objects whose ids begin with these six bytes; 0 for those that are not there.
@@ -164,14 +167,15 @@ class FileRecords:
     def load_many(self, oids: Oids) -> Records:
         places = self._index.places(oids)
         inside = places <= len(self._array) - HEADER
-        heads = rows_at(self._array, np.where(inside, places, 0), HEADER)
-        lengths = numbers_at(heads, 34).astype(np.int64)
+        heads = rows_at(self._array, places if inside.all() else np.where(inside, places, 0), HEADER)
+        told = heads.view(_HEAD).ravel()
+        lengths = told["length"].astype(np.int64)
         starts = places + HEADER
         plain = (
             inside
             & (places > 0)
-            & (heads[:, :8] == oids).all(axis=1)
-            & (numbers_at(heads, 8) < self._end)
+            & (told["oid"] == np.ascontiguousarray(oids).view("u8").ravel())
+            & (told["tid"] < self._end)
             & (lengths > 0)
             & (starts <= len(self._array) - lengths)
         )

@@ -176,5 +176,4 @@ def _cut(array: Bytes, starts: Numbers, stops: Numbers) -> tuple[list[str], list
     keys = [text[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
     if not "".join(keys).isascii():
         keys = [key.encode("latin-1").decode("utf-8", "surrogatepass") for key in keys]
-    joined = rows_at(array, stops + 4, 8).tobytes()
-    return keys, [joined[start : start + 8] for start in range(0, len(joined), 8)]
+    return keys, rows_at(array, stops + 4, 8).view("V8").ravel().tolist()

@@ -173,9 +173,9 @@ def items_or_parts_of(state: Any, is_bucket: bool) -> Items | Parts:
     except Exception as error:
         raise UnusualRecord from error
     if isinstance(found, Parts):
-        if not all(map(is_reference, found.parts)) or not set(map(type, found.bounds)) <= {str}:
+        if not set(map(type, found.bounds)) <= {str}:
             raise UnusualRecord
-        return Parts(found.bounds, [oid for oid, _ in found.parts])
+        return Parts(found.bounds, _oids_in(found.parts))
     return found
 
 
@@ -191,19 +191,21 @@ def children_or_parts(record: bytes) -> Children | Parts:
 
 def _children(keys: Sequence[Any], references: Sequence[Any]) -> Children:
     try:
-        oids = [reference[0] for reference in references]
-        usual = (
-            are_sorted_names(keys)
-            and set(map(type, references)) <= {Reference}
-            and set(map(len, references)) <= {2}
-            and set(map(type, oids)) <= {bytes}
-            and set(map(len, oids)) <= {8}
-        )
+        usual = are_sorted_names(keys)
     except Exception as error:
         raise UnusualRecord from error
     if not usual:
         raise UnusualRecord
-    return Children(keys, oids)
+    return Children(keys, _oids_in(references))
+
+
+def _oids_in(references: Sequence[Any]) -> list[bytes]:
+    """The ids in references, all of which are plain."""
+    if set(map(type, references)) <= {Reference} and set(map(len, references)) <= {2}:
+        oids = [reference[0] for reference in references]
+        if set(map(type, oids)) <= {bytes} and set(map(len, oids)) <= {8}:
+            return oids
+    raise UnusualRecord
 
 
 def children_in(record: bytes, storage: PinnedStorage) -> Iterator[Children]:

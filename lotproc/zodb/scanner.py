@@ -348,7 +348,8 @@ class Scanner:
         keys = keys if len(rows) == len(keys) else [keys[row] for row in given]
         block, told = blocks.read([branch.path for branch in above], place, keys, attributes[rows], inherited)
         others = np.zeros(len(entries), np.bool_)
-        others[[row for row, entry in enumerate(entries) if entry is not None]] = True
+        if any(entries):
+            others[[row for row, entry in enumerate(entries) if entry is not None]] = True
         others[rows[~told]] = True
         together, rows = rows[told], rows[~told]
         if len(together):

@@ -179,14 +179,17 @@ class NodeShape(Shape):
             places[name] = slice(start + len(header), start + len(header) + len(part))
         return cls(record, places) if _are_proven(places, record, node) else None
 
-    def has_keys(self, block: Bytes, keys: list[bytes]) -> Any:
+    def has_keys(self, block: Bytes, keys: Sequence[str]) -> Any:
         """Which of some records, a row for each, have these keys."""
         place = self.places["key"]
         width = place.stop - place.start
         found = block[:, place]
-        if set(map(len, keys)) <= {width}:
-            return (found == np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), width)).all(axis=1)
-        return [row.tobytes() == key for row, key in zip(found, keys, strict=True)]
+        joined = "".join(keys)
+        if joined.isascii() and set(map(len, keys)) <= {width}:
+            differs = found != np.frombuffer(joined.encode(), np.uint8).reshape(len(keys), width)
+            return ~differs.any(axis=1) if differs.any() else True
+        encoded = [key.encode("utf-8", "surrogatepass") for key in keys]
+        return [row.tobytes() == key for row, key in zip(found, encoded, strict=True)]
 
 
 def _are_proven(places: dict[str, slice], record: bytes, node: StoredNode) -> bool:
@@ -215,7 +218,6 @@ class NodeReader:
         """What the records of nodes with these keys, or with any, say."""
         count = len(records.starts)
         nodes = Nodes(np.zeros(count, np.bool_), *(np.empty((count, 8), np.uint8) for _ in range(3)))
-        encoded = None if keys is None else [key.encode("utf-8", "surrogatepass") for key in keys]
         for shape, rows, block in self._shapes.sorted(records):
             if shape is None:
                 for row in rows.tolist():
@@ -224,9 +226,10 @@ class NodeReader:
             nodes.children[rows] = block[:, shape.places["children"]]
             nodes.attributes[rows] = block[:, shape.places["attributes"]]
             nodes.usual[rows] = True
-            if encoded is not None:
+            if keys is not None:
                 nodes.parents[rows] = block[:, shape.places["parent"]]
-                nodes.usual[rows] = shape.has_keys(block, [encoded[row] for row in rows.tolist()])
+                some = keys if len(rows) == count else [keys[row] for row in rows.tolist()]
+                nodes.usual[rows] = shape.has_keys(block, some)
         return nodes
 
     def one(self, record: bytes) -> tuple[bytes, bytes, bytes] | None:
