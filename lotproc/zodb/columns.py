@@ -257,11 +257,13 @@ class LayoutReader:
 
         What is left out has to be read by its class.
         """
-        left = np.flatnonzero(beginning_with(TREE, records))
+        left = np.arange(len(records.starts))
         tried = tries = 0
         while len(left):
             if tried == len(self._layouts):
-                if tries == TRIES or tried == LAYOUTS:
+                if not tries:
+                    left = left[beginning_with(TREE, records.some(left))]
+                if not len(left) or tries == TRIES or tried == LAYOUTS:
                     return
                 tries += 1
                 layout = self._learned(records, int(left[0]))

@@ -67,6 +67,7 @@ def numbers_at(rows: Bytes, column: int) -> np.ndarray[Any, np.dtype[np.uint64]]
 def beginning_with(beginning: bytes, records: Records) -> Flags:
     """Which of the records begin with these bytes."""
     found: Flags = records.lengths >= len(beginning)
-    rows: Bytes = rows_at(records.array, records.starts[found], len(beginning))
-    found[found] = (rows == np.frombuffer(beginning, np.uint8)).all(axis=1)
+    differs = rows_at(records.array, records.starts[found], len(beginning)) != np.frombuffer(beginning, np.uint8)
+    if differs.any():  # much faster than a look at each row
+        found[found] = ~differs.any(axis=1)
     return found

@@ -263,7 +263,7 @@ class Scanner:
         records = self._storage.load_many(oids)
         nodes = self._reader.read(records, keys)
         parents = as_oids([branch.oid for branch in branches])
-        usual = nodes.usual & (nodes.parents == parents).all(axis=1) & self._storage.plain_classes
+        usual = nodes.usual & (numbers_at(nodes.parents, 0) == numbers_at(parents, 0)) & self._storage.plain_classes
         bounds = {
             row: branch.bounds.below(keys[row])
             for row, branch in enumerate(branches if self._bounded else ())

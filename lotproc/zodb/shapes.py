@@ -49,7 +49,8 @@ class Shape:
 
     def matches(self, block: Bytes) -> Flags | None:
         """Which of some records, a row for each, have these bytes; `None` if all do."""
-        differs = (block ^ self._sample) & self._same
+        differs = block ^ self._sample
+        differs &= self._same
         if not differs.max(initial=0):  # much faster than a look at each row
             return None
         return np.equal(differs.any(axis=1), False)
