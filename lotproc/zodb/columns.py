@@ -104,7 +104,7 @@ class _Places:
         self.keep(self.at < self.ends)
         opcodes = self.array[self.at]
         kept = np.zeros(len(opcodes), np.bool_)
-        for opcode in set(opcodes.tolist()):
+        for opcode in np.flatnonzero(np.bincount(opcodes)).tolist():
             some = np.flatnonzero(opcodes == opcode)
             if opcode in _NUMBERS:
                 kept[self._numbers(opcode, some, values)] = True

@@ -98,7 +98,8 @@ def _by_owner(owners: Sequence[int], pieces: Sequence[bytes]) -> Iterable[tuple[
 
 def _children(pieces: Sequence[bytes]) -> tuple[list[int], list[str], list[bytes]]:
     """How many children there are in each piece, 0 where it is unusual; and their keys and ids."""
-    array = np.frombuffer(b"".join([*pieces, bytes(_ROOM)]), np.uint8)
+    data = b"".join([*pieces, bytes(_ROOM)])
+    array = np.frombuffer(data, np.uint8)
     lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
     stops = np.cumsum(lengths)
     starts = stops - lengths
@@ -131,7 +132,7 @@ def _children(pieces: Sequence[bytes]) -> tuple[list[int], list[str], list[bytes
         ]
     )
     kept = usual[piece]
-    return np.where(usual, counts, 0).tolist(), *_cut(array, at[kept] + 5, keys_end[kept])
+    return np.where(usual, counts, 0).tolist(), *_cut(data, array, at[kept] + 5, keys_end[kept])
 
 
 def _candidates(array: Bytes) -> Any:
@@ -142,11 +143,14 @@ def _candidates(array: Bytes) -> Any:
     at, keys_end = at[inside], (at + 5 + lengths)[inside]
     head = rows_at(array, keys_end, 16)
     refers = head[:, 14] == ord("h")
-    names = (rows_at(array, keys_end + 14, len(_CLASS) + 1) == np.frombuffer(_CLASS + b"q", np.uint8)).all(axis=1)
+    looks = refers.copy()
+    firsts = rows_at(array, keys_end[~refers] + 14, len(_CLASS) + 1)
+    looks[~refers] = (firsts == np.frombuffer(_CLASS + b"q", np.uint8)).all(axis=1)
     tail = keys_end + np.where(refers, 16, 14 + len(_CLASS) + 2)
     end = rows_at(array, tail, 4)
-    looks = (head[:, [0, 2, 3, 12]] == tuple(b"qC\x08q")).all(axis=1) & (refers | names)
-    looks &= (end[:, [0, 1, 3]] == tuple(b"\x86qQ")).all(axis=1)
+    for rows, places, expected in ((head, (0, 2, 3, 12), b"qC\x08q"), (end, (0, 1, 3), b"\x86qQ")):
+        for column, byte in zip(places, expected, strict=True):
+            looks &= rows[:, column] == byte
     at, keys_end, tail, head, end, refers = (each[looks] for each in (at, keys_end, tail, head, end, refers))
 
     def are_right(place: Numbers) -> Flags:
@@ -169,9 +173,8 @@ def _matches(array: Bytes, at: Numbers, pattern: Sequence[int], numbers: Numbers
     return matches
 
 
-def _cut(array: Bytes, starts: Numbers, stops: Numbers) -> tuple[list[str], list[bytes]]:
+def _cut(data: bytes, array: Bytes, starts: Numbers, stops: Numbers) -> tuple[list[str], list[bytes]]:
     """The keys between these places, and the ids that stand four bytes behind each."""
-    data = array.tobytes()
     text = data.decode("latin-1")
     keys = [text[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
     if not "".join(keys).isascii():

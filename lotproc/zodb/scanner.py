@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -220,9 +220,9 @@ class Scanner:
         entries: Iterable[Entry | None]
         try:
             entries = self._entries(
-                [branch for branch, children in together for _ in children.keys],
-                [key for _, children in together for key in children.keys],
-                as_oids([oid for _, children in together for oid in children.oids]),
+                list(chain.from_iterable(repeat(branch, len(children.keys)) for branch, children in together)),
+                list(chain.from_iterable(children.keys for _, children in together)),
+                as_oids(chain.from_iterable(children.oids for _, children in together)),
             )
         except Exception:
             self._follows = False  # so that each error comes at its place
@@ -337,7 +337,7 @@ class Scanner:
         attributes: Oids,
     ) -> list[int]:
         """Have as many as can be of the nodes in these rows in a block; returns the rows of the others."""
-        rows = np.array(given)
+        rows = np.fromiter(given, np.intp, len(given))
         parent = numbers_at(parents[rows], 0)
         begins = np.concatenate([[True], parent[1:] != parent[:-1]])
         above = [branches[row] for row in rows[begins].tolist()]
