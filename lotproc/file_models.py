@@ -20,10 +20,12 @@ class IndexedFile:
     Args:
         path: Keys from below the root: the folders, and the file's name without its suffix.
         file: The file itself, absolute.
+        reason: Why it is left out: it is a folder that could not be listed. `None` for a file.
     """
 
     path: tuple[str, ...]
     file: Path
+    reason: str | None = None
 
 
 @public

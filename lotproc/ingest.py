@@ -43,6 +43,7 @@ Backend: TypeAlias = Literal["blob", "zarr"]
 IfExists: TypeAlias = Literal["skip", "replace", "error"]
 
 _Path: TypeAlias = "tuple[str, ...]"
+_Checked: TypeAlias = "tuple[_Path, Path, str | None]"
 
 _ABSENT = object()
 _STR = frozenset({str})
@@ -78,11 +79,11 @@ def index_files(folder: str | os.PathLike[str], pattern: str = "**/*.wav") -> It
 
     Returns:
         An iterator of `IndexedFile`, depth first, sorted by name in each folder. Lazy; folders that can't match are not
-        entered, nor are links to folders; holds the matching names in the folders along the current path. A folder that
-        can't be read raises its `OSError` when it is reached.
+        entered, nor are links to folders; holds the matching names in the folders along the current path. A folder in
+        it that can't be listed stands in its place, with the `reason`, and `ingest_files` reports it.
 
     Raises:
-        ArgumentError: `folder` is not there, or is no folder.
+        ArgumentError: `folder` is not there, is no folder, or can't be listed.
         ArgumentTypeError: `folder` is no path, or `pattern` no str.
         PatternError: `pattern` is no path pattern.
     """
@@ -91,8 +92,12 @@ def index_files(folder: str | os.PathLike[str], pattern: str = "**/*.wav") -> It
     if not isinstance(pattern, str):
         raise ArgumentTypeError("index_files: pattern", expected="a str like '**/*.wav'", got=got(pattern))
     top = Path(folder).absolute()
-    if not top.is_dir():
-        raise ArgumentError(f"index_files: {str(top)!r} is {'no folder' if top.exists() else 'not there'}")
+    try:
+        os.scandir(top).close()
+    except (OSError, ValueError) as error:
+        reason = f"can't be listed: {getattr(error, 'strerror', error)}"
+        words: dict[type[Exception], str] = {FileNotFoundError: "is not there", NotADirectoryError: "is no folder"}
+        raise ArgumentError(f"index_files: {str(top)!r}", words.get(type(error), reason)) from error
     return _found(top, PathPattern("index_files", pattern.casefold()))
 
 
@@ -104,7 +109,12 @@ def _found(top: Path, pattern: PathPattern) -> Iterator[IndexedFile]:
         for name, positions, is_folder in entries:
             if is_folder:
                 below = folder / name
-                stack.append(((*keys, name), below, _listing(below, pattern, positions)))
+                try:
+                    listed = _listing(below, pattern, positions)
+                except OSError as error:
+                    yield IndexedFile((*keys, name), below, f"the folder can't be listed: {_in_words(error)}")
+                    continue
+                stack.append(((*keys, name), below, listed))
                 break
             yield IndexedFile((*keys, os.path.splitext(name)[0]), folder / name)
         else:
@@ -124,6 +134,10 @@ def _listing(
             elif pattern.accepts(after) and (entry.is_file(follow_symlinks=False) or _is_file(entry.path)):
                 found.append((entry.name, after, False))
     return iter(sorted(found))
+
+
+def _in_words(error: OSError) -> str:
+    return f"{type(error).__name__}: {error.strerror}"
 
 
 def _is_file(path: str) -> bool:
@@ -305,9 +319,9 @@ def ingest_files(
             commits, waiting = commits + 1, 0
             begin()
 
-        def pulled(source: Iterator[Any], most: int) -> tuple[list[tuple[_Path, Path]], int | None, Exception | bool]:
+        def pulled(source: Iterator[Any], most: int) -> tuple[list[_Checked], int | None, Exception | bool]:
             """The next files; how many of them came before their source changed the tree; the error or end behind."""
-            window: list[tuple[_Path, Path]] = []
+            window: list[_Checked] = []
             end: Exception | bool = True
             try:
                 for item in islice(source, most):
@@ -347,18 +361,21 @@ def ingest_files(
                 lookup = new if if_exists == "skip" else None
                 most = 1 if lookup is None or commit_every is None else min(WINDOW, commit_every - waiting)
                 window, changed, end = pulled(source, most)
-                have = lookup.have([path for path, _ in window]) if lookup and window else [None] * len(window)
-                for number, ((path, file), there) in enumerate(zip(window, have, strict=True)):
+                have = lookup.have([path for path, _, _ in window]) if lookup and window else [None] * len(window)
+                for number, ((path, file, reason), there) in enumerate(zip(window, have, strict=True)):
                     if number == changed:
                         attach_what_waits()
                         new = there = None
+                    if reason is not None:
+                        failures.append(FileFailure(file, path, reason))
+                        continue
                     try:
                         known = sources.get(path, file)
                         if known is not file and known != file:
                             raise _Unusable(f"the node {as_text(path)} came from {known} already")
                         attached = take(path, file, there, is_changed=changed is not None and path not in sources)
-                    except _Unusable as reason:
-                        failures.append(FileFailure(file, path, str(reason)))
+                    except _Unusable as unusable:
+                        failures.append(FileFailure(file, path, str(unusable)))
                         continue
                     sources[path] = file
                     ingested += attached
@@ -379,18 +396,18 @@ class _Unusable(Exception):
     """A file that is to be reported and left out."""
 
 
-def _checked(item: Any) -> tuple[tuple[str, ...], Path]:
+def _checked(item: Any) -> _Checked:
     if not isinstance(item, IndexedFile):
         raise ArgumentTypeError(
             "ingest_files:", expected="an IndexedFile", got=got(item), hint="index_files() makes them"
         )
     path, file = item.path, item.file
     if type(path) is tuple and path and all(path) and _STR.issuperset(map(type, path)) and isinstance(file, Path):
-        return path, file if file.is_absolute() else file.absolute()
+        return path, file if file.is_absolute() else file.absolute(), item.reason
     path = tuple(path)
     if isinstance(item.path, str) or not path or not all(isinstance(key, str) and key for key in path):
         raise ArgumentError(f"ingest_files: the path of {item.file}", expected="a tuple of keys", got=got(item.path))
-    return path, Path(item.file).absolute()
+    return path, Path(item.file).absolute(), item.reason
 
 
 def _parent(root: BaseNode, path: tuple[str, ...]) -> BaseNode:
@@ -460,7 +477,7 @@ def _check_opens(file: Path) -> None:
     try:
         file.open("rb").close()
     except OSError as error:
-        raise _Unusable(f"{type(error).__name__}: {error.strerror}") from error
+        raise _Unusable(_in_words(error)) from error
     except ValueError as error:  # a name that no file can have
         raise _Unusable(f"{type(error).__name__}: {error}") from error
 

@@ -157,20 +157,54 @@ def test_folders_that_cannot_match_are_not_entered(folder: Path, monkeypatch: py
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: entered.append(Path(path).name) or scandir(path))
     assert [item.path for item in index_files(folder, "x/a/*/*.wav")] == [("x", "a", "b", "f")]
-    assert entered == ["files", "x", "a", "b"]
+    assert entered == ["files", "files", "x", "a", "b"]  # the first time to see whether it can be listed
     entered.clear()
     assert list(index_files(folder, "x/*.wav")) == []
-    assert entered == ["files", "x"]
+    assert entered == ["files", "files", "x"]
 
 
-def test_it_is_lazy_and_an_unreadable_folder_is_named(folder: Path) -> None:
-    make(folder / "x", {"a": {"f.wav": None}, "b": {"f.wav": None}})
+def test_it_is_lazy_and_a_folder_that_cannot_be_listed_stands_in_its_place(folder: Path) -> None:
+    make(folder / "x", {"a": {"f.wav": None}, "b": {"f.wav": None}, "b.wav": None, "c": {"f.wav": None}})
     found = index_files(folder)
     assert next(found).path == ("x", "a", "f")
     shutil.rmtree(folder / "x" / "b")
-    with pytest.raises(FileNotFoundError) as caught:
-        next(found)
-    assert str(caught.value.filename) == str(folder / "x" / "b")
+    gone = next(found)
+    assert (gone.path, gone.file) == (("x", "b"), folder / "x" / "b")
+    assert "FileNotFoundError" in str(gone.reason)
+    assert [(item.path, item.reason) for item in found] == [(("x", "b"), None), (("x", "c", "f"), None)]
+
+
+def test_a_folder_whose_path_is_too_long_is_named(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=descriptor)
+        descriptor, before = os.open("d" * 250, os.O_RDONLY, dir_fd=descriptor), descriptor
+        os.close(before)
+    os.close(descriptor)
+    (folder / "z.wav").touch()
+    root = BaseNode("root")
+    report = ingest_files(root, index_files(folder))
+    assert (report.ingested, [set(failure.path) for failure in report.failures]) == (1, [{"d" * 250}])
+    assert "File name too long" in report.failures[0].reason
+    shutil.rmtree(folder / ("d" * 250))
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_a_folder_that_cannot_be_listed_costs_what_is_in_it_each_time(folder: Path, db: LOTDB, content: bool) -> None:
+    inner = {"a": {"f.txt": None}, "b": {"f.txt": None}, "b.txt": None, "c": {"f.txt": None}}
+    make(folder / "x", inner)
+
+    def while_a_folder_goes() -> Iterator[IndexedFile]:
+        (folder / "x" / "b").mkdir(exist_ok=True)
+        for item in index_files(folder, "**/*.txt"):
+            yield item
+            shutil.rmtree(folder / "x" / "b", ignore_errors=True)
+
+    root = db.open_connection()
+    for ingested in (3, 0):
+        report = ingest_files(root, while_a_folder_goes(), content=content)
+        assert (report.ingested, report.skipped) == (ingested, 3 - ingested)
+        assert [(failure.path, failure.file) for failure in report.failures] == [(("x", "b"), folder / "x" / "b")]
 
 
 def test_links(folder: Path) -> None:
@@ -212,6 +246,9 @@ def test_folders_and_patterns_that_cannot_be(folder: Path) -> None:
         index_files(folder / "gone")
     with pytest.raises(ArgumentError, match=r"f\.wav' is no folder"):
         index_files(folder / "f.wav")
+    for name in (folder / "f.wav" / "x", folder / ("x" * 300), folder / "\0"):
+        with pytest.raises(ArgumentError, match="index_files"):
+            index_files(name)
     with pytest.raises(ArgumentTypeError, match="folder must be a str or a path, got int 3"):
         index_files(3)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="pattern must be a str"):
