@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import uuid
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from types import FunctionType
 from typing import Any
@@ -22,10 +23,14 @@ from ZODB.blob import Blob
 from ._nodes import class_name, is_broken, node_path
 from ._pickling import dumps_detached
 from ._salvaging import Unreadable
+from ._values import is_flat
 from .errors import DamagedDatabaseError, DetachError, LiveNodeError, as_text
 from .payloads import PayloadHandle
 
-__all__ = ["ATOMS", "detached"]
+__all__ = ["ATOMS", "IN_ITS_PLACE", "check_readable", "detached"]
+
+#: What to store in place of something live.
+IN_ITS_PLACE = "store plain values in its place: of a node its path, or the attributes that snapshot() takes from it"
 
 #: Types whose values never change and hold nothing else.
 ATOMS = frozenset(
@@ -74,6 +79,40 @@ def detached(
     )
 
 
+def check_readable(value: Any, *, in_tree: bool) -> None:
+    """Refuse what can be stored, and not be read again. It is copied for that, if it is more than plain values.
+
+    In a tree, persistent objects are read as their plain kin; in a store they would be pickled with all that they hold.
+
+    Raises:
+        LiveNodeError: It is or holds what belongs to a database.
+        TypeError: No value can be made of its pickle.
+        Exception: It can't be pickled.
+    """
+    kind = type(value)
+    if kind in ATOMS or is_flat(value):
+        return
+    parts = value.values() if kind is dict else value if kind in _FLAT else [value]
+    if ATOMS.issuperset(map(type, parts)) and (kind is not dict or ATOMS.issuperset(map(type, value))):
+        return
+    if isinstance(value, BaseNode):
+        raise LiveNodeError(f"it is a live node, {as_text(node_path(value))}")
+    make: Callable[[], Any]
+    if in_tree:
+        copier = _Copier(lambda payload: None)
+        copier.pack(value)
+        make = copier.unpacked
+    else:
+        buffers: list[Any] = []
+        make = partial(pickle.loads, dumps_detached(value, out_of_band=buffers.append), buffers=buffers)
+    try:
+        make()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise TypeError(f"it could not be read again: {type(error).__name__}: {error}") from error
+
+
 #: Containers that hold nothing but their items.
 _FLAT = frozenset((list, tuple, set, frozenset))
 
@@ -99,9 +138,16 @@ class _Copier(pickle.Pickler):
         self._others: list[Any] = []
 
     def copied(self, value: Any) -> Any:
+        self.pack(value)
+        return self.unpacked()
+
+    def pack(self, value: Any) -> None:
+        """Refuse what has no plain kin."""
         self.dump(value)
         if self._has_persistent and (problem := self.problem_inside()):
             raise problem
+
+    def unpacked(self) -> Any:
         self._buffer.seek(0)
         return _CopyReader(self._buffer, self._beside).load()
 
@@ -151,8 +197,8 @@ class _Copier(pickle.Pickler):
             if hasattr(value, "__iter__"):
                 return set, (list(value),)
         if isinstance(value, BaseNode):
-            raise TypeError(f"it is a live node, {as_text(node_path(value))}")
-        raise TypeError(f"it is a persistent {class_name(value)}, which has no plain kin")
+            raise LiveNodeError(f"it is a live node, {as_text(node_path(value))}")
+        raise LiveNodeError(f"it is a persistent {class_name(value)}, which has no plain kin")
 
 
 class _CopyReader(pickle.Unpickler):

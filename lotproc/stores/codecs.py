@@ -13,13 +13,14 @@ from typing import IO, Any, NamedTuple, TypeAlias
 import numpy as np
 from ZODB.broken import broken_cache
 
+from .._detaching import IN_ITS_PLACE, check_readable
 from .._nodes import missing_class
 from .._values import iterator_in
-from ..errors import ArgumentError, ArgumentTypeError, CodecError, DetachError, NotPicklableError, got
+from ..errors import ArgumentError, ArgumentTypeError, CodecError, DetachError, LiveNodeError, NotPicklableError, got
 
 __all__ = [
     *("NAMED", "NAMES_A_CLASS", "Codec", "CodecLike", "as_codec", "check_codec", "json_metadata", "json_text"),
-    *("importable", "unpickled", "wrong_codec"),
+    *("importable", "is_kept", "unpickled", "wrong_codec"),
 ]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -182,15 +183,14 @@ def _pickled(value: Any) -> bytes:
     except MemoryError:
         raise
     except Exception as error:
-        _check_iterators(value)
         raise _not_picklable(value, error) from error
     if NAMES_A_CLASS in data:
-        _check_iterators(value)
+        _check(value)
     return data
 
 
 def _dump_pickle(value: Any, file: IO[bytes]) -> None:
-    _check_iterators(value)
+    _check(value)
     try:
         pickle.dump(value, file, 5)
     except (OSError, MemoryError):
@@ -199,15 +199,31 @@ def _dump_pickle(value: Any, file: IO[bytes]) -> None:
         raise _not_picklable(value, error) from error
 
 
-def _check_iterators(value: Any) -> None:
-    """Refuse what can be pickled, and is empty after one look."""
+def _check(value: Any) -> None:
+    """Refuse what can be pickled, and is empty after one look, belongs to a database, or can't be read again."""
     reason = iterator_in(value)
     if reason is not None:
-        raise NotPicklableError(f"can't store this {type(value).__name__}: {reason}")
+        raise _not_picklable(value, reason)
+    try:
+        check_readable(value, in_tree=False)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _not_picklable(value, error) from error
 
 
-def _not_picklable(value: Any, error: Exception) -> NotPicklableError:
-    return NotPicklableError(f"can't pickle this {type(value).__name__}: {error}")
+def is_kept(value: Any) -> bool:
+    """Whether what can be pickled may be stored."""
+    try:
+        _check(value)
+    except NotPicklableError:
+        return False
+    return True
+
+
+def _not_picklable(value: Any, reason: Exception | str) -> NotPicklableError:
+    hint = IN_ITS_PLACE if isinstance(reason, LiveNodeError) else None
+    return NotPicklableError(f"can't pickle this {type(value).__name__}: {iterator_in(value) or reason}", hint=hint)
 
 
 def _as_json(value: Any) -> bytes:

@@ -150,8 +150,10 @@ def write(
         ArgumentTypeError: `target` is neither a node nor a store, or an option has the wrong type.
         ReadOnlyTreeError, ReadOnlyStoreError: The target can only be read.
         ResultError: Something came that is no result; says what, and from which batch.
-        NotPicklableError: An output or an attribute can't be stored: it can't be pickled, or is or holds an iterator,
-            or a handle where nothing can take its place; says which, and what to do.
+        NotPicklableError: An output or an attribute can't be stored, or not be read again: it can't be pickled, its
+            pickle makes no value, or it is or holds an iterator, a live node or another persistent object without
+            plain kin (in a store: any), or a handle where nothing can take its place; says which, and what to do. A
+            tree in memory takes all but iterators.
         DetachError: The class of an output or an attribute can't be imported, or that of one that is there already and
             would be stored again; names path, attribute and class.
         PayloadError: The payload that a handle stands for can't be read; says which.

@@ -13,17 +13,18 @@ from ZODB.broken import broken_cache
 from ZODB.POSException import ConflictError, POSKeyError
 from zodbpickle import pickle as zodb_pickle
 
+from .._detaching import IN_ITS_PLACE, check_readable
 from .._fast import FAST
 from .._nodes import missing_class
 from .._pickling import dumps_detached
 from .._values import is_flat
-from ..errors import DetachError, NotPicklableError, got
+from ..errors import DetachError, LiveNodeError, NotPicklableError, got
 
 __all__ = ["check_classes", "check_storable", "plain_pickle", "stored_attributes"]
 
 
 def check_storable(name: str, path: tuple[str, ...], attributes: Mapping[str, Any], connection: Any) -> bool:
-    """Refuse a value that the database can't store while its name is known; the commit would only say that it can't.
+    """Refuse a value that can't be stored or not be read again, while its name is known; a commit would not say it.
 
     Whether the values are plain: none of them is, or holds, a persistent object.
     """
@@ -41,9 +42,14 @@ def check_storable(name: str, path: tuple[str, ...], attributes: Mapping[str, An
             )
         try:
             plain = _store_nowhere(value, connection) and plain
+            check_readable(value, in_tree=True)
         except Exception as error:
             raise NotPicklableError(
-                f"{name}: attribute {attribute!r}", f"can't be stored: {error}", path=path, got=got(value)
+                f"{name}: attribute {attribute!r}",
+                f"can't be stored: {error}",
+                path=path,
+                got=got(value),
+                hint=IN_ITS_PLACE if isinstance(error, LiveNodeError) else None,
             ) from error
     return plain
 
@@ -66,7 +72,7 @@ def _store_nowhere(value: Any, connection: Any) -> bool:
         if value._p_jar is None:
             new.setdefault(id(value), value)
         elif value._p_jar is not connection:
-            raise TypeError(f"it holds a {type(value).__qualname__} of another database connection")
+            raise LiveNodeError(f"it is or holds a {type(value).__qualname__} of another connection")
         return "stored"
 
     def dump(value: Any) -> None:

@@ -784,7 +784,6 @@ def test_changes_that_a_source_made_are_undone_when_it_fails() -> None:
 VALUES: dict[str, Callable[[], Any]] = {
     "a persistent mapping": lambda: PersistentMapping(x=1),
     "a list with a BTree": lambda: [OOBTree({"x": 1})],
-    "a node": lambda: BaseNode("in an attribute"),
 }
 
 

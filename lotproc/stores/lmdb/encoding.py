@@ -9,7 +9,7 @@ from itertools import islice, repeat
 from typing import Any
 
 from ..._fast import FAST
-from ..._values import PLAIN, is_flat, iterator_in
+from ..._values import PLAIN, is_flat
 from ...errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -22,7 +22,7 @@ from ...errors import (
     brief,
     got,
 )
-from ..codecs import NAMES_A_CLASS, Codec
+from ..codecs import NAMES_A_CLASS, Codec, is_kept
 from .keys import MAX_KEY, KeyForm
 
 __all__ = ["MAX_VALUE", "Encoding", "is_iterable"]
@@ -79,7 +79,7 @@ class Encoding:
                 pass  # below it is told which it is
             else:
                 if all(
-                    len(data) <= MAX_VALUE and (NAMES_A_CLASS not in data or iterator_in(value) is None)
+                    len(data) <= MAX_VALUE and (NAMES_A_CLASS not in data or is_kept(value))
                     for data, value in zip(made, values, strict=True)
                 ):
                     return made
