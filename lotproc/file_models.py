@@ -69,6 +69,6 @@ class IngestReport:
             counted(self.ingested, "file") + " ingested",
             *([f"{self.skipped:,} skipped"] if self.skipped else []),
             *([f"{len(self.failures):,} failed"] if self.failures else []),
-            commits_text(self.commits),
+            commits_text(self.commits, self.ingested > 0),
         ]
         return "\n  ".join([", ".join(parts), *map(str, self.failures)])

@@ -318,7 +318,7 @@ class WriteReport:
             *([f"{self.absent:,} absent"] if self.absent else []),
             *([f"{self.skipped:,} skipped"] if self.skipped else []),
             *([f"{self.failed:,} failed"] if self.failed else []),
-            commits_text(self.commits),
+            commits_text(self.commits, bool(self.written or self.deleted)),
         ]
         return ", ".join(parts)
 
@@ -356,6 +356,6 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def commits_text(number: int) -> str:
-    """How many commits there were, in words."""
-    return counted(number, "commit") if number else "not committed"
+def commits_text(number: int, is_changed: bool) -> str:
+    """How many commits there were, in words; of none, whether anything waits for one."""
+    return counted(number, "commit") if number else "not committed" if is_changed else "nothing to commit"

@@ -76,7 +76,9 @@ def parallel_map(
 
     With `on_error="collect"` a record that can't be processed costs that record alone: its batch is run again, record
     by record, and a `Failure` stands in its place; what `each` and `outputs` made of the records before it is kept.
-    So `fn` must make of each record what it would make of it in any other batch. Where a batch belongs together, to
+    So a record that fails is called twice where it is the first of its batch that does, also with `retries=0`: what
+    counts is what it does alone. A function of a whole batch is called again with each of its records alone. And `fn`
+    must make of each record what it would make of it in any other batch. Where a batch belongs together, to
     be averaged for instance, leave it at "raise": then what is tried again is the batch as it is.
 
     >>> from lotproc import NodeRecord, ProcessResult, each

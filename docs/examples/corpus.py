@@ -2,9 +2,9 @@
 
     python corpus.py RECORDINGS SPEAKERS.csv OUTPUT
 
-RECORDINGS holds WAV files as speaker/session/clip.wav; the CSV has the columns speaker, age and sex. Run it again: it
-does what is new or changed, lets go of what is not there any more, and does nothing else. Recordings that can't be read
-are reported, and stop nothing.
+RECORDINGS holds WAV files as speaker/session/clip.wav, of any sample format and number of channels; the CSV has the
+columns speaker, age and sex. Run it again: it does what is new or changed, lets go of what is not there any more, and
+does nothing else. Recordings that can't be read are reported, and stop nothing.
 """
 
 import sys
@@ -21,7 +21,9 @@ import lotproc as lp
 def log_mel(record):
     """The log-mel spectrogram of a clip, in 40 bands and windows of 400 samples, with a hop of 160."""
     rate, samples = wavfile.read(record.attributes["file"])
-    windows = np.lib.stride_tricks.sliding_window_view(samples / 32768, 400)[::160] * np.hanning(400)
+    full = 1 if samples.dtype.kind == "f" else 2 ** (8 * samples.itemsize - 1)
+    mono = (samples / full - (samples.dtype == "u1")).reshape(len(samples), -1).mean(axis=1)  # 8 bits have no sign
+    windows = np.lib.stride_tricks.sliding_window_view(mono, 400)[::160] * np.hanning(400)
     edges = 700 * (10 ** np.linspace(0, np.log10(1 + rate / 1400), 42) - 1) * 400 / rate
     filters = [np.interp(np.arange(201), edges[band : band + 3], (0, 1, 0)) for band in range(40)]
     mel = np.log(np.abs(np.fft.rfft(windows)) ** 2 @ np.transpose(filters) + 1e-10).astype("f4")
@@ -34,7 +36,7 @@ def main(recordings, speakers, output):
     clips = lp.scan("file", where={"file": bool}, skip="_*")
     with closing(LOTDB(path=output, name="corpus")) as database:
         root = database.open_connection()
-        lp.ingest_files(root, lp.index_files(recordings))
+        print(lp.ingest_files(root, lp.index_files(recordings)))
         print(lp.delete(root, [one for one in clips(root) if not one.attributes["file"].exists()], commit_every=1000))
         table = lp.table_by_path(speakers, key=["speaker"])
         lp.write(lp.mirror(), root, table.results(), output_attribute=None, commit_every=1000)

@@ -31,6 +31,28 @@ def record(file: Path, seconds: float, pitch: float) -> None:
     wavfile.write(file, RATE, ((0.2 * voice + 0.01 * noise) * 32767).astype(np.int16))
 
 
+def test_a_clip_counts_whatever_its_file_holds(tmp_path: Path) -> None:
+    log_mel = runpy.run_path(str(EXAMPLE))["log_mel"]
+    sound = 0.4 * np.sin(np.arange(4_000) / 7)
+    kinds = {
+        "i2": sound * 2**15,
+        "i4": sound * 2**31,
+        "u1": sound * 2**7 + 2**7,
+        "f4": sound,
+    }
+    made = {}
+    for kind, samples in kinds.items():
+        for channels in (1, 2):
+            stored = np.column_stack([samples] * channels).astype(kind)
+            wavfile.write(tmp_path / "clip.wav", RATE, stored if channels > 1 else stored[:, 0])
+            made[kind, channels] = log_mel(lp.NodeRecord(("clip",), "clip", {"file": tmp_path / "clip.wav"}))
+    for (kind, _), result in made.items():
+        assert result.attributes["seconds"] == 0.25
+        # What is loud is the same; what is left of the others is the noise of 8 bits.
+        loud = made["f4", 1].output > 0
+        assert np.allclose(result.output[loud], made["f4", 1].output[loud], atol=0.2 if kind == "u1" else 0.01)
+
+
 def spectrograms(records: list[lp.NodeRecord]) -> dict[tuple[str, ...], Any]:
     return {record.path: record.attributes["mel"].read() for record in records}
 
@@ -60,7 +82,7 @@ def test_the_whole_job_and_the_same_again(tmp_path: Path, capfd: pytest.CaptureF
 
     train, test = main(str(recordings), str(speakers), str(output))
     printed = capfd.readouterr().out
-    assert "0 nodes deleted, not committed" in printed
+    assert "0 nodes deleted, nothing to commit" in printed
     assert "24 results written, 2 failed" in printed
     assert "ann/monday/clip_3: ValueError" in printed
     first = spectrograms([*train, *test])

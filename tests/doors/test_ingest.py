@@ -344,7 +344,7 @@ def test_references_to_what_cannot_be_opened_are_reported_and_leave_no_trace(
     assert not existing.attribute_storage
     assert not root._p_jar._registered_objects
     assert str(report).splitlines() == [
-        "0 files ingested, 7 failed, not committed",
+        "0 files ingested, 7 failed, nothing to commit",
         *(f"  {folder / name}: {reason}" for name, reason in reasons.items()),
     ]
     # What is whole is attached all the same, before and after.
@@ -830,7 +830,7 @@ def test_commits(folder: Path, db: LOTDB) -> None:
     db.abort()
     assert list(root.node_storage) == [item.path[0] for item in files]
     assert ingest_files(root, files, commit_every=3) == IngestReport(skipped=7)
-    assert str(ingest_files(root, files, commit_every=3)) == "0 files ingested, 7 skipped, not committed"
+    assert str(ingest_files(root, files, commit_every=3)) == "0 files ingested, 7 skipped, nothing to commit"
 
 
 @pytest.mark.parametrize("commit_every", [1, 2])
@@ -1101,7 +1101,7 @@ def test_without_extras_what_needs_none_is_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("report", "text"),
     [
-        (IngestReport(), "0 files ingested, not committed"),
+        (IngestReport(), "0 files ingested, nothing to commit"),
         (IngestReport(1), "1 file ingested, not committed"),
         (IngestReport(2, 1), "2 files ingested, 1 skipped, not committed"),
         (IngestReport(2, 1, 1), "2 files ingested, 1 skipped, 1 commit"),
@@ -1112,7 +1112,7 @@ def test_without_extras_what_needs_none_is_read(folder: Path) -> None:
         ),
         (
             IngestReport(failures=(FileFailure(Path("/a"), ("a",), "one"), FileFailure(Path("/b"), ("b",), "two"))),
-            "0 files ingested, 2 failed, not committed\n  /a: one\n  /b: two",
+            "0 files ingested, 2 failed, nothing to commit\n  /a: one\n  /b: two",
         ),
     ],
 )

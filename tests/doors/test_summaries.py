@@ -198,7 +198,7 @@ def test_the_text_of_a_run_of_millions() -> None:
 
 
 def test_the_text_of_a_run_that_did_nothing() -> None:
-    assert str(run_summary(WriteReport())) == "0 results written, not committed\n– s, – results/s"
+    assert str(run_summary(WriteReport())) == "0 results written, nothing to commit\n– s, – results/s"
 
 
 @pytest.mark.parametrize(
