@@ -24,7 +24,20 @@ Each stage takes its data last, and waits for it where it is left out, so stages
     2 results written, not committed
 """
 
+import sys
+
 import lazy_loader
 
 # The names are in `__init__.pyi`. Loading each on first use keeps `import lotproc` as light as it can be.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name):  # type: ignore[no-untyped-def]
+    try:
+        return _load(name)
+    except AttributeError:
+        if name in __all__:
+            raise
+        text = f"module {__name__!r} has no attribute {name!r}"
+        # Python names the nearest one where it knows of which object, and says so.
+        raise AttributeError(text, name=name, obj=sys.modules[__name__]) from None

@@ -43,6 +43,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+#: Arguments that may be several values, and so an iterator of them.
+_SEVERAL = frozenset({"names", "inherit", "where", "depths"})
+
 
 class MayHoldRoot:
     """What may hold a node of a live tree, and can't be pickled then: the pickle would hold a copy of the whole tree.
@@ -168,7 +171,7 @@ def stage(
         data: The name of the data argument: "root" for a tree, else the name of an iterable.
         also: What the stage takes in place of a root.
         stream: An argument that is read as a stream, too: an iterator there is used once, for other data than itself,
-            and closed with the result. Iterators among the other arguments become tuples.
+            and closed with the result. Among the others, an iterator of several values becomes a tuple.
         single: An option without which the data is one item, and not an iterable of them.
         instead: A positional argument, and the option that may be given in place of it.
     """
@@ -187,7 +190,16 @@ def stage(
                 raise ArgumentTypeError(f"{shape}: {error}") from None
             for name, value in given.items():
                 if name not in (data, stream) and isinstance(value, Iterator):  # which could be used only once
-                    given[name] = tuple(value)
+                    if name in _SEVERAL:
+                        given[name] = tuple(value)
+                    elif not callable(value):  # it is the data, most of the time, and nothing of it is pulled
+                        in_order = f"{options.__name__}({', '.join(positional)})"
+                        raise ArgumentTypeError(
+                            f"{options.__name__}: {name}",
+                            "can't be an iterator",
+                            got=got(value),
+                            hint=f"the data comes last: {in_order}",
+                        )
             here = {*given, *([instead[0]] if instead and instead[1] in given else [])}
             missing = [name for name in positional if name not in here]
             if len(missing) == len(positional) > 1:

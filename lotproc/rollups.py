@@ -119,7 +119,8 @@ def _checked_fold(fold: object) -> Fold:
     for part in [fold] if not isinstance(fold, Mapping) else fold.values():
         if not isinstance(part, Fold):
             expected = "a Fold, as those of lotproc.folds, or a mapping from names to Folds"
-            raise ArgumentTypeError("rollup: fold", expected=expected, got=got(part))
+            hint = f"call it: {getattr(part, '__name__', 'fold')}(...)" if callable(part) else None
+            raise ArgumentTypeError("rollup: fold", expected=expected, got=got(part), hint=hint)
     if not fold:
         raise ArgumentError("rollup: fold", expected="at least one Fold", got=got(fold))
     return together(fold)  # type: ignore[arg-type]

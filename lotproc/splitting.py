@@ -88,8 +88,14 @@ def split(
     def part_of(item: Any) -> str:
         return names[bisect_right(bounds, draw(item) / (1 << BITS))]
 
+    def part_of_one(item: Any) -> str:
+        if isinstance(item, (list, Iterator)):
+            hint = f'of many items, split(..., part="{names[0]}") keeps one part'
+            raise ArgumentTypeError("split:", expected="one item", got=got(item), hint=hint)
+        return part_of(item)
+
     if part is None:
-        return part_of
+        return part_of_one
     check_choice("split", "part", part, tuple(parts))
 
     def run(items: Iterable[T]) -> Iterator[T]:

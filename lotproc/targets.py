@@ -12,7 +12,7 @@ from ._stage import MayHoldRoot
 from .errors import brief
 from .models import ProcessResult, WriteReport
 from .stores.protocol import Store
-from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, checked_path
+from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, asked
 from .writing.planning import Policy
 from .writing.running import write
 
@@ -51,7 +51,7 @@ class WriteTarget(MayHoldRoot):
 
     def target_path(self, result: ProcessResult) -> tuple[str, ...]:
         """The path that `result` is written to."""
-        return checked_path("the policy's path", self.policy(result), of=result.path)
+        return asked(self.policy, result)
 
     def write(self, result: ProcessResult) -> None:
         """Write one result; in a tree, the caller commits."""

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, ClassVar, TypeAlias
 
 from ._public import public
-from .errors import ArgumentError, ArgumentTypeError, got
+from .errors import ArgumentError, ArgumentTypeError, add_note, as_text, got
 from .models import ProcessResult
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "InlineWritePolicy",
     "MirrorWritePolicy",
     "Policy",
+    "asked",
     "fresh",
     "gives_checked_paths",
     "has_base",
@@ -107,17 +108,16 @@ def inline(*base: str) -> InlineWritePolicy:
     ('speaker_01', 'clip_001', '_proc', 'summary')
 
     Args:
-        *base: Keys between the processed node and the result, one by one; a slash is a character like any other. None
-            of them: the node itself is written to.
+        *base: Keys between the processed node and the result, one by one. None of them: the node itself is written to.
 
     Returns:
         A policy, which is a frozen, picklable value that is also a function from a `ProcessResult` to a path.
 
     Raises:
-        ArgumentError: A key is empty.
+        ArgumentError: A key is empty, or has a slash in it (`InlineWritePolicy(base_path=...)` takes any).
         ArgumentTypeError: A key is no str.
     """
-    return InlineWritePolicy(base)
+    return InlineWritePolicy(_one_by_one("inline", base))
 
 
 @public
@@ -135,10 +135,10 @@ def mirror(*base: str) -> MirrorWritePolicy:
         A policy, which is a frozen, picklable value that is also a function from a `ProcessResult` to a path.
 
     Raises:
-        ArgumentError: A key is empty.
+        ArgumentError: A key is empty, or has a slash in it (`MirrorWritePolicy(base_path=...)` takes any).
         ArgumentTypeError: A key is no str.
     """
-    return MirrorWritePolicy(base)
+    return MirrorWritePolicy(_one_by_one("mirror", base))
 
 
 @public
@@ -156,10 +156,20 @@ def fresh(*base: str) -> FreshWritePolicy:
         A policy, which is a frozen, picklable value that is also a function from a `ProcessResult` to a path.
 
     Raises:
-        ArgumentError: A key is empty.
+        ArgumentError: A key is empty, or has a slash in it (`FreshWritePolicy(base_path=...)` takes any).
         ArgumentTypeError: A key is no str.
     """
-    return FreshWritePolicy(base)
+    return FreshWritePolicy(_one_by_one("fresh", base))
+
+
+def _one_by_one(name: str, base: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a path in one piece, which would make one key."""
+    for key in base:
+        if isinstance(key, str) and "/" in key:
+            keys = ", ".join(map(repr, filter(None, key.split("/"))))
+            hint = f"give the keys one by one: {name}({keys}); or InlineWritePolicy(base_path=...), which takes any"
+            raise ArgumentError(f"{name}: the key {key!r}", "has a slash in it", hint=hint)
+    return base
 
 
 def _source(result: ProcessResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -168,6 +178,16 @@ def _source(result: ProcessResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except AttributeError:
         raise ArgumentTypeError("a write policy takes a ProcessResult", got=got(result)) from None
     return checked_path("path", path), checked_path("relative_path", relative_path, of=path)
+
+
+def asked(policy: Policy, result: ProcessResult) -> tuple[str, ...]:
+    """The path that a function of the user's gives a result, checked."""
+    try:
+        path = policy(result)
+    except Exception as error:
+        add_note(error, f"lotproc: in the policy, for the result at {as_text(result.path)}")
+        raise
+    return checked_path("the policy's path", path, of=result.path)
 
 
 def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> tuple[str, ...]:
@@ -183,6 +203,8 @@ def checked_path(name: str, path: Iterable[str], *, of: Iterable[str] = ()) -> t
         what = f"{name}: key {position} of {keys!r}{of_whom}"
         if not isinstance(key, str):
             hint = "give the keys one by one" if isinstance(key, (list, tuple)) else None
+            if isinstance(key, ProcessResult):
+                hint = 'call the policy before it is handed on: inline("_proc")'
             raise ArgumentTypeError(what, path=result, expected="a str", got=got(key), hint=hint)
         if not key:
             raise ArgumentError(what, "is empty", path=result, hint="a node needs a name")
@@ -205,7 +227,7 @@ def has_base(policy: Policy) -> bool:
 def targets_of(policy: Policy, paths: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     """Where the results of records with these paths go under a policy, and what all of these paths end with."""
     if type(policy) not in _PLAIN:
-        return [checked_path("the policy's path", policy(ProcessResult(path)), of=path) for path in paths], ()
+        return [asked(policy, ProcessResult(path)) for path in paths], ()
     keys = list(chain.from_iterable(paths))
     if not (_STR.issuperset(map(type, keys)) and all(keys)):
         paths = [checked_path("path", path) for path in paths]

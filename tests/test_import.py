@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import lotproc
 
 #: lotdb is not heavy, but half the price of an import; it is loaded with the first name that needs it.
@@ -28,3 +30,9 @@ def test_every_public_name_is_there() -> None:
     assert len(set(lotproc.__all__)) == len(lotproc.__all__)
     for name in lotproc.__all__:
         getattr(lotproc, name)
+
+
+def test_a_name_that_is_misspelt_is_told_with_what_python_needs_to_name_the_nearest() -> None:
+    with pytest.raises(AttributeError) as caught:
+        lotproc.leafs  # type: ignore[attr-defined]  # noqa: B018
+    assert (caught.value.name, caught.value.obj) == ("leafs", lotproc)

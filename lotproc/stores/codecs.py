@@ -311,7 +311,9 @@ def _as_bytes(value: Any) -> Buffer:
     except (TypeError, ValueError, BufferError):
         if isinstance(value, np.ndarray):  # of dates, which has no buffer; or not in one piece
             return value.tobytes()
-        raise CodecError('codec "bytes" takes bytes, arrays and other buffers', got=got(value)) from None
+        raise CodecError(
+            'codec "bytes" takes bytes, arrays and other buffers', got=got(value), hint='codec="pickle" takes any value'
+        ) from None
 
 
 def _dumping(encode: Callable[[Any], Buffer]) -> Callable[[Any, IO[bytes]], None]:

@@ -283,13 +283,14 @@ def _unified(*kinds: pa.DataType) -> pa.DataType:
 def _unfit(name: str, column: str, kind: pa.DataType | None, batch: Batch) -> ArgumentTypeError:
     """What to raise where a batch has values that a column does not hold: with the path of the first of them."""
     row, value = _first(batch, column, lambda found: _fits(found, kind))
+    rows = f"the first {BATCH:,} rows, which set the columns of a stream and their types"
     return ArgumentTypeError(
         f"{name}: the column {column!r}",
+        f"is not among those of {rows}" if kind is None else f"as it is in {rows}",
         path=batch.path(row),
-        expected="none of that name" if kind is None else f"{kind}",
+        expected=None if kind is None else f"{kind}",
         got=got(value),
-        hint=f"the first {BATCH:,} rows set the columns of a stream, and their types. to_arrow() and to_parquet() look "
-        "at all rows first",
+        hint="to_arrow() and to_parquet() look at all rows first",
     )
 
 

@@ -81,6 +81,8 @@ def delete(target: BaseNode | Store, *, commit_every: int | None = None) -> Call
             raise ReadOnlyStoreError(f"delete: nothing can be deleted from {target!r}", hint="copy what is to stay")
 
     def run(items: Iterable[Any]) -> WriteReport:
+        if isinstance(items, (str, bytes)):
+            raise _no_path(items)
         progress = Progress(repr(target) if isinstance(target, Store) else "the database", deletes=True)
         batches = _batches(items, _Paths(target), progress)
         return reported(lambda: apply_batches(batches, opened(target, commit_every, progress), progress), progress)
@@ -103,12 +105,7 @@ class _Paths:
         if isinstance(item, tuple) and not hasattr(item, "path"):
             path: tuple[Any, ...] = item
         elif isinstance(item, (ProcessResult, str, bytes)):
-            hint = (
-                "a path is a tuple of keys, and paths come in a list: [('ann', 'clip_1')]"
-                if not isinstance(item, ProcessResult)
-                else ("a result's path is that of its source; give where it went, as plan(...) says")
-            )
-            raise ArgumentTypeError("delete:", expected="a node, a record or a path", got=got(item), hint=hint)
+            raise _no_path(item)
         else:
             if isinstance(item, BaseNode) and self._top is not None and not _is_same(top_of(item), self._top):
                 raise ArgumentError("delete: the node", "is one of another tree", path=node_path(item))
@@ -128,6 +125,13 @@ class _Paths:
                 hint="paths begin below the root of the whole tree",
             )
         return path
+
+
+def _no_path(item: object) -> ArgumentTypeError:
+    hint = "a path is a tuple of keys, and paths come in a list: [('ann', 'clip_1')]"
+    if isinstance(item, ProcessResult):
+        hint = "a result's path is that of its source; give where it went, as plan(...) says"
+    return ArgumentTypeError("delete:", expected="a node, a record or a path", got=got(item), hint=hint)
 
 
 def _is_same(one: BaseNode, other: BaseNode) -> bool:

@@ -12,7 +12,7 @@ from .._stamps import INPUTS, VERSION
 from .._values import PLAIN, is_flat
 from ..errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from ..models import Accumulator, Failure, ProcessResult, Write, written_attributes
-from ..write_policies import checked_path, gives_checked_paths, targets_of
+from ..write_policies import asked, gives_checked_paths, targets_of
 from .handles import Flat, checked_values
 
 __all__ = ["Policy", "flat_batches", "plan", "planner"]
@@ -87,9 +87,7 @@ def planner(
     is_checked = gives_checked_paths(policy)
 
     def planned(result: ProcessResult) -> Write:
-        path = policy(result)
-        if not is_checked:
-            path = checked_path("the policy's path", path, of=result.path)
+        path = policy(result) if is_checked else asked(policy, result)
         if spares_source and path == tuple(result.path):
             raise ArgumentError(
                 f'{name}: if_exists="replace" would drop the attributes of the processed node {as_text(path)} itself',

@@ -705,6 +705,27 @@ def test_a_wrong_argument_is_refused_at_once_and_before_any_data(
     assert source.pulled == 0
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda items: lp.chunked(items, 2),
+        lambda items: lp.chunked(items),
+        lambda items: lp.where("n", items),  # the test was forgotten
+        lambda items: lp.match_key(items, "a"),
+        lambda items: lp.to_parquet(items, "table.parquet"),
+        lambda items: lp.parallel_map(items, one),
+        lambda items: lp.write(lp.mirror(), items, BaseNode("root")),
+        lambda items: lp.scan("n", BaseNode("root"), skip=items),
+    ],
+)
+def test_data_in_the_place_of_another_argument_is_refused_and_none_is_pulled(wrong: Callable[[Any], Any]) -> None:
+    source = Source(records())
+    with pytest.raises(lp.ArgumentTypeError) as caught:
+        wrong(source)
+    assert caught.value.hint is not None
+    assert source.pulled == 0
+
+
 @pytest.mark.parametrize("call", [lp.chunked, lp.where, lp.match_key, lp.snapshot, lp.level, lp.glob, lp.plan])
 def test_a_call_without_any_argument_says_what_it_needs(call: Callable[..., Any]) -> None:
     first = next(iter(inspect.signature(call).parameters))
@@ -832,6 +853,10 @@ def test_the_error_of_a_missing_package_names_its_extra_and_survives_pickling() 
             lambda: list(lp.snapshot("a", [[BaseNode("a")]])),
             r"expected a live node, got list .*; put it before chunked",
         ),
+        (lambda: list(lp.plan(lp.inline, results())), r"got ProcessResult\(.*call the policy"),
+        (lambda: lp.rollup(lp.folds.count), r"got <function count at .*; call it: count\(\.\.\.\)"),
+        (lambda: lp.split({"a": 1.0}, iter(records())), r"expected one item, got .*; .*part=\"a\""),
+        (lambda: lp.delete(BaseNode("root"), "ann/monday"), r"got str 'ann/monday'; a path is a tuple of keys"),
         (lambda: lp.inline(["_proc", "a"]), "must be a str, got list .*; give the keys one by one"),  # type: ignore[arg-type]
         (lambda: lp.inline()(3), "a write policy takes a ProcessResult, got int 3"),  # type: ignore[arg-type]
     ],

@@ -46,6 +46,7 @@ from lotproc import (
     leaves,
     mirror,
     parallel_map,
+    pending,
     plan,
     snapshot,
     write,
@@ -326,7 +327,7 @@ def test_a_database_takes_results_as_a_dict_does_and_commits_whole_batches(
 
 
 def test_a_report_reads_as_a_sentence() -> None:
-    assert str(WriteReport()) == "0 results written, not committed"
+    assert str(WriteReport()) == "0 results written, nothing to commit"
     assert str(WriteReport(written=1, commits=1)) == "1 result written, 1 commit"
     assert str(WriteReport(written=1200, skipped=3, commits=2)) == "1,200 results written, 3 skipped, 2 commits"
 
@@ -379,6 +380,17 @@ def test_any_function_from_a_result_to_a_path_is_a_policy() -> None:
     root = BaseNode("root")
     write(lambda result: ("flat", "-".join(result.path)), root, [ProcessResult(("a", "b"), 1)])
     assert contents(root) == {(): {}, ("flat",): {}, ("flat", "a-b"): {"result": 1}}
+
+
+@pytest.mark.parametrize("ask", [lambda policy, item: list(plan(policy, [item])), lambda *of: list(pending_of(*of))])
+def test_the_error_of_a_policy_of_ones_own_names_the_result(ask: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(AttributeError) as caught:
+        ask(lambda result: result.pth, ProcessResult(("ann", "clip"), 1))
+    assert any("ann/clip" in note for note in caught.value.__notes__)
+
+
+def pending_of(policy: Any, item: ProcessResult) -> Iterator[Any]:
+    return pending(policy, BaseNode("root"), [NodeRecord(item.path, item.path[-1], {})])
 
 
 def test_without_output_attribute_only_the_attributes_are_written() -> None:

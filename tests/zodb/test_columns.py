@@ -429,6 +429,8 @@ def test_the_repr_of_a_scan_says_what_it_takes_and_how_far_it_is(root: BaseNode)
 
 def test_a_table_of_a_scan_that_was_begun_has_the_rest(root: BaseNode) -> None:
     corpus = corpus_of(root)
+    fresh = repr(corpus)
     for _ in range(250):
         next(corpus)
+    assert fresh != repr(corpus)  # which says that it was begun
     assert lp.to_arrow(corpus).num_rows == 50
