@@ -137,7 +137,9 @@ class Derived:
         for name, sought in self._sought.items():
             sought.end()
             if self._had_records:
-                what = frozenset([f"{name}={policy_text(self._below[name].policy)}"])
+                each = self._below[name]
+                version = "" if each.version is None else f", version={each.version!r}"
+                what = frozenset([f"{name}={policy_text(each.policy)}{version}"])
                 unmet = what if name in self._unmet else frozenset()
                 tell(Note(self._stage, what, unmet, frozenset(), self._is_part, "no record had a result under"))
 
@@ -157,8 +159,6 @@ class Derived:
                 looked[policy] = targets, tail, found
             targets, tail, found = looked[policy]
             self._had_records = self._had_records or bool(records)
-            if name in self._unmet and any(stored is not None for stored in found):
-                del self._unmet[name]
             for attributes, stored, target in zip(more, found, targets, strict=True):
                 attributes[name] = None if stored is None else self._value(name, each, stored, target + tail)
         made = iter(
@@ -189,6 +189,7 @@ class Derived:
             value, version = stored.get(each.name), stored.get(VERSION)
         if each.version is not None and not (isinstance(version, str) and version == each.version):
             return None
+        self._unmet.pop(name, None)
         sought = self._sought[name]
         if sought.wanted:
             sought.look(stored.keys(), path)

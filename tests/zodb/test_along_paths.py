@@ -395,14 +395,19 @@ def test_a_result_that_can_not_be_read_costs_its_record_and_one_that_lacks_the_a
     ):
         with pytest.warns(UserWarning, match="no node had an attribute 'resultt' .*'result'"):
             list(records)
-    misspelt = {"out": lp.inline("_prok")}
-    in_parts = lp.parallel_map(lp.scan((), below=misspelt, skip="_*"), lp.partitions(2, corpus), mode="thread")
+    for below in ({"out": lp.Below(lp.inline("_proc"), version="gone")}, {"out": lp.inline("_prok")}):
+        no_result_is_told(corpus, below)
+
+
+def no_result_is_told(corpus: BaseNode, below: Any) -> None:
+    """A policy under which there is nothing, and a version that no result has."""
+    in_parts = lp.parallel_map(lp.scan((), below=below, skip="_*"), lp.partitions(2, corpus), mode="thread")
     for records in (
-        lp.scan((), corpus, below=misspelt, skip="_*"),
-        lp.snapshot((), lp.leaves(corpus, skip="_*"), below=misspelt),
+        lp.scan((), corpus, below=below, skip="_*"),
+        lp.snapshot((), lp.leaves(corpus, skip="_*"), below=below),
         in_parts,
     ):
-        with pytest.warns(UserWarning, match=r"no record had a result under \"out=inline\('_prok'\)\""):
+        with pytest.warns(UserWarning, match=r"no record had a result under \"out=inline\('_pro"):
             list(records)
 
 
