@@ -79,7 +79,7 @@ def in_sqlite(folder: Path, made: list[Record]) -> Callable[[], Results]:
     database = sqlite3.connect(folder / "records.sqlite")
     with database:
         database.execute("create table results (path text primary key, result real)")
-        results = ((path, 2 * duration) for path, duration, *_ in read_sqlite(folder))
+        results = ((path, 2 * duration) for path, duration, *_ in read_sqlite(folder, database))
         database.executemany("insert into results values (?, ?)", results)
     return lambda: iter(database.execute("select path, result from results order by path"))
 

@@ -71,10 +71,12 @@ def write_sqlite(folder: Path, made: list[Record]) -> None:
     database.close()
 
 
-def read_sqlite(folder: Path) -> Iterator[Record]:
-    database = sqlite3.connect(folder / "records.sqlite")
-    yield from database.execute("select path, duration, text, samples from records order by path")
-    database.close()
+def read_sqlite(folder: Path, database: sqlite3.Connection | None = None) -> Iterator[Record]:
+    """All records; over a connection that is open, since a second one holds up the first one's writing."""
+    own = database or sqlite3.connect(folder / "records.sqlite")
+    yield from own.execute("select path, duration, text, samples from records order by path")
+    if own is not database:
+        own.close()
 
 
 # LMDB
