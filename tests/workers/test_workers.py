@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from recording import examples
@@ -484,3 +485,21 @@ def test_a_program_that_ignores_sigchld_knows_when_its_workers_end() -> None:
         "its worker process ended; of what is not known, since this program ignores SIGCHLD\n"
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def in_new_worker(*expressions: str) -> list[Any]:
+    """What expressions give, one after the other, in a worker that is started for them and has no module of ours."""
+    batches = [[expression] for expression in expressions]
+    return [value for [value] in lp.parallel_map(lp.each(eval), batches, initializer=int, max_workers=1)]
+
+
+def test_a_worker_starts_without_what_its_first_batch_does_not_need() -> None:
+    heavy = "{'loky', 'lotdb', 'numpy', 'persistent', 'ZODB'}"
+    assert in_new_worker(f"sorted({heavy}.intersection(__import__('sys').modules))") == [[]]
+
+
+def test_numpy_calculates_as_the_caller_says_in_a_worker_that_has_yet_to_load_it() -> None:
+    geterr, seterr = "__import__('numpy').geterr()", "__import__('numpy').seterr(all='raise')"
+    with np.errstate(divide="ignore", over="raise"):
+        assert in_new_worker(geterr) == [np.geterr()]
+    assert in_new_worker(seterr, geterr) == [np.geterr()] * 2
