@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from .errors import ArgumentTypeError, PatternError, got
 
-__all__ = ["PathPattern", "key_glob", "regex"]
+__all__ = ["PathPattern", "has_slash", "key_glob", "regex"]
 
 _WILDCARDS = re.compile(r"[*?\[]")
 #: A whole `[...]`; by the rules of fnmatch a `]` right behind `[` or `[!` is one of its characters.
@@ -38,6 +38,11 @@ def key_glob(name: str, pattern: str) -> Callable[[str], object]:
             f"{name}: the glob {pattern!r} has a '[' without its ']'", hint="write '[[]' for the character itself"
         )
     return re.compile(fnmatch.translate(pattern)).match
+
+
+def has_slash(glob: str) -> bool:
+    """Whether a glob has a slash, outside of `[...]`."""
+    return "/" in _CLASS.sub("", glob)
 
 
 def _anything(key: str) -> bool:

@@ -46,7 +46,8 @@ def to_rows() -> Callable[[Iterable[Any]], Iterator[Row]]:
     Args:
         records: Records or results, or anything else with a `path` and `attributes`. A result's output is its column
             "result". A `Failure` is a row with the levels of its path and the columns "error", "message" and
-            "attempts"; where it has no path, "item" says what failed.
+            "attempts"; where it has no path, "item" says what failed. A `FileFailure` has the columns "file" and
+            "reason".
 
     Returns:
         An iterator of dicts, in the order of the records; each has the columns of its own record only. Arrays and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ._public import public
 from .errors import as_utf8
@@ -36,6 +37,11 @@ class FileFailure:
     file: Path
     path: tuple[str, ...]
     reason: str
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What a table of failures shows beside the path."""
+        return {"file": self.file, "reason": self.reason}
 
     def __str__(self) -> str:
         return as_utf8(f"{self.file}: {self.reason}")

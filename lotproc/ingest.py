@@ -21,7 +21,7 @@ from ._nodes import connection_of
 from ._patterns import PathPattern
 from ._public import public
 from ._stage import check_choice, check_root, stage
-from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, as_text, got
+from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, PatternError, as_text, got
 from .file_models import FileFailure, IndexedFile, IngestReport
 from .writing.conflicts import MOST_WAITING
 from .writing.new_files import NewFiles
@@ -91,6 +91,9 @@ def index_files(folder: str | os.PathLike[str], pattern: str = "**/*.wav") -> It
         raise ArgumentTypeError("index_files: folder", expected="a str or a path", got=got(folder))
     if not isinstance(pattern, str):
         raise ArgumentTypeError("index_files: pattern", expected="a str like '**/*.wav'", got=got(pattern))
+    if not {".", ".."}.isdisjoint(pattern.split("/")):
+        why, hint = "has a component that is no name of a file", "it begins in the folder: '**/*.wav'"
+        raise PatternError(f"index_files: the path pattern {pattern!r}", why, hint=hint)
     top = Path(folder).absolute()
     try:
         os.scandir(top).close()

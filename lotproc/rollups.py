@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Literal, TypeAlias, overload
 
+from . import folds
 from ._missing import Sought
 from ._nodes import attributes_of, no_item, out_of_order, path_of
 from ._stage import check_count, stage
@@ -119,7 +120,8 @@ def _checked_fold(fold: object) -> Fold:
     for part in [fold] if not isinstance(fold, Mapping) else fold.values():
         if not isinstance(part, Fold):
             expected = "a Fold, as those of lotproc.folds, or a mapping from names to Folds"
-            hint = f"call it: {getattr(part, '__name__', 'fold')}(...)" if callable(part) else None
+            name = getattr(part, "__name__", "")
+            hint = f"call it: {name}(...)" if getattr(folds, name, None) is part else None
             raise ArgumentTypeError("rollup: fold", expected=expected, got=got(part), hint=hint)
     if not fold:
         raise ArgumentError("rollup: fold", expected="at least one Fold", got=got(fold))

@@ -361,7 +361,7 @@ def _checked_names(stage_name: str, argument: str, names: object) -> tuple[str, 
     """The names of attributes as a tuple."""
     if isinstance(names, str):
         return (names,)
-    if not isinstance(names, Iterable):
+    if not isinstance(names, Iterable) or isinstance(names, bytes):
         expected = "a str, several, or ... for all" if argument == "names" else "a str or several"
         raise ArgumentTypeError(
             f"{stage_name}: {argument}", expected=expected, got=got(names), hint=root_hint(stage_name, names)

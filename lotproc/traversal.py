@@ -19,9 +19,9 @@ from typing import Any, Literal, TypeAlias, overload
 from lotdb import BaseNode
 
 from ._nodes import connection_of
-from ._patterns import PathPattern, key_glob
+from ._patterns import PathPattern, has_slash, key_glob
 from ._stage import check_choice, check_count, stage
-from .errors import ArgumentError, ArgumentTypeError, got
+from .errors import ArgumentError, ArgumentTypeError, PatternError, got
 
 __all__ = ["children", "glob", "leaves", "level", "walk"]
 
@@ -411,6 +411,9 @@ def skip_tests(name: str, skip: Skip) -> _Skip:
     if skip is None:
         return None, None
     if isinstance(skip, str):
+        if has_slash(skip):
+            hint = "give a glob on one key, or a function of a node; '[/]' stands for the character itself"
+            raise PatternError(f"{name}: skip={skip!r}", "is a path, and keys are compared one by one", hint=hint)
         return key_glob(name, skip), None
     if callable(skip):
         return None, skip

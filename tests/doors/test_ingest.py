@@ -37,6 +37,7 @@ from lotproc import (
     index_files,
     ingest,
     ingest_files,
+    to_rows,
 )
 
 NAMES = st.sampled_from(
@@ -174,6 +175,17 @@ def test_it_is_lazy_and_a_folder_that_cannot_be_listed_stands_in_its_place(folde
     assert [(item.path, item.reason) for item in found] == [(("x", "b"), None), (("x", "c", "f"), None)]
 
 
+def test_files_that_were_left_out_are_a_table(folder: Path) -> None:
+    (folder / "nowhere.wav").symlink_to(folder / "gone.wav")
+    report = ingest_files(BaseNode("root"), index_files(folder))
+    (row,) = to_rows(report.failures)
+    assert row == {
+        "TreeLevel_1": "nowhere",
+        "file": str(folder / "nowhere.wav"),
+        "reason": report.failures[0].reason,
+    }
+
+
 def test_a_folder_whose_path_is_too_long_is_named(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     for _ in range(20):
@@ -253,7 +265,7 @@ def test_folders_and_patterns_that_cannot_be(folder: Path) -> None:
         index_files(3)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="pattern must be a str"):
         index_files(folder, ("**", "x"))  # type: ignore[arg-type]
-    for pattern in ("", "a//b", "[x"):
+    for pattern in ("", "a//b", "[x", "./*.wav", "../*.wav"):
         with pytest.raises(PatternError, match="index_files"):
             index_files(folder, pattern)
 

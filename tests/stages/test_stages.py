@@ -689,6 +689,7 @@ WRONG: list[tuple[Callable[..., Any], type[Exception], str]] = [
     (lambda *items: lp.parallel_map(one, *items, mode="fork"), lp.ArgumentError, "'sync', 'thread', 'process'.*'fork'"),
     (lambda *items: lp.parallel_map(one, *items, max_workers=0), lp.ArgumentError, "max_workers .* 0"),
     (lambda *items: lp.chunked(2, *items, strict=True), lp.ArgumentTypeError, "strict"),
+    (lambda *items: lp.snapshot(b"seconds", *items), lp.ArgumentTypeError, "got bytes"),
     (lambda *items: lp.leaves(*items, "_*"), lp.ArgumentTypeError, "leaves|node"),
 ]
 

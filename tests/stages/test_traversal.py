@@ -6,6 +6,7 @@ import glob as glob_module
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def skipping_depth(depth: int) -> Skips:
 skips: st.SearchStrategy[Skips] = st.one_of(
     st.just((None, lambda path: False)),
     st.sampled_from(["_*", "*", "a*", "?", "[ab]*", "[!a]*", "a", "[*]", "*[*/]*", "[0-9]*"]).map(skipping_glob),
-    keys.map(glob_module.escape).map(skipping_glob),
+    keys.map(lambda key: glob_module.escape(key).replace("/", "[/]")).map(skipping_glob),
     st.sets(keys).map(skipping_keys),
     st.integers(1, 4).map(skipping_depth),
 )
@@ -863,3 +864,12 @@ def test_the_root_of_a_closed_connection_is_refused_at_once(tmp_path: Path, stag
     with pytest.raises(lp.ArgumentError, match="the connection of its root is closed") as caught:
         stage(root)
     assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize("stage", [lp.leaves, lp.walk, lp.children, partial(lp.level, 1), partial(lp.scan, "n")])
+def test_a_path_as_skip_is_refused_since_it_is_compared_with_keys(stage: Any) -> None:
+    with pytest.raises(lp.PatternError) as caught:
+        stage(skip="ann/*")
+    assert caught.value.hint is not None
+    root = build({"dF/F": {}, "x": {}})
+    assert paths_of(lp.leaves(root, skip="dF[/]F")) == [("x",)]
