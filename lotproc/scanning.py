@@ -204,7 +204,7 @@ def scan(
                 raise
         is_part = bounds != UNBOUND
         simple = replace(wanted, is_part=is_part)
-        in_columns = replace(simple, blocks=not (results or own_tests or payload))
+        in_columns = replace(simple, blocks=not (results or payload))
 
         def read(storage: PinnedStorage, in_blocks: bool) -> Iterator[Any]:
             records: Iterator[Any] = Scanner(storage, in_columns if in_blocks else simple).records(oid, bounds)

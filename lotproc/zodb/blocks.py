@@ -9,7 +9,9 @@ import numpy as np
 
 from .._missing import Sought
 from ..errors import as_utf8
-from ..snapshots import Inherited, Taken
+from ..models import node_record
+from ..snapshots import Inherited
+from .attributes import Wanted
 from .column_arrays import BYTES, STR, Column, column_of, cut_out, kind_of
 from .columns import LayoutReader, Values
 from .pinned import PinnedStorage
@@ -104,16 +106,16 @@ class BlockReader:
 
     Args:
         storage: The records of the database.
-        taken: What is taken of each node.
+        wanted: What is taken of each node, and the tests of those that are.
         sought: What looks for names that no node has.
-        required: Whether each has to have all names.
     """
 
-    def __init__(self, storage: PinnedStorage, taken: Taken, sought: Sought, *, required: bool) -> None:
-        self._storage, self._sought = storage, sought
-        self._names, self._inherit = taken.names, taken.inherit
+    def __init__(self, storage: PinnedStorage, wanted: Wanted, sought: Sought) -> None:
+        taken = wanted.taken
+        self._storage, self._sought, self._inherit = storage, sought, taken.inherit
         self._wanted = None if taken.names is ... else tuple(dict.fromkeys([*taken.names, *taken.inherit]))
-        self._required = frozenset(taken.asked_for) if required else frozenset()
+        self._tests, self._tested = wanted.tests, tuple(wanted.tested.named)
+        self._required = frozenset(taken.asked_for) if wanted.missing == "error" else frozenset()
         self._reader = LayoutReader()
 
     def read(
@@ -123,8 +125,8 @@ class BlockReader:
         keys: Sequence[str],
         attributes: Oids,
         inherited: Sequence[Inherited | None],
-    ) -> tuple[Block, Flags]:
-        """A block of those nodes that can be read together, and which these are.
+    ) -> tuple[Block, Flags, Flags]:
+        """A block of those nodes that can be read together and pass the tests; which these are, and which can't be.
 
         Args:
             above: The paths above the nodes.
@@ -135,11 +137,15 @@ class BlockReader:
         """
         records = self._storage.load_many(attributes)
         count = len(keys)
-        columns = {name: Values(count) for name in self._wanted or self._inherit}
+        names_read = None if self._wanted is None else {*self._wanted, *self._tested}
+        columns = {
+            name: Values(count, exact=name in self._tested)
+            for name in dict.fromkeys([*(self._wanted or self._inherit), *self._tested])
+        }
         handed = {name: (_HandedDown(name, inherited), np.zeros(count, np.bool_)) for name in self._inherit}
         layouts: list[Sequence[str]] = []
         layout = np.full(count, -1, np.intp)
-        for names, rows in self._reader.read(records, columns, self._wanted):
+        for names, rows in self._reader.read(records, columns, names_read):
             more = [name for name in handed if name not in names]
             for name in more:
                 rows = rows[handed[name][0].are_told[place[rows]]]
@@ -156,10 +162,30 @@ class BlockReader:
             if all(flags is None for flags in is_text):
                 break
             told[told] = np.logical_and.reduce([flags for flags in is_text if flags is not None])
-        if told.all():
-            return Block(above, place, keys, layouts, layout, made), told
-        kept = [key for key, is_told in zip(keys, told.tolist(), strict=True) if is_told]
-        return Block(above, place[told], kept, layouts, layout[told], made), told
+        kept, left = told, ~told
+        if self._tests:
+            passed, raised = self._tested_all(made)
+            kept, left = told.copy(), ~told
+            kept[told], left[told] = passed, raised
+            made = {name: _column(values, kept, records, handed.get(name)) for name, values in columns.items()}
+        if self._wanted is not None:
+            made = {name: made[name] for name in self._wanted}
+        if kept.all():
+            return Block(above, place, keys, layouts, layout, made), kept, left
+        some = [key for key, is_kept in zip(keys, kept.tolist(), strict=True) if is_kept]
+        return Block(above, place[kept], some, layouts, layout[kept], made), kept, left
+
+    def _tested_all(self, columns: dict[str, Column]) -> tuple[Flags, Flags]:
+        """Which of some nodes pass the tests, and for which these raise: they do so again where they are read."""
+        count = len(next(iter(columns.values())).kinds)
+        passed, raised = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        for row, values in enumerate(zip(*(columns[name].values() for name in self._tested), strict=True)):
+            probe = node_record((), "", dict(zip(self._tested, values, strict=True)), None)
+            try:
+                passed[row] = all(test(probe) for _, test in self._tests)
+            except Exception:
+                raised[row] = True
+        return passed, raised
 
     def _looked_at(
         self,

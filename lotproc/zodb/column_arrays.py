@@ -98,7 +98,9 @@ def joined(columns: Sequence[Column]) -> Column:
 def kind_of(value: Any) -> int | None:
     """What a value is; `None` if no column of arrays holds it."""
     kind = _KINDS.get(type(value))
-    if (kind == INT and not -(2**63) <= value < 2**63) or (kind == DATETIME and value.tzinfo is not None):
+    if (kind == INT and not -(2**63) <= value < 2**63) or (
+        kind == DATETIME and (value.tzinfo is not None or value.fold)
+    ):
         return None
     return kind
 

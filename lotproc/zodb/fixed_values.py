@@ -73,10 +73,9 @@ def _kind_of(value: Any, differing: list[bytes]) -> tuple[int | None, Any]:
 
 
 def _microseconds(block: Bytes) -> tuple[Numbers, Flags]:
-    """The times that are pickled in these rows of ten bytes each, and which are some."""
+    """The times that are pickled in these rows of ten bytes each, and which are some without a mark at their month."""
     high, low, month, day, hour, minute, second, *rest = block.astype(np.int64).T
     year = high << 8 | low
-    month = month & 0x7F  # without the mark of an hour that comes twice, of which tables know nothing
     micro = rest[0] << 16 | rest[1] << 8 | rest[2]
     months = (year - 1970) * 12 + month - 1
     first = months.astype("M8[M]").astype("M8[D]").astype(np.int64)

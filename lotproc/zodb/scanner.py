@@ -73,8 +73,7 @@ class Scanner:
         self._is_piece = sought is not None
         self._blocks: BlockReader | None = None
         if FAST and wanted.blocks:  # to_arrow(scan) so takes a quarter of the time that it takes through records
-            required = wanted.missing == "error"
-            self._blocks = BlockReader(storage, wanted.taken, self._attributes.sought, required=required)
+            self._blocks = BlockReader(storage, wanted, self._attributes.sought)
         self._chains = ChainReader(storage, wanted, self._reader, self._trees, self._children.skips)
         self._follows = self._chains.can_be_followed
         self._deepest = 0
@@ -346,19 +345,19 @@ class Scanner:
             return given
         inherited = [branch.handed_down.values for branch in above] if self._wanted.taken.inherit else ()
         keys = keys if len(rows) == len(keys) else [keys[row] for row in given]
-        block, told = blocks.read([branch.path for branch in above], place, keys, attributes[rows], inherited)
+        block, kept, left = blocks.read([branch.path for branch in above], place, keys, attributes[rows], inherited)
         others = np.zeros(len(entries), np.bool_)
         if any(entries):
             others[[row for row, entry in enumerate(entries) if entry is not None]] = True
-        others[rows[~told]] = True
-        together, rows = rows[told], rows[~told]
+        others[rows[left]] = True
+        together = rows[kept]
         if len(together):
             ends = np.diff(np.cumsum(others)[together]) + np.diff(block.place)
             starts = [0, *(np.flatnonzero(ends) + 1).tolist()]
             for start, stop in zip(starts, [*starts[1:], len(together)], strict=True):
                 entries[together[start]] = Piece(block, start, stop)
-        left: list[int] = rows.tolist()
-        return left
+        rest: list[int] = rows[left].tolist()
+        return rest
 
     def _what_is_new(
         self, given: list[int], branches: list[Branch], oids: Oids, nodes: Nodes, stored_since: Flags

@@ -95,8 +95,9 @@ def outcome(make: Callable[[], Any]) -> Any:
         warnings.simplefilter("always")
         try:
             table = make()
-        except lp.LotprocError as error:
-            table = type(error), error.path, without_places(str(error))
+        except Exception as error:
+            notes = getattr(error, "__notes__", ())
+            table = type(error), getattr(error, "path", None), without_places(str(error)), notes
     if isinstance(table, pd.DataFrame):
         table = list(table.dtypes.items()), len(table), without_places(repr(table.to_dict("list")))
     elif isinstance(table, pa.Table):
@@ -121,6 +122,21 @@ def to_parquet_and_back(records: Any, folder: Path, batch_size: int) -> Any:
     return pq.read_table(folder / "table.parquet")
 
 
+# Tests for `where`, which may ask for more than a table shows, and may raise.
+
+
+def is_there(value: Any) -> bool:
+    return value is not None
+
+
+def is_short(value: Any) -> bool:
+    return len(value) < 3
+
+
+def repr_of_type(value: Any) -> bool:
+    return len(repr((type(value), getattr(value, "fold", 0)))) % 2 == 0
+
+
 STORAGES: dict[str, Callable[[Path], Any]] = {
     "file": lambda folder: FileStorage(str(folder / "tree.fs"), create=True),
     "any": lambda folder: AnyStorage(str(folder / "tree.fs"), create=True),
@@ -136,7 +152,8 @@ options = st.fixed_dictionaries(
     },
     optional={
         "skip": st.sampled_from(["*a*", "_*"]),
-        "where": st.sampled_from(["a|b", {"a": bool}]),
+        "where": st.sampled_from(["a|b", {"a": bool}, {"b": is_there}, {"a": is_short}, {"é": repr_of_type, "b": None}])
+        | st.sampled_from([["a", {"none of these": None}], {"x\udce9": is_there, "a": bool}]),
         "path": st.sampled_from(["*/*", "**/a*"]),
         "level": st.sampled_from([0, 1, 2, "deepest"]),
         "below": st.just({"f0": lp.inline("a")}),
@@ -179,8 +196,31 @@ def test_a_table_of_a_scan_is_that_of_its_records(
                     known = [*(() if names is ... else names), *more["inherit"], *more.get("below", ())]
                     expected, _ = outcome(lambda: without_rows(make, known))  # noqa: B023
                     if expected[0] is lp.ArgumentError:  # of a name that no column may have
-                        expected = lp.ArgumentError, None, expected[2].replace(" at the root", "")
+                        expected = lp.ArgumentError, None, expected[2].replace(" at the root", ""), ()
                 assert outcome(lambda: make(lp.scan(names, top, **more))) == (expected, warned)  # noqa: B023
+
+
+def test_a_test_sees_what_a_record_has(tmp_path: Path) -> None:
+    count = 20
+    days = [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 2)]
+    with opened(FileStorage(str(tmp_path / "tree.fs"), create=True)) as root:
+        for speaker, day in zip(["ann", "bob"], days, strict=True):
+            root.gn(speaker).attribute_storage.update({"day": day, "n": np.int16(count)})
+            for clip in range(count):
+                values = {"n": np.float32(clip) if clip % 2 else float(clip), "clip_day": days[clip % 2]}
+                root.gns([speaker, f"{clip:02}"]).attribute_storage.update(values)
+        commit(root)
+        for where, expected_count in (
+            ({"n": lambda value: isinstance(value, np.floating)}, count),
+            ({"n": lambda value: type(value) is float, "day": days[0]}, count // 2),
+            ({"clip_day": days[1], "day": days[0]}, count // 2),
+            ({"day": days[0], "n": lambda value: value >= 10}, count // 2),
+        ):
+            options: dict[str, Any] = {"inherit": "day", "where": where}
+            expected = lp.to_arrow(record for record in lp.scan(..., root, **options))
+            assert expected.num_rows == expected_count
+            assert lp.to_arrow(lp.scan(..., root, **options)).equals(expected)
+            assert lp.to_arrow(lp.scan("n", root, **options)).num_rows == expected_count
 
 
 class Damaged(MappingStorage):
