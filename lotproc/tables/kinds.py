@@ -55,37 +55,23 @@ class Kinds:
         """Refuse a value that can't be in a column with those before it."""
         if value is None:
             return
-        kind = _KIND_OF_PLAIN.get(type(value)) or kind_of(value)
-        what = f"{self.name}: the column {column!r}{inside and f' (in {inside})'}"
-        if isinstance(value, np.generic):
-            self.with_numpy.add(column)
-        if kind == "datetime" and getattr(value, "tzinfo", None) is not None:
-            kind = "datetime with a time zone"
-            if getattr(value, "nanosecond", 0):  # of pandas
-                raise ArgumentTypeError(
-                    what,
-                    f"holds {got(value)}, with nanoseconds and a time zone, of which Arrow would drop one",
-                    path=path,
-                    hint="make it UTC without a zone, or round it, first",
-                )
-        if kind == "time" and value.tzinfo is not None:
-            raise ArgumentTypeError(
-                what,
-                f"holds {got(value)}, a time of day with a time zone, which Arrow would drop",
-                path=path,
-                hint="make it a datetime, or text, first",
-            )
-        first, first_path = self._first.setdefault((column, inside), (kind, path))
+        place = column, inside
+        kind = _KIND_OF_PLAIN.get(type(value)) or self._kind(place, value, path)
+        first, first_path = self._first.setdefault(place, (kind, path))
         if kind != first and {kind, first} != {"int", "float"}:
             raise ArgumentTypeError(
-                what,
+                self._what(place),
                 path=path,
                 expected=f"{first}, as at {as_text(first_path)}",
                 got=got(value),
                 hint="make them one kind first",
             )
-        if kind == "float" or (kind == "int" and not 0 <= value <= EXACT):
-            self._check_number(what, (column, inside), value, path)
+        if kind == "float":
+            if _FLOAT not in self._numbers.get(place, ()):
+                self._check_number(place, value, path)
+        elif kind == "int":
+            if not 0 <= value <= EXACT:
+                self._check_number(place, value, path)
         elif kind == "list":
             # One of each type is enough, where they can't hold others and have no time zone; of ints those at the ends.
             one_each = {type(item): item for item in value}
@@ -97,14 +83,41 @@ class Kinds:
             for key, item in value.items():
                 self.check(column, item, path, f"{inside}[{key!r}]")
 
-    def _check_number(self, what: str, place: tuple[str, str], number: Any, path: Path) -> None:
+    def _what(self, place: tuple[str, str]) -> str:
+        column, inside = place
+        return f"{self.name}: the column {column!r}{inside and f' (in {inside})'}"
+
+    def _kind(self, place: tuple[str, str], value: Any, path: Path) -> str:
+        """The kind of a value that is none of the most usual ones."""
+        kind = kind_of(value)
+        if isinstance(value, np.generic):
+            self.with_numpy.add(place[0])
+        if kind == "datetime" and getattr(value, "tzinfo", None) is not None:
+            kind = "datetime with a time zone"
+            if getattr(value, "nanosecond", 0):  # of pandas
+                raise ArgumentTypeError(
+                    self._what(place),
+                    f"holds {got(value)}, with nanoseconds and a time zone, of which Arrow would drop one",
+                    path=path,
+                    hint="make it UTC without a zone, or round it, first",
+                )
+        if kind == "time" and value.tzinfo is not None:
+            raise ArgumentTypeError(
+                self._what(place),
+                f"holds {got(value)}, a time of day with a time zone, which Arrow would drop",
+                path=path,
+                hint="make it a datetime, or text, first",
+            )
+        return kind
+
+    def _check_number(self, place: tuple[str, str], number: Any, path: Path) -> None:
         """Refuse a number that can't be in a place of a column with those before it, or in any."""
         largest = 2**63 if place[1] else 2**64  # Arrow finds no uint64 inside of lists and dicts
         if isinstance(number, float):
             true = [_FLOAT]
         elif not -(2**63) <= number < largest:
             raise ArgumentTypeError(
-                what, path=path, expected="an int64" if place[1] else "an int64 or uint64", got=got(number)
+                self._what(place), path=path, expected="an int64" if place[1] else "an int64 or uint64", got=got(number)
             )
         else:
             limits = {_LARGE: abs(number) > EXACT, _UNSIGNED: number >= 2**63, _NEGATIVE: number < 0}
@@ -116,7 +129,7 @@ class Kinds:
             if to_blame in noted and other in noted:
                 (number, path), (_, beside) = noted[to_blame], noted[other]
                 raise ArgumentTypeError(
-                    what,
+                    self._what(place),
                     path=path,
                     expected=f"{_EXPECTED[to_blame]}, as at {as_text(beside)}",
                     got=got(number),
