@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .._missing import Sought
-from ..errors import as_utf8
+from ..errors import DamagedDatabaseError, as_utf8
 from ..models import node_record
 from ..snapshots import Inherited
 from .attributes import Wanted
 from .column_arrays import BYTES, STR, Column, column_of, cut_out, kind_of
-from .columns import LayoutReader, Values
+from .columns import END_OF_LAST, END_OF_PART, LayoutReader, Values
+from .parted import PartedReader
 from .pinned import PinnedStorage
-from .record_arrays import Flags, Oids, Records
+from .record_arrays import Flags, Oids, Records, beginning_with
+from .records import BUCKET, TREE
+from .values import have_split
 
 __all__ = ["Block", "BlockReader", "Piece"]
+
+#: Parts of trees of attributes for which layouts are remembered.
+READERS = 256
 
 _Path: TypeAlias = "tuple[str, ...]"
 _Rows: TypeAlias = "np.ndarray[Any, np.dtype[np.intp]]"
@@ -117,6 +124,9 @@ class BlockReader:
         self._tests, self._tested = wanted.tests, tuple(wanted.tested.named)
         self._required = frozenset(taken.asked_for) if wanted.missing == "error" else frozenset()
         self._reader = LayoutReader()
+        self._parted = PartedReader()
+        #: What reads parts of trees, by the key at which they begin, and whether they are the last.
+        self._readers: dict[tuple[str | None, bool], LayoutReader] = {}
 
     def read(
         self,
@@ -145,7 +155,7 @@ class BlockReader:
         handed = {name: (_HandedDown(name, inherited), np.zeros(count, np.bool_)) for name in self._inherit}
         layouts: list[Sequence[str]] = []
         layout = np.full(count, -1, np.intp)
-        for names, rows in self._reader.read(records, columns, names_read):
+        for names, rows in self._found(records, columns, names_read):
             more = [name for name in handed if name not in names]
             for name in more:
                 rows = rows[handed[name][0].are_told[place[rows]]]
@@ -174,6 +184,72 @@ class BlockReader:
             return Block(above, place, keys, layouts, layout, made), kept, left
         some = [key for key, is_kept in zip(keys, kept.tolist(), strict=True) if is_kept]
         return Block(above, place[kept], some, layouts, layout[kept], made), kept, left
+
+    def _found(
+        self, records: Records, columns: dict[str, Values], wanted: Collection[str] | None
+    ) -> Iterator[tuple[list[str], _Rows]]:
+        """Read attributes into columns; yields the names that there are, and the rows that have them."""
+        left = np.ones(len(records.starts), np.bool_)
+        for names, found in self._reader.read(records, columns, wanted):
+            left[found] = False
+            yield names, found
+        if not left.any() or isinstance(records.data, bytes):  # in which no other records lie
+            return
+        left[left] = beginning_with(TREE, records.some(left))
+        left[left] = have_split(records.some(left))
+        rows = np.flatnonzero(left)
+        if self._sought.wanted:  # which remembers all names
+            wanted = None
+        for alike, bounds, parts in self._parted.read(records.some(rows)):
+            try:
+                parted = self._read_parts(records, rows[alike], bounds, parts, columns, wanted)
+            except DamagedDatabaseError:  # which is told of where each is read by itself
+                continue
+            if parted is not None:
+                yield parted
+
+    def _read_parts(
+        self,
+        records: Records,
+        rows: _Rows,
+        bounds: Sequence[str],
+        parts: Oids,
+        columns: dict[str, Values],
+        wanted: Collection[str] | None,
+    ) -> tuple[list[str], _Rows] | None:
+        """Read the trees in these rows, which have split at these keys; of each part those that are of one layout.
+
+        A sixth of the time that records take.
+        """
+        numbers = range(len(bounds) + 1)
+        some = numbers if wanted is None else sorted({bisect_right(bounds, name) for name in wanted})
+        all_names: list[str] = []
+        read: list[dict[str, Values]] = []
+        have = np.ones(len(rows), np.bool_)
+        for number in some:
+            lowest = bounds[number - 1] if number else None
+            is_last = number == len(bounds)
+            buckets = self._storage.load_many(parts[:, number])
+            if buckets.data is not records.data or len(self._readers) > READERS:
+                return None
+            reader = self._readers.setdefault(
+                (lowest, is_last), LayoutReader(BUCKET, END_OF_LAST if is_last else END_OF_PART)
+            )
+            values = {name: Values(len(rows), exact=name in self._tested) for name in columns}
+            names, found = next(reader.read(buckets, values, self._wanted and columns), ([], rows[:0]))
+            if (
+                not len(found)
+                or (number and names[0] < bounds[number - 1])
+                or not (is_last or names[-1] < bounds[number])
+            ):
+                return None
+            have &= np.isin(np.arange(len(rows)), found)
+            all_names += names
+            read.append({name: each for name, each in values.items() if name in names})
+        for values in read:
+            for name, each in values.items():
+                columns.setdefault(name, Values(len(records.starts))).put(rows, each)
+        return all_names, rows[have]
 
     def _tested_all(self, columns: dict[str, Column]) -> tuple[Flags, Flags]:
         """Which of some nodes pass the tests, and for which these raise: they do so again where they are read."""

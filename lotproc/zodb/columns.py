@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .._jar import Items
 from .column_arrays import ABSENT, BOOL, BYTES, DATETIME, FLOAT, INT, NOTHING, STR
 from .fixed_values import FixedValue, starts_of_items
 from .record_arrays import Bytes, Flags, Numbers, Records, beginning_with, rows_at
-from .records import EMPTY_TREE, TREE, are_sorted_names, attributes_in, pickled_text
+from .records import EMPTY_TREE, TREE, are_sorted_names, items_in, pickled_text
 
-__all__ = ["LayoutReader", "Values"]
+__all__ = ["END_OF_LAST", "END_OF_PART", "LayoutReader", "Values"]
 
 #: Layouts, that is lists of names, that are remembered, and records that may turn out to have none, read together.
 LAYOUTS, TRIES = 64, 4
@@ -36,6 +37,9 @@ _NUMBERS: dict[int, tuple[int, int, str]] = {
 }
 #: By its opcode: what a text is, and how many bytes tell its length.
 _TEXTS = {ord("X"): (STR, 4), ord("C"): (BYTES, 1), ord("B"): (BYTES, 4)}
+#: What follows the names and values in the record of a tree, of the last part of one, and of one that another follows;
+#: with the number of each object at `_`, and any bytes at `*`.
+END_OF_TREE, END_OF_LAST, END_OF_PART = b"q_\x85q_\x85q_\x85q_.", b"q_\x85q_.", b"q_C\x08********q_h\x00\x86q_Q\x86q_."
 _LONG, _TRUE, _NUMBERED = 0x8A, 0x88, ord("q")
 #: What stands behind bytes that are the id in a reference.
 _REFERENCE = (ord("c"), ord("h"))
@@ -61,6 +65,15 @@ class Values:
         self.starts: Numbers = np.zeros(count, np.int64)
         self.lengths: Numbers = np.zeros(count, np.int64)
 
+    def put(self, rows: _Rows, others: Values) -> None:
+        """Put those of as many other rows into these."""
+        for mine, theirs in zip(self._arrays, others._arrays, strict=True):
+            mine[rows] = theirs
+
+    @property
+    def _arrays(self) -> tuple[Any, ...]:
+        return self.kinds, self.bits, self.starts, self.lengths
+
 
 class _Places:
     """The places at which the same thing comes next in many records, each in a row of its own.
@@ -85,13 +98,15 @@ class _Places:
                 each[ok] for each in (self.rows, self.at, self.ends, self.numbered)
             )
 
-    def go_past(self, expected: bytes, numbers: Sequence[int] = ()) -> None:
-        """Go past these bytes; in these places among them stand the numbers that the pickle gives next."""
+    def go_past(self, expected: bytes, numbers: Sequence[int] = (), others: Sequence[int] = ()) -> None:
+        """Go past these bytes; in these places among them stand the numbers that the pickle gives next, or any."""
         self.keep(self.at <= self.ends - len(expected))
         found = rows_at(self.array, self.at, len(expected))
         differs = found != np.frombuffer(expected, np.uint8)
         for more, place in enumerate(numbers):
             differs[:, place] = found[:, place] != self.numbered + more
+        if others:
+            differs[:, others] = False
         if differs.any():
             self.keep(~differs.any(axis=1))
         self.at, self.numbered = self.at + len(expected), self.numbered + len(numbers)
@@ -190,19 +205,29 @@ class _Places:
         return some
 
 
+def _places_of(byte: bytes, text: bytes) -> list[int]:
+    return [place for place, each in enumerate(text) if each == byte[0]]
+
+
 def _chosen(rows: _Rows, which: Flags) -> _Rows:
     chosen: _Rows = rows[which]
     return chosen
 
 
 class _Layout:
-    """Records of attributes with the same names."""
+    """Records of attributes with the same names.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    Args:
+        names: The names.
+        beginning: What the records begin with: as those of trees, or of parts of trees.
+        end: What follows the names and values.
+    """
+
+    def __init__(self, names: Sequence[str], beginning: bytes, end: bytes) -> None:
         self.names = list(names)
-        self._begin = TREE + b"\x80\x03" + (b"(" if len(names) > 1 else b"")
-        #: Each object is followed by its number, the last byte of two.
-        self._end = b"%cq_\x85q_\x85q_\x85q_." % (b"t" if len(names) > 1 else b"\x86")
+        self._beginning = beginning
+        self._begin = beginning + b"\x80\x03" + (b"(" if len(names) > 1 else b"")
+        self._end = (b"t" if len(names) > 1 else b"\x86") + end
         self._keys = [pickled_text(name) + b"q_" for name in names]
         self._looks: list[list[FixedValue]] = [[] for _ in names]
         self._searches = 0
@@ -226,14 +251,14 @@ class _Layout:
                 if look is not None and (look.kind == DATETIME or not is_exact):
                     looks.append(look)
                     return self.read(records, rows, columns)
-        places.go_past(self._end, range(2, len(self._end), 3))
+        places.go_past(self._end, _places_of(b"_", self._end), _places_of(b"*", self._end))
         return _chosen(places.rows, places.at == places.ends)
 
     def _look(self, records: Records, row: int, at: int, numbered: int) -> FixedValue | None:
         """What a value looks like that stands in this place of a record."""
         start = int(records.starts[row])
         stop = start + int(records.lengths[row])
-        found = attributes_in(records.data, start, stop, ())
+        found = _items_in(records.data, start, stop, self._beginning)
         begin = start + len(self._begin)
         if found is None or list(found[0]) != self.names:
             return None
@@ -249,9 +274,15 @@ class _Layout:
 
 
 class LayoutReader:
-    """Reads the records of attributes, and learns their layouts as it goes."""
+    """Reads the records of attributes, and learns their layouts as it goes.
 
-    def __init__(self) -> None:
+    Args:
+        beginning: What they begin with: as those of trees, or of parts of trees.
+        end: How they end.
+    """
+
+    def __init__(self, beginning: bytes = TREE, end: bytes = END_OF_TREE) -> None:
+        self._beginning, self._end = beginning, end
         self._layouts: list[_Layout] = []
 
     def read(
@@ -266,7 +297,7 @@ class LayoutReader:
         while len(left):
             if tried == len(self._layouts):
                 if not tries:
-                    left = left[beginning_with(TREE, records.some(left))]
+                    left = left[beginning_with(self._beginning, records.some(left))]
                 if not len(left) or tries == TRIES or tried == LAYOUTS:
                     return
                 tries += 1
@@ -288,8 +319,22 @@ class LayoutReader:
 
     def _learned(self, records: Records, row: int) -> _Layout | None:
         start = int(records.starts[row])
-        found = attributes_in(records.data, start, start + int(records.lengths[row]), ())
+        found = _items_in(records.data, start, start + int(records.lengths[row]), self._beginning)
         names = None if found is None else list(found[0])
-        if names is None or not are_sorted_names(names) or len(set(names)) < len(names):
+        if (
+            names is None
+            or (not names and self._beginning != TREE)
+            or not are_sorted_names(names)
+            or len(set(names)) < len(names)
+        ):
             return None
-        return None if any(layout.names == names for layout in self._layouts) else _Layout(names)
+        return (
+            None
+            if any(layout.names == names for layout in self._layouts)
+            else _Layout(names, self._beginning, self._end)
+        )
+
+
+def _items_in(data: Any, start: int, stop: int, beginning: bytes) -> Items | None:
+    found = items_in(data, start, stop, beginning)
+    return None if found is None else found[0]

@@ -18,7 +18,7 @@ from .pinned import PinnedStorage
 from .record_arrays import Flags, Oids, Records, beginning_with
 from .records import BUCKET, TREE, is_reference, items_in
 
-__all__ = ["ValueReader"]
+__all__ = ["ValueReader", "have_split"]
 
 #: What is read of a tree: names, values, and whether some of these may be references.
 _Read: TypeAlias = "tuple[Items, bool] | None"
@@ -49,7 +49,7 @@ class ValueReader:
             all_names: Whether all names are to be given; otherwise those that are not needed may be left out.
         """
         trees = beginning_with(TREE, records)
-        split = trees & _have_split(records)
+        split = trees & have_split(records)
         read: list[_Read] = [
             items_in(records.data, start, stop, TREE) if is_whole else None
             for (start, stop), is_whole in zip(records.bounds(), (trees & ~split).tolist(), strict=True)
@@ -117,7 +117,7 @@ class ValueReader:
             read[row] = (names, values), False
 
 
-def _have_split(records: Records) -> Flags:
+def have_split(records: Records) -> Flags:
     """Which records of trees may be of ones that have split: their states begin with a reference."""
     at = np.minimum(records.starts + len(TREE) + 2, len(records.array) - 2)  # behind the number of the protocol
     first = records.array[at]

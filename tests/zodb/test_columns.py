@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
+import os
 import re
 import warnings
 import weakref
@@ -87,6 +88,40 @@ def corpora(draw: st.DrawFn) -> Planned:
         }
 
     return Planned(BaseNode, {}, below(3))
+
+
+@st.composite
+def wide_corpora(draw: st.DrawFn) -> Planned:
+    """Trees of nodes with so many attributes that the trees of these split: most alike, some with others among them."""
+    names = [f"{first}{number:02}" for first in draw(st.sampled_from(["a", "aéz"])) for number in range(40)]
+    names += draw(st.sampled_from([["a", "b", "é"], ["a", "é"], ["b", "x\udce9"]]))
+    kinds = {name: draw(st.sampled_from(COMMON)) for name in draw(st.lists(st.sampled_from(names), max_size=3))}
+    odd = draw(st.sampled_from(names))
+
+    def attributes(number: int) -> dict[str, Any]:
+        values = {name: draw(KINDS[kinds[name]]) if name in kinds else number / 4 for name in names}
+        change = draw(st.sampled_from(["none", "none", "none", "less", "odd", "more"]))
+        if change == "less":
+            del values[odd]
+        elif change == "odd":
+            values[odd] = draw(KINDS[draw(st.sampled_from(list(KINDS)))])
+        elif change == "more":
+            values["b00"] = "more"
+        return values
+
+    clips = draw(st.integers(2, 6))
+    return Planned(
+        BaseNode,
+        {},
+        {
+            speaker: Planned(
+                BaseNode,
+                attributes(0) if draw(st.booleans()) else {},
+                {f"{number}": Planned(BaseNode, attributes(number), {}) for number in range(clips)},
+            )
+            for speaker in ("ann", "bob")
+        },
+    )
 
 
 def outcome(make: Callable[[], Any]) -> Any:
@@ -223,6 +258,36 @@ def test_a_test_sees_what_a_record_has(tmp_path: Path) -> None:
             assert lp.to_arrow(lp.scan("n", root, **options)).num_rows == expected_count
 
 
+@given(
+    planned=wide_corpora(),
+    names=st.just(...)
+    | st.lists(st.sampled_from(["a00", "a20", "a39", "b00", "x\udce9", "0a20"]), max_size=3, unique=True),
+    inherit=st.sampled_from([(), (), ("a",), ("a", "b")]),
+    where=st.sampled_from([None, None, {"a": bool}, {"a01": is_there}]),
+    window=st.sampled_from([3, 4096]),
+)
+def test_a_table_of_nodes_with_many_attributes_is_that_of_their_records(
+    tmp_path_factory: Any, planned: Planned, names: Any, inherit: Any, where: Any, window: int
+) -> None:
+    storage = FileStorage(str(tmp_path_factory.mktemp("tree") / "tree.fs"), create=True)
+    with opened(storage) as root, mock.patch.object(scanner, "BLOCK", window):
+        for key, below in planned.below.items():
+            grow(root, key, below)
+        commit(root)
+        options: dict[str, Any] = {"inherit": inherit, "where": where, "path": "*/*"}
+        expected, warned = outcome(lambda: lp.to_arrow(record for record in lp.scan(names, root, **options)))
+        if expected[1] != 0:
+            assert outcome(lambda: lp.to_arrow(lp.scan(names, root, **options))) == (expected, warned)
+
+
+def test_the_nearest_name_is_that_of_all_parts_of_a_tree(tmp_path: Path) -> None:
+    with opened(FileStorage(str(tmp_path / "tree.fs"), create=True)) as root:
+        root.gn("node").attribute_storage.update({f"a{number:02}": number for number in range(40)})
+        commit(root)
+        with pytest.warns(UserWarning, match="'0a20' .* is 'a20'"):
+            assert lp.to_arrow(lp.scan("0a20", root)).num_rows == 1
+
+
 class Damaged(MappingStorage):
     """A storage that gives one record with another byte in it."""
 
@@ -256,6 +321,31 @@ def test_any_other_byte_in_a_record_gives_the_same_table_or_the_same_error() -> 
                 expected = outcome(lambda: lp.to_arrow(record for record in lp.scan(..., root, **options)))  # noqa: B023
                 assert outcome(lambda: lp.to_arrow(lp.scan(..., root, **options))) == expected, (oid, place)  # noqa: B023
         storage.damage = None
+
+
+def test_any_other_byte_in_a_part_of_a_tree_that_has_split_gives_the_same_table_or_the_same_error(
+    tmp_path: Path,
+) -> None:
+    storage = FileStorage(str(tmp_path / "tree.fs"), create=True)
+    with opened(storage) as root:
+        for number in range(3):
+            values = {f"a{place:02}": place + number / 4 for place in range(31)} | {"b": "text", "c": None}
+            root.gns(["ann", f"{number}"]).attribute_storage.update(values)
+        commit(root)
+        tree = root.gn("ann").gn("1").attribute_storage
+        first = tree._firstbucket
+        file = os.open(tmp_path / "tree.fs", os.O_RDWR)
+        options: dict[str, Any] = {"on_error": "collect", "uncommitted": "ignore"}
+        for each in (tree, first, first._next):
+            start, length = storage._index[each._p_oid] + 42, len(storage.load(each._p_oid)[0])
+            for place in range(start, start + length, 19):
+                byte = os.pread(file, 1, place)
+                os.pwrite(file, bytes([byte[0] ^ (1 if place % 2 else 0x80)]), place)
+                for names in (..., ["a03", "b"]):
+                    expected = outcome(lambda: lp.to_arrow(record for record in lp.scan(names, root, **options)))  # noqa: B023
+                    assert outcome(lambda: lp.to_arrow(lp.scan(names, root, **options))) == expected, place  # noqa: B023
+                os.pwrite(file, byte, place)
+        os.close(file)
 
 
 # --- What reads streams of Arrow -------------------------------------------------------------------------------------
@@ -368,11 +458,15 @@ def test_no_record_is_made_of_usual_nodes(storage: str, tmp_path: Path) -> None:
     with opened(STORAGES[storage](tmp_path)) as root:
         for number in range(40):
             root.gns([f"{number % 3}", f"{number}"]).attribute_storage.update(values)
+            if storage == "file":  # in which parts of trees that have split are read together
+                more = {f"more_{place:02}": place for place in range(100)}
+                root.gns([f"{number % 3}", f"{number}"]).attribute_storage.update(more)
         commit(root)
-        expected = lp.to_arrow(record for record in lp.scan(..., root))
-        with mock.patch.object(attributes.AttributeReader, "many", side_effect=AssertionError):
-            assert lp.to_arrow(lp.scan(..., root)).equals(expected)
-            assert pa.table(lp.scan(..., root)).equals(expected)
+        for options in ({}, {"where": {"s": bool}}):
+            expected = lp.to_arrow(record for record in lp.scan(..., root, **options))
+            with mock.patch.object(attributes.AttributeReader, "many", side_effect=AssertionError):
+                assert lp.to_arrow(lp.scan(..., root, **options)).equals(expected)
+                assert pa.table(lp.scan(..., root, **options)).equals(expected)
 
 
 @pytest.mark.skipif(not _fast.FAST, reason="fast ways are turned off")
