@@ -189,7 +189,7 @@ class Bulk:
         new: list[NewRecord] = []
         changed: list[ChangedRecord] = []
         new_oid = ids_from(storage, 3 * self._made)
-        trees = ChangedTrees(self._stored.load, self._stored.tree_state, self._connection, new_oid)
+        trees = ChangedTrees(self._stored, self._connection, new_oid)
         waiting = list(self._changed)
         for node in waiting:
             encode = new_node_encoder(node.kind)
@@ -214,7 +214,7 @@ class Bulk:
             elif node.stored is not None and _fits(node.stored, references):
                 changed.append((node.tree, node.serial, tree_record({**node.stored, **references})))
             else:
-                trees.tree(node.tree).update(references)
+                trees.put(node.tree, references)
         changed += trees.records()
         trees.close()
         return new, changed, trees.current

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from lotdb import BaseNode
@@ -14,11 +14,15 @@ from .._jar import Parts
 from ..errors import DamagedDatabaseError
 from ..zodb.encoding import KNOWN, read_node
 from ..zodb.pinned import PinnedStorage, pinned_in_thread
+from ..zodb.plain_buckets import PlainBucket
 from ..zodb.record_arrays import as_oids, beginning_with
 from ..zodb.records import EMPTY_TREE, NODE, NotServed, Reference, items_or_parts_of, tree_state
 from ..zodb.shapes import NodeReader
 
 __all__ = ["NOTHING", "Node", "StoredNodes", "is_known"]
+
+#: What is known of a part of a tree.
+_Part: TypeAlias = "dict[str, Reference] | Parts | PlainBucket"
 
 #: Records read, from which on it pays to open the file once more and read them from there; nodes read, from which on
 #: it seems that all below a wide one will be read.
@@ -67,8 +71,8 @@ class StoredNodes:
         self._pinned: PinnedStorage | None = None  # what reads faster, once it is worth its making
         self._reader = NodeReader()
         self._ahead: dict[bytes, tuple[bytes, bytes]] = {}  # childless nodes: their trees, and who stored these
-        self._parts: dict[bytes, dict[str, Reference] | Parts] = {}  # of trees that are stored in parts
-        self._states: dict[bytes, tuple[Any, bool, bytes]] = {}  # the same, as `tree_state` gives them
+        self._parts: dict[bytes, tuple[_Part, bytes]] = {}  # of trees that are stored in parts
+        self._states: dict[bytes, tuple[Any, bool, bytes]] = {}  # some of the same, as `tree_state` gives them
 
     def child(self, node: Node, key: str) -> Node | None:
         """The child of a node, if it is there.
@@ -78,8 +82,7 @@ class StoredNodes:
         """
         if not node.tree:
             self._read(node)
-        items = self._in_parts(node.tree, key) if node.stored is None else node.stored
-        reference = items.get(key)
+        reference = self.way(node.tree, key)[-1][1].get(key) if node.stored is None else node.stored.get(key)
         if reference is None:
             return None
         if not is_known(reference):
@@ -106,21 +109,25 @@ class StoredNodes:
             found = *tree_state(data), tid
         return found
 
-    def _part(self, oid: bytes) -> tuple[dict[str, Reference] | Parts, bytes]:
+    def _part(self, oid: bytes) -> tuple[_Part, bytes]:
         """What a tree, or a part of one, holds by key, or how it is parted; and the transaction that stored it."""
         part = self._parts.get(oid)
-        if part is not None:
-            return part, self._states[oid][2]
-        data, tid = self.load(oid)
-        return {} if data == EMPTY_TREE else self._take(oid, data, tid), tid
+        if part is None:
+            data, tid = self.load(oid)
+            part = ({} if data == EMPTY_TREE else self._take(oid, data, tid)), tid
+        return part
 
-    def _take(self, oid: bytes, data: bytes, tid: bytes) -> dict[str, Reference] | Parts:
+    def _take(self, oid: bytes, data: bytes, tid: bytes) -> _Part:
         """Keep what a record holds, if it is a part of a tree, or one that has parts."""
-        state, is_bucket = tree_state(data)
-        found = items_or_parts_of(state, is_bucket)
-        part = found if isinstance(found, Parts) else dict(zip(*found, strict=True))
-        if is_bucket or isinstance(part, Parts):
-            self._states[oid], self._parts[oid] = (state, is_bucket, tid), part
+        part: _Part | None = PlainBucket.of(data)
+        if part is None:
+            state, is_bucket = tree_state(data)
+            found = items_or_parts_of(state, is_bucket)
+            part = found if isinstance(found, Parts) else dict(zip(*found, strict=True))
+            if not (is_bucket or isinstance(part, Parts)):
+                return part
+            self._states[oid] = state, is_bucket, tid
+        self._parts[oid] = part, tid
         return part
 
     def _read(self, node: Node) -> None:
@@ -134,15 +141,17 @@ class StoredNodes:
         if kind is not node.kind:
             raise NotServed
         part, node.serial = self._part(tree)
-        node.stored = None if isinstance(part, Parts) else part
+        node.stored = part if isinstance(part, dict) else None
         node.tree = tree
 
-    def _in_parts(self, oid: bytes, key: str) -> dict[str, Reference]:
-        """The items of the part of a tree in which a key would be."""
+    def way(self, oid: bytes, key: str) -> list[tuple[bytes, Any, bytes]]:
+        """The parts of a tree from its top to where a key would be: id, what it holds, transaction that stored it."""
+        way = []
         while True:
-            part, _ = self._part(oid)
+            part, tid = self._part(oid)
+            way.append((oid, part, tid))
             if not isinstance(part, Parts):
-                return part
+                return way
             oids = part.parts
             number = bisect_right(part.bounds, key)
             oid = oids[number]

@@ -24,7 +24,7 @@ from .shapes import NodeShape
 
 __all__ = [
     *("INLINE", "KNOWN", "attributes_record", "new_node_encoder", "read_node", "tree_record"),
-    *("attributes_records", "encoded_children", "part_record", "tree_records"),
+    *("BUCKET_REFERENCE", "attributes_records", "class_name", "encoded_children", "part_record", "tree_records"),
 ]
 
 #: Classes of nodes that make their children as `BaseNode` does.
@@ -137,12 +137,12 @@ def tree_record(children: Mapping[str, _IdAndClass]) -> bytes:
 #: Around the names and values of a tree that is one record.
 _BEGIN, _END = TREE + b"\x80\x03", b"\x85\x85\x85."
 #: The class of a bucket, not to be looked up among what its items named, and the end of a reference.
-_BUCKET_REFERENCE = b"cBTrees.OOBTree\nOOBucket\n\x86Q"
+BUCKET_REFERENCE = b"cBTrees.OOBTree\nOOBucket\n\x86Q"
 
 
 @cache
 def _after_one_child(kind: type) -> bytes:
-    return _name(kind) + b"q\x00\x86Qt" + _END
+    return class_name(kind) + b"q\x00\x86Qt" + _END
 
 
 def encoded_children(items: Sequence[Any]) -> bytes:
@@ -188,13 +188,13 @@ def part_record(part: Any, reference: Callable[[Any], _IdAndClass], encoded: Cal
     if type(part) is OOBucket:
         made = [BUCKET, b"\x80\x03", encoded(items)]
         for following in after:  # none, or one
-            made += (b"C\x08", reference(following)[0], _BUCKET_REFERENCE)
+            made += (b"C\x08", reference(following)[0], BUCKET_REFERENCE)
     else:
         ends = _Ends()
         made = [TREE, b"\x80\x03("]
         for item in items:
             if type(item) is str:
-                made.append(_text(item))
+                made.append(pickled_text(item))
             else:
                 child, kind = reference(item)
                 made += (b"C\x08", child, ends[kind])
@@ -210,11 +210,11 @@ class _Ends(dict[type, bytes]):
     def __missing__(self, kind: type) -> bytes:
         number = bytes((len(self),))
         self[kind] = b"".join((b"h", number, b"\x86Q"))
-        return b"".join((_name(kind), b"q", number, b"\x86Q"))
+        return b"".join((class_name(kind), b"q", number, b"\x86Q"))
 
 
 @cache
-def _name(kind: type) -> bytes:
+def class_name(kind: type) -> bytes:
     return f"c{kind.__module__}\n{kind.__qualname__}\n".encode()
 
 

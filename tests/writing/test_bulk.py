@@ -11,6 +11,7 @@ import os
 import pathlib
 import pickle
 import pickletools
+import re
 import signal
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import numpy as np
 import pytest
 import ZODB
 from BTrees.check import check
-from BTrees.OOBTree import OOBTree
+from BTrees.OOBTree import OOBTree, OOBucket
 from hypothesis import assume, example, given, settings, strategies as st
 from lotdb import LOTDB, BaseNode
 from lotdb.tree import DataNode
@@ -62,7 +63,8 @@ from lotproc.writing import (
 )
 from lotproc.zodb import appending as _appending, encoding as _encoding
 from lotproc.zodb.pinned import pinned_in_thread
-from lotproc.zodb.records import EMPTY_TREE, NotServed, UnusualRecord, class_and_state, stored_node
+from lotproc.zodb.plain_buckets import PlainBucket
+from lotproc.zodb.records import EMPTY_TREE, NotServed, UnusualRecord, children_or_parts, class_and_state, stored_node
 
 pytestmark = fast_ways  # what is written in bulk, and how; `test_two_planes` holds the rest with and without
 
@@ -1392,6 +1394,93 @@ def test_a_record_is_what_zodb_makes_of_the_node(kind: type, key: str, attribute
     assert kind_of is OOBTree
     assert pickle.dumps(state) == pickle.dumps(class_and_state(stored[3])[1])
     db.close()
+
+
+plain_keys = st.text("CX ~a0", min_size=1, max_size=4)
+odd_keys = plain_keys | st.sampled_from(["é", "k" * 255, "k" * 256, "new\nline"])
+
+
+def bucket_record(children: dict[str, tuple[bytes, type]], following: bytes | None) -> bytes:
+    bucket, after = OOBucket(children), OOBucket()
+    if following is not None:
+        bucket.__setstate__((bucket.__getstate__()[0], after))
+    return _encoding.part_record(bucket, lambda part: (following, type(part)), _encoding.encoded_children)
+
+
+@settings(max_examples=examples(100))
+@given(
+    children=st.dictionaries(odd_keys, st.binary(min_size=8, max_size=8), min_size=1, max_size=30),
+    data=st.data(),
+    kind=st.sampled_from([BaseNode, BaseNode, DataNode]),
+    following=st.none() | st.binary(min_size=8, max_size=8),
+)
+def test_a_bucket_with_more_children_is_what_part_record_makes_of_it(
+    children: dict[str, bytes], data: Any, kind: type, following: bytes | None
+) -> None:
+    new = set(data.draw(st.lists(st.sampled_from(sorted(children)), max_size=3)))
+    every = {key: (oid, kind) for key, oid in children.items()}
+    there = {key: child for key, child in every.items() if key not in new}
+    assume(there)
+    plain = PlainBucket.of(bucket_record(there, following))
+    is_plain = all(re.fullmatch("[ -~]{1,255}", key) for key in there) and kind is BaseNode
+    assert (plain is not None) == is_plain
+    if plain is not None:
+        assert dict(plain.items()) == there
+        assert {key: plain.get(key) for key in every} == {**dict.fromkeys(every), **there}
+        record = plain.record_with({key: every[key] for key in new})
+        can_be = all(re.fullmatch("[ -~]{1,255}", key) for key in new)
+        assert record == (bucket_record(every, following) if can_be else None)
+
+
+def test_a_bucket_that_would_split_takes_objects() -> None:
+    children = {f"k{number:02}": (bytes([number] * 8), BaseNode) for number in range(31)}
+    last = {"k30": children.pop("k30")}
+    plain = PlainBucket.of(bucket_record(children, None))
+    assert plain is not None
+    assert plain.record_with(last) is None
+    assert plain.record_with({}) == bucket_record(children, None)
+
+
+@pytest.mark.parametrize("following", [None, b"n" * 8])
+def test_a_bucket_with_any_other_byte_is_read_as_it_is_or_not_as_a_plain_one(following: bytes | None) -> None:
+    record = bucket_record({f"k{number}": (bytes([7 + number] * 8), BaseNode) for number in range(2)}, following)
+    assert PlainBucket.of(record) is not None
+    assert PlainBucket.of(record + b".") is None
+    for at, byte in itertools.product(range(len(record)), range(256)):
+        changed = record[:at] + bytes([byte]) + record[at + 1 :]
+        plain = PlainBucket.of(changed)
+        if plain is not None:
+            kind, (items, *_) = class_and_state(changed)
+            assert kind is OOBucket
+            assert list(plain.items()) == list(zip(items[::2], items[1::2], strict=True))
+            assert children_or_parts(changed)  # which looks at the order
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_results_in_no_order_go_into_a_wide_node_commit_by_commit(deep: bool) -> None:
+    above = ("wide",) if deep else ()
+
+    def do(root: BaseNode) -> Any:
+        found = [ProcessResult((*above, f"n{i * 381 % 1000:03}"), i) for i in range(600)]
+        found += [ProcessResult((*above, f"é{i}" if i % 3 else "k" * (200 + i)), i) for i in range(100)]
+        return write(mirror(), root, found, commit_every=40, if_exists="skip", version="v1")
+
+    wide = {above: 100}
+    assert everything("records", [], wide, (), do) == everything("live", [], wide, (), do)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_buckets_split_alike_whether_they_are_changed_as_text_or_as_objects(plain: bool) -> None:
+    with database() as db, mock.patch.object(PlainBucket, "of", PlainBucket.of if plain else lambda record: None):
+        root = db.open_connection()
+        for turn in range(12):
+            found = [ProcessResult((f"n{i * 381 % 1000:03}",), i) for i in range(turn * 40, turn * 40 + 40)]
+            write(mirror(), root, found, commit_every=100)
+        expected: Any = OOBTree()
+        for turn in range(12):
+            expected.update({f"n{i * 381 % 1000:03}": i for i in range(turn * 40, turn * 40 + 40)})
+        parts = [list(part) for part in root.node_storage.__getstate__()[0][::2]]
+        assert parts == [list(part) for part in expected.__getstate__()[0][::2]]
 
 
 def numbers_in_billions(data: bytes) -> bool:
