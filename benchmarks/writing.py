@@ -142,9 +142,11 @@ def write_into_one(folder: Path, leaves: int, *, shuffled: bool) -> Measured:
 
 
 def write_lmdb(folder: Path, records: int) -> Measured:
+    """In batches, as `parallel_map` gives them: each item is one, and so would be each result by itself."""
     results = [lp.ProcessResult(leaf_path(index), number(index)) for index in range(records)]
+    batches = list(lp.chunked(BATCH, results))
     with LmdbStore(folder, map_size=MAP_SIZE, sync=False) as store:
-        value = seconds(lambda: lp.write(lp.mirror(), store, results))
+        value = seconds(lambda: lp.write(lp.mirror(), store, batches))
     return Measured(value, of_lmdb(folder))
 
 
