@@ -79,15 +79,21 @@ class ChildReader:
         return True
 
     def _windows(self, parts: Iterable[Children], bounds: Bounds) -> Iterator[Children]:
-        """The same children in windows, as far as they are within bounds."""
+        """The same children in windows, as far as they are within bounds.
+
+        None is larger, so that the first record, which comes of a small one, comes in half the time.
+        """
         keys: list[str] = []
         oids: list[bytes] = []
         for part in parts if bounds == UNBOUND else map(bounds.within, parts):
             keys += part.keys
             oids += part.oids
-            if len(keys) >= self.window:
-                yield Children(keys, oids)
-                keys, oids = [], []
+            start = 0
+            while len(keys) - start >= self.window:
+                stop = start + self.window
+                yield Children(keys[start:stop], oids[start:stop])
+                start = stop
+            keys, oids = keys[start:], oids[start:]
         if keys:
             yield Children(keys, oids)
 

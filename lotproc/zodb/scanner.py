@@ -177,9 +177,8 @@ class Scanner:
                 continue
             if children is not None and len(children.keys) >= self._children.window:
                 branch.windows = chain([children], branch.windows or ())
-                if not together:
-                    branches.popleft()
-                    branch.ready = self._window_by_window(branch)
+                branches.popleft()
+                branch.ready = self._window_by_window(branch)
                 break
             branches.popleft()
             branch.windows = NO_WINDOWS  # which would hold on to these children

@@ -1300,6 +1300,20 @@ def test_the_first_record_comes_before_the_rest_is_read(clips_folder: Path) -> N
         assert first < storage.count / 10
 
 
+def test_the_first_record_comes_before_all_branches_beside_its_own_are_read(tmp_path: Path) -> None:
+    paths = [(f"s{number:04}", "clip") for number in range(1_000)]
+    with closing(LOTDB(path=str(tmp_path), name="tree", new=True)) as database:
+        root = database.open_connection()
+        lp.write(lp.fresh(), root, [[lp.ProcessResult(path, 1.0) for path in paths]], commit_every=1_000)
+    with opened(CountingStorage(str(tmp_path / "tree"), read_only=True)) as root:
+        storage = root._p_jar.db().storage
+        storage.count = 0
+        records = lp.scan("result", root)
+        first = next(records)
+        assert storage.count < 400
+        assert paths_of([first, *records]) == paths
+
+
 def test_a_scan_may_be_closed_early_and_two_may_be_read_in_turn(clips_folder: Path, tmp_path: Path) -> None:
     with copied(clips_folder, tmp_path) as (_, root):
         left, right, closed = lp.scan("number", root), lp.scan((), root, level=1), lp.scan(..., root)
