@@ -17,12 +17,13 @@ from lotdb import BaseNode, DataNode, DataWriter, PathFileObj
 from ._contents import attach_content
 from ._fast import FAST
 from ._interrupts import uninterrupted
-from ._nodes import connection_of
+from ._nodes import connection_of, find
 from ._patterns import PathPattern
 from ._public import public
 from ._stage import check_choice, check_root, stage
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, PatternError, as_text, got
 from .file_models import FileFailure, IndexedFile, IngestReport
+from .traversal import walk
 from .writing.conflicts import MOST_WAITING
 from .writing.new_files import NewFiles
 from .writing.storable import check_classes, stored_attributes
@@ -50,6 +51,8 @@ _STR = frozenset({str})
 
 #: Files that are looked up together.
 WINDOW = 1_000
+#: Nodes below one that gets a file, among which others with one are looked for.
+LOOKED_AT = 100
 
 #: Modules that lotdb imports to read files: what to install, and the extra that brings it.
 _EXTRAS = {
@@ -203,7 +206,8 @@ def ingest_files(
     Arrays in a zarr store lie outside the database: one that was replaced stays so.
 
     A file whose name without its suffix is that of a folder beside it (`a/c.wav`, `a/c/x.wav`) is attached to a node
-    with nodes below it. That is no leaf, so `leaves` and `scan` do not give it: rename one of the two.
+    with nodes below it. That is no leaf, so `leaves` and `scan` do not give it. The report names it among its `inner`
+    nodes: rename one of the two before more is computed, or deleted as `obsolete`.
 
     With commits, references for new nodes are stored as whole records, in a fifth of the time that live nodes take; the
     tree shows them from the commit on. What the source of the files changes in the tree meanwhile comes where it came.
@@ -294,6 +298,7 @@ def ingest_files(
     def run(files: Iterable[IndexedFile]) -> IngestReport:
         sources: dict[_Path, Path] = {}
         failures = []
+        inner: set[_Path] = set()  # nodes that got a file above those of others
         ingested = skipped = commits = waiting = 0
         new: NewFiles | None = None  # what new nodes wait in, where they can be stored as records
 
@@ -350,10 +355,26 @@ def ingest_files(
             attach_what_waits()
             comes_first = is_changed and there is False  # what the source gave the node since came later
             try:
-                return attach(path, file, put, is_checked=comes_first) or comes_first
+                attached = attach(path, file, put, is_checked=comes_first) or comes_first
+                node = new.node_before(path) if new is not None and comes_first else find(root, path)
+                if attached and node is not None and _is_above(node, attribute):
+                    inner.add(path)
+                return attached
             finally:
                 if new is not None:
                     new.remember()
+
+        def inner_nodes() -> tuple[_Path, ...]:
+            """The nodes with a file of which some lie above others, in this run or since another."""
+            heads = {path[:-1] for path in sources}
+            above = {head[:depth] for head in heads for depth in range(1, len(head) + 1)}
+            others = list(above - inner)
+            have = new.have(others) if others and new is not None and new.is_alone() else [None] * len(others)
+            found = zip(others, have, strict=True)
+            inner.update(
+                path for path, has_one in found if has_one or (has_one is None and _has(root, path, attribute))
+            )
+            return tuple(sorted(inner))
 
         with undone_on_failure(root) as changes, _undone_in_memory(root) as put:
             begin()
@@ -390,7 +411,8 @@ def ingest_files(
                 raise end
             if waiting and commit_every is not None:
                 commit()
-        return IngestReport(ingested, skipped, commits, tuple(failures))
+            report = IngestReport(ingested, skipped, commits, tuple(failures), inner_nodes())
+        return report
 
     return run
 
@@ -420,6 +442,21 @@ def _parent(root: BaseNode, path: tuple[str, ...]) -> BaseNode:
         child = node.node_storage.get(key)
         node = BaseNode(key, node) if child is None else child
     return node
+
+
+def _has(root: BaseNode, path: _Path, attribute: str) -> bool:
+    with suppress(Exception):  # what can't be read stops nobody who does not ask for it
+        node = find(root, path)
+        return node is not None and node.attribute_storage.get(attribute) is not None
+    return False
+
+
+def _is_above(node: BaseNode, attribute: str) -> bool:
+    """Whether there is a node with the attribute among the first below one."""
+    with suppress(Exception):
+        below = islice(walk(node, min_depth=1), LOOKED_AT)
+        return any(each.attribute_storage.get(attribute) is not None for each in below)
+    return False
 
 
 def _unlinked(node: BaseNode, root: BaseNode) -> Iterator[BaseNode]:

@@ -65,6 +65,10 @@ class NewFiles:
         except DamagedDatabaseError:  # which live nodes tell of, if it matters
             return [None] if len(paths) == 1 else [have for path in paths for have in self.have([path])]
 
+    def node_before(self, path: _Path) -> BaseNode | None:
+        """The node at a path as it is without what is not committed."""
+        return self._lookup.node(path)
+
     def add(self, path: _Path, file: Path) -> bool:
         """Take up a file, whose path is absolute; whether that can be done without live nodes."""
         reference = None if self._bulk is None else self._attribute.reference(str(file))

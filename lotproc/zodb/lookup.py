@@ -19,6 +19,7 @@ from lotdb import BaseNode
 
 from .._fast import FAST
 from .._jar import Parts, damaged, path_and_root, unreadable
+from .._nodes import find
 from ..derived import AttributesAt
 from ..traversal import trimmer
 from .file_records import FileAttribute
@@ -250,6 +251,10 @@ class RecordLookup:
                 has_it = self._jar.node(oids[place].tobytes()).attribute_storage.get(attribute.name) is not None
             have[row] = has_it
         return have
+
+    def node(self, path: _Path) -> BaseNode | None:
+        """The node at a path, read through its class."""
+        return find(self._jar.node(self._root.oid), path)
 
     def _find_all(self, paths: Sequence[_Path], tail: _Path) -> tuple[Oids, Any]:
         """The ids of the nodes at these paths, with the tail behind each, and the rows of the paths that have one."""

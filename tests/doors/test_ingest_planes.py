@@ -234,6 +234,56 @@ def test_both_planes_leave_one_tree_and_one_report(steps: list[Any], tmp_path_fa
                 assert fast == slow
 
 
+ABOVE_OTHERS: list[Keys] = [("a",), ("a", "b"), ("a", "b", "c"), ("a", "d"), ("e", "f", "g"), ("e",), ("h",)]
+
+
+@given(
+    runs=st.lists(st.lists(st.sampled_from(ABOVE_OTHERS), max_size=5), max_size=4),
+    commit_every=st.sampled_from([1, 2, "auto", None]),
+    is_fast=st.booleans(),
+    results=st.sets(st.sampled_from(ABOVE_OTHERS)),
+)
+@settings(deadline=None, max_examples=examples(60))
+def test_the_report_names_files_that_are_on_no_leaves(
+    runs: list[list[Keys]], commit_every: Any, is_fast: bool, results: set[Keys]
+) -> None:
+    have: set[Keys] = set()
+    with database() as db, mock.patch.object(ingest, "FAST", is_fast):
+        root = db.open_connection()
+        for path in results:
+            root.gns([*path, "_result"]).set_attribute("result", 1)
+        db.commit()
+        for run in runs:
+            new = set(run) - have
+            have |= new
+            report = lp.ingest_files(
+                root, [lp.IndexedFile(path, Path(__file__)) for path in run], commit_every=commit_every
+            )
+            expected = {
+                path for path in have for other in have if is_above(path, other) and (other in run or path in new)
+            }
+            assert report.inner == tuple(sorted(expected))
+            assert (report.ingested, report.failures) == (len(new), ())
+            assert all(f"{'/'.join(path)}: is no leaf" in str(report) for path in expected)
+
+
+def is_above(path: Keys, other: Keys) -> bool:
+    return len(path) < len(other) and other[: len(path)] == path
+
+
+def test_a_file_beside_a_folder_of_its_name_is_told_whichever_comes_first(tmp_path: Path) -> None:
+    for name in ("a/c/x.wav", "a/c.wav", "a/d.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for files in (list(lp.index_files(tmp_path)), [*lp.index_files(tmp_path)][::-1]):
+        root = BaseNode("root")
+        assert lp.ingest_files(root, files) == lp.IngestReport(3, inner=(("a", "c"),))
+        assert [leaf.gps() for leaf in lp.leaves(root)] == [["a", "c", "x"], ["a", "d"]]
+        root.gns(["a", "c"]).attribute_storage.clear()
+        root.gns(["a", "c"]).set_attribute("notes", "what is below has a file, and this none")
+        assert lp.ingest_files(root, [each for each in files if each.path != ("a", "c")]).inner == ()
+
+
 @pytest.fixture
 def many(tmp_path: Path) -> list[lp.IndexedFile]:
     files = []
