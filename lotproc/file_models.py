@@ -63,8 +63,8 @@ class IngestReport:
         skipped: Files left out because their node had the attribute already.
         commits: Transactions committed; 0 where the caller commits.
         failures: Files that can't be read, or whose node belongs to another file of the same run.
-        inner: Paths of nodes that have the attribute as others below them do, `a/c` beside `a/c/x`. They are no leaves, so
-            `leaves` and `scan` do not give their files.
+        inner: Paths of nodes that have the attribute as others below them do, `a/c` beside `a/c/x`. They are no leaves,
+            so `leaves` and `scan` do not give their files.
     """
 
     ingested: int = 0

@@ -12,12 +12,13 @@ from .._stamps import INPUTS, VERSION
 from .._values import PLAIN, is_flat
 from ..errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from ..models import Accumulator, Failure, ProcessResult, Write, written_attributes
-from ..write_policies import asked, gives_checked_paths, targets_of
+from ..write_policies import asked, gives_checked_paths, has_base, targets_of
 from .handles import Flat, checked_values
 
 __all__ = ["Policy", "flat_batches", "plan", "planner"]
 
 _RESULT, _TUPLE, _DICT = (frozenset({kind}) for kind in (ProcessResult, tuple, dict))
+_STR, _STAMP = frozenset({str}), frozenset({str, type(None)})
 _PARTS = tuple(map(attrgetter, ("path", "attributes", "output", "relative_path", "inputs")))
 
 Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
@@ -108,7 +109,7 @@ def planner(
 
     def of_batch(batch: list[ProcessResult | Failure]) -> list[Write]:
         writes = None
-        if FAST and output_attribute not in (None, VERSION) and not spares_source:
+        if FAST and output_attribute not in (VERSION, INPUTS) and (has_base(policy) or not spares_source):
             stamps = {} if version is None else {VERSION: version}
             writes = _plain_writes(policy, output_attribute, stamps, batch)
         return [planned(item) for item in batch if isinstance(item, ProcessResult)] if writes is None else writes
@@ -116,8 +117,10 @@ def planner(
     return of_batch
 
 
-def _plain_writes(policy: Policy, output: str, stamps: Mapping[str, str], batch: list[Any]) -> list[Write] | None:
-    """The writes of a batch of results that all are no more than a path and a flat output; `None` for any others.
+def _plain_writes(
+    policy: Policy, output: str | None, stamps: Mapping[str, str], batch: list[Any]
+) -> list[Write] | None:
+    """The writes of a batch of results whose attributes and outputs all are flat; `None` for any others.
 
     Together they are checked in a third of the time.
     """
@@ -128,14 +131,28 @@ def _plain_writes(policy: Policy, output: str, stamps: Mapping[str, str], batch:
         _TUPLE.issuperset(map(type, paths))
         and _TUPLE.issuperset(map(type, relative_paths))
         and _DICT.issuperset(map(type, attributes))
+        and _STAMP.issuperset(map(type, inputs))
         and not any(relative_paths)
-        and not any(attributes)
-        and inputs.count(None) == len(inputs)
-        and (PLAIN.issuperset(map(type, outputs)) or all(map(is_flat, outputs)))
+        and (output is None or _are_flat(outputs))
+        and _are_flat([value for each in attributes for value in each.values()])
     ):
         return None
+    names = {name for each in attributes for name in each}
+    if not _STR.issuperset(map(type, names)) or not names.isdisjoint((output, VERSION, INPUTS)):
+        return None
+    values = [Flat(each) for each in attributes]
+    for each, value, inputs_of in zip(values, outputs, inputs, strict=True):
+        if output is not None:
+            each[output] = value
+        each.update(stamps)
+        if inputs_of is not None:
+            each[INPUTS] = inputs_of
     targets, tail = targets_of(policy, paths)
-    return [Write(path + tail, Flat({output: value, **stamps})) for path, value in zip(targets, outputs, strict=True)]
+    return [Write(path + tail, each) for path, each in zip(targets, values, strict=True)]
+
+
+def _are_flat(values: list[Any]) -> bool:
+    return PLAIN.issuperset(map(type, values)) or all(map(is_flat, values))
 
 
 def flat_batches(name: str, results: Iterable[Any]) -> Iterator[list[ProcessResult | Failure]]:

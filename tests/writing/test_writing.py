@@ -197,10 +197,14 @@ odd_results = st.builds(
     path=st.one_of(odd_paths.map(tuple), odd_paths, st.sampled_from(["ab", None])),
     output=st.sampled_from([1, {"a": [1.5]}, [{1}], iter([1]), np.arange(2), [[[[[[[[1]]]]]]]]]),
     attributes=st.one_of(
-        st.just({}), st.dictionaries(names, st.integers(0, 2), max_size=1), st.sampled_from([None, []])
+        st.just({}),
+        st.dictionaries(
+            names | st.sampled_from(["_version", "_inputs", 1]), st.sampled_from([1, [2], {3}]), max_size=2
+        ),
+        st.sampled_from([None, []]),
     ),
     relative_path=st.sampled_from([(), (), (), ("r",), [], "", None]),
-    inputs=st.sampled_from([None, None, "in1"]),
+    inputs=st.sampled_from([None, None, "in1", Word("w"), b"1"]),
 )
 
 
