@@ -6,16 +6,15 @@ from contextlib import closing
 from pathlib import Path
 
 from lotdb import LOTDB
-from toolz import concat
 
 import lotproc as lp
-from benchmarks.job_features import BATCH, WORKERS, features_of
+from benchmarks.job_features import BATCH, NAMES, WORKERS, features_of
 
 FEATURES, VERSION = lp.inline("_features"), "1"
 
 
-def features_of_record(record: lp.NodeRecord) -> dict[str, float]:
-    return features_of(record.attributes["file"])
+def features_of_record(record: lp.NodeRecord) -> lp.ProcessResult:
+    return lp.ProcessResult(record.path, attributes=features_of(record.attributes["file"]))
 
 
 def by_lotproc(wavs: Path, output: Path) -> None:
@@ -23,8 +22,9 @@ def by_lotproc(wavs: Path, output: Path) -> None:
         root = database.open_connection()
         lp.ingest_files(root, lp.index_files(wavs))
         stale = lp.pending(FEATURES, root, lp.scan("file", root, skip="_*"), version=VERSION, inputs=True)
-        features = lp.parallel_map(lp.outputs(features_of_record), lp.chunked(BATCH, stale), max_workers=WORKERS)
-        lp.write(FEATURES, root, concat(features), version=VERSION, if_exists="replace", commit_every=1_000)
-        clips = lp.scan((), root, below={"result": FEATURES}, skip="_*")
-        records = (lp.NodeRecord(clip.path, clip.key, clip.attributes["result"]) for clip in clips)
-        lp.to_parquet(output / "features.parquet", records)
+        features = lp.parallel_map(lp.each(features_of_record), lp.chunked(BATCH, stale), max_workers=WORKERS)
+        lp.write(
+            FEATURES, root, features, output_attribute=None, version=VERSION, if_exists="replace", commit_every=1_000
+        )
+        below = {name: (FEATURES, name) for name in NAMES}
+        lp.to_parquet(output / "features.parquet", lp.scan((), root, below=below, skip="_*"))

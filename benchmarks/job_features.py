@@ -9,6 +9,7 @@ import numpy as np
 
 WORKERS = 2
 BATCH = 128  # files that go to a process together
+NAMES = ("seconds", "rms", "peak", "mean", "zero_crossings")
 
 
 def features_of(path: str | os.PathLike[str]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -142,6 +142,24 @@ class Derived:
                 what = frozenset([f"{name}={policy_text(each.policy)}{version}"])
                 unmet = what if name in self._unmet else frozenset()
                 tell(Note(self._stage, what, unmet, frozenset(), self._is_part, "no record had a result under"))
+
+    @property
+    def policies(self) -> list[tuple[Policy, dict[str, str]]]:
+        """The policies of the results, each with the names that are given, and what attributes they stand for."""
+        found: dict[int, tuple[Policy, dict[str, str]]] = {}
+        for name, each in self._below.items():
+            found.setdefault(id(each.policy), (each.policy, {}))[1][name] = each.name
+        return list(found.values())
+
+    def note(self, names: Iterable[str], *, is_there: bool, layouts: Iterable[Collection[str]]) -> None:
+        """Note of results that were read elsewhere: if there were any, and lists of the attributes that they had."""
+        self._had_records = True
+        for name in names:
+            if is_there:
+                self._unmet.pop(name, None)
+            for layout in layouts:
+                if self._sought[name].wanted:
+                    self._sought[name].look(layout, ())
 
     def of_many(self, window: list[Any], attributes_at: AttributesAt) -> list[Any]:
         """A window of records, each with what was written for it."""

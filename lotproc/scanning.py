@@ -23,8 +23,9 @@ from .snapshots import NO_RESULTS, Inherit, Names, Payload, checked_taken
 from .tables.scanned import Scanned
 from .traversal import Skip, check_level, skip_tests
 from .zodb.attributes import Wanted
+from .zodb.below_blocks import BelowBlocks
 from .zodb.bounds import UNBOUND, Bounds
-from .zodb.lookup import attributes_at_top
+from .zodb.lookup import lookup_at_top
 from .zodb.moments import Moment, check_moment, check_seen, first_after, pinned_then
 from .zodb.partitioning import opened_partition, starts_of_parts
 from .zodb.pinned import PinnedStorage, pinned_view
@@ -204,13 +205,18 @@ def scan(
                 raise
         is_part = bounds != UNBOUND
         simple = replace(wanted, is_part=is_part)
-        in_columns = replace(simple, blocks=not (results or payload))
+        # Of results it has to be enough to know what they are.
+        are_looked_at = tests_of_results or first is not None or any(each.version for each in results.values())
+        in_columns = replace(simple, blocks=not (payload or (results and are_looked_at)))
 
         def read(storage: PinnedStorage, in_blocks: bool) -> Iterator[Any]:
             records: Iterator[Any] = Scanner(storage, in_columns if in_blocks else simple).records(oid, bounds)
             if results:
                 derived = Derived("scan", results, tests_of_results, on_error, is_part=is_part, since=first)
-                records = derived.added(records, attributes_at_top(storage, oid))
+                lookup = lookup_at_top(storage, oid)
+                if in_blocks and in_columns.blocks:
+                    return BelowBlocks(storage, derived, lookup).added(records)
+                records = derived.added(records, lambda *args: lookup().attributes_at(*args))
             return records
 
         return Scanned(storage, read, [*taken.named, *results], takes_all=taken.names is ...)

@@ -40,6 +40,8 @@ _TEXTS = {ord("X"): (STR, 4), ord("C"): (BYTES, 1), ord("B"): (BYTES, 4)}
 #: What follows the names and values in the record of a tree, of the last part of one, and of one that another follows;
 #: with the number of each object at `_`, and any bytes at `*`.
 END_OF_TREE, END_OF_LAST, END_OF_PART = b"q_\x85q_\x85q_\x85q_.", b"q_\x85q_.", b"q_C\x08********q_h\x00\x86q_Q\x86q_."
+#: The same of a tree that `zodb/encoding` made: there names and values alone have numbers, from 0 on.
+END_OF_SHORT = b"q_\x85\x85\x85."
 _LONG, _TRUE, _NUMBERED = 0x8A, 0x88, ord("q")
 #: What stands behind bytes that are the id in a reference.
 _REFERENCE = (ord("c"), ord("h"))
@@ -81,15 +83,16 @@ class _Places:
     Args:
         records: The records.
         rows: Which of them.
+        numbered: How many objects each has numbered before.
     """
 
-    def __init__(self, records: Records, rows: _Rows) -> None:
+    def __init__(self, records: Records, rows: _Rows, numbered: int) -> None:
         self.array = records.array
         self.rows = rows
         self.at = records.starts[rows]
         self.ends = self.at + records.lengths[rows]
         #: How many objects each pickle has numbered so far.
-        self.numbered = np.ones(len(rows), np.int64)
+        self.numbered = np.full(len(rows), numbered, np.int64)
 
     def keep(self, ok: Flags) -> None:
         """Leave the others out."""
@@ -224,7 +227,7 @@ class _Layout:
     """
 
     def __init__(self, names: Sequence[str], beginning: bytes, end: bytes) -> None:
-        self.names = list(names)
+        self.names, self.end = list(names), end
         self._beginning = beginning
         self._begin = beginning + b"\x80\x03" + (b"(" if len(names) > 1 else b"")
         self._end = (b"t" if len(names) > 1 else b"\x86") + end
@@ -236,7 +239,7 @@ class _Layout:
         """Read the attributes of some records into columns; returns the rows of those that have this layout."""
         if not self.names:
             return _chosen(rows, beginning_with(EMPTY_TREE, records)[rows] & (records.lengths[rows] == len(EMPTY_TREE)))
-        places = _Places(records, rows)
+        places = _Places(records, rows, 0 if self.end is END_OF_SHORT else 1)
         places.go_past(self._begin)
         for name, key, looks in zip(self.names, self._keys, self._looks, strict=True):
             places.go_past(key, [len(key) - 1])
@@ -328,11 +331,10 @@ class LayoutReader:
             or len(set(names)) < len(names)
         ):
             return None
-        return (
-            None
-            if any(layout.names == names for layout in self._layouts)
-            else _Layout(names, self._beginning, self._end)
-        )
+        is_short = self._end is END_OF_TREE and records.one(row).endswith(END_OF_SHORT[2:])
+        end = END_OF_SHORT if is_short else self._end
+        is_known = any(layout.names == names and layout.end == end for layout in self._layouts)
+        return None if is_known else _Layout(names, self._beginning, end)
 
 
 def _items_in(data: Any, start: int, stop: int, beginning: bytes) -> Items | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from operator import itemgetter, ne
 from typing import Any, Protocol, TypeAlias
 
@@ -20,7 +21,6 @@ from lotdb import BaseNode
 from .._fast import FAST
 from .._jar import Parts, damaged, path_and_root, unreadable
 from .._nodes import find
-from ..derived import AttributesAt
 from ..traversal import trimmer
 from .file_records import FileAttribute
 from .news import are_later, attributes_have_news
@@ -236,6 +236,18 @@ class RecordLookup:
                 found[row] = self._jar.node(oids[place].tobytes()).attribute_storage
                 new[row] = since is not None and attributes_have_news(found[row], names, since)
         return found, new
+
+    def trees_at(self, paths: Sequence[_Path], tail: _Path) -> tuple[Oids, Any, Any] | None:
+        """The ids of the trees of attributes of the nodes at these paths, and their rows; and those of unusual nodes.
+
+        `None` where only objects tell.
+        """
+        try:
+            oids, rows = self._find_all(paths, tail)
+        except _OnlyObjectsTell:
+            return None
+        nodes = self._nodes(oids)
+        return nodes.attributes[nodes.usual], rows[nodes.usual], rows[~nodes.usual]
 
     def have(self, attribute: FileAttribute, paths: Sequence[_Path]) -> list[bool]:
         """Whether the node at each path has an attribute, and not as `None`."""
@@ -496,21 +508,16 @@ class RecordLookup:
         return oid
 
 
-def attributes_at_top(storage: PinnedStorage, oid: bytes) -> AttributesAt:
-    """`attributes_at` of the whole tree in which the node with this id lies, made when it is first called."""
-    lookup: LiveLookup | RecordLookup | None = None
+def lookup_at_top(storage: PinnedStorage, oid: bytes) -> Callable[[], LiveLookup | RecordLookup]:
+    """What looks in the whole tree in which the node with this id lies, made when it is first asked for."""
 
-    def attributes_at(
-        paths: Sequence[_Path], tail: _Path, names: frozenset[str], since: bytes | None = None
-    ) -> tuple[list[Any], list[bool]]:
-        nonlocal lookup
-        if lookup is None:
-            jar = storage.jar()
-            _, top = path_and_root(jar.node(oid))
-            lookup = RecordLookup(storage, top._p_oid) if top._p_jar is jar else LiveLookup(top)
-        return lookup.attributes_at(paths, tail, names, since)
+    @cache
+    def lookup() -> LiveLookup | RecordLookup:
+        jar = storage.jar()
+        _, top = path_and_root(jar.node(oid))
+        return RecordLookup(storage, top._p_oid) if top._p_jar is jar else LiveLookup(top)
 
-    return attributes_at
+    return lookup
 
 
 def root_of(storage: PinnedStorage, oid: bytes) -> bytes:

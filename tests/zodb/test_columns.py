@@ -17,9 +17,9 @@ from unittest import mock
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from lotdb import BaseNode
+from lotdb import BaseNode, DataNode
 from toolz import pipe
-from trees import AWKWARD_KEYS, AnyStorage, Planned, commit, data_nodes, grow, keys, opened, planned_trees
+from trees import AWKWARD_KEYS, AnyStorage, Packed, Planned, commit, data_nodes, grow, keys, opened, planned_trees
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.tests.MVCCMappingStorage import MVCCMappingStorage
@@ -286,6 +286,74 @@ def test_the_nearest_name_is_that_of_all_parts_of_a_tree(tmp_path: Path) -> None
         commit(root)
         with pytest.warns(UserWarning, match="'0a20' .* is 'a20'"):
             assert lp.to_arrow(lp.scan("0a20", root)).num_rows == 1
+
+
+results = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from([*COMMON, *COMMON, "str", *KINDS]), min_size=1)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@given(
+    data=st.data(), window=st.sampled_from([2, 5, 4096]), is_part=st.booleans(), version=st.sampled_from(["1", None])
+)
+def test_a_table_of_what_was_written_below_is_that_of_its_records(
+    tmp_path_factory: Any, storage: str, data: st.DataObject, window: int, is_part: bool, version: str | None
+) -> None:
+    own, policy = lp.inline("_own", "x"), lp.inline("_r")
+    kinds = data.draw(results)
+    with (
+        opened(STORAGES[storage](tmp_path_factory.mktemp("tree"))) as root,
+        mock.patch.object(scanner, "BLOCK", window),
+        mock.patch.object(arrow, "BATCH", 3),
+        mock.patch.object(export, "BATCH", 3),
+    ):
+        clips = [(f"s{number // 4}", f"c{number}") for number in range(data.draw(st.integers(1, 11)))]
+        lp.write(
+            lp.mirror(), root, [lp.ProcessResult(clip, number) for number, clip in enumerate(clips)], commit_every=9
+        )
+        for policy_of, chance in ((policy, 7), (own, 3)):
+            made = [
+                lp.ProcessResult(
+                    clip,
+                    attributes={
+                        name: data.draw(KINDS[kind]) for name, kind in kinds.items() if data.draw(st.integers(0, 7))
+                    },
+                )
+                for clip in clips
+                if data.draw(st.integers(0, 7)) < chance
+            ]
+            every = data.draw(st.sampled_from([5, None]))  # as records, or through live nodes
+            lp.write(policy_of, root, made, output_attribute=None, version=version, commit_every=every)
+        for clip in clips if data.draw(st.booleans()) else ():
+            if data.draw(st.booleans()):  # a result of another kind than the others
+                node = root.gns(clip)
+                node.node_storage["_r"] = data.draw(st.sampled_from([DataNode, Packed]))("_r", node)
+                node.node_storage["_r"].attribute_storage.update({"a": 1.5, "b": None})
+        commit(root)
+        policies = st.sampled_from([policy, policy, policy, lp.inline("_r"), own, lp.inline("nowhere")])
+        attribute = st.sampled_from(["a", "b", *kinds, *kinds, "none of these"])
+        one = st.tuples(policies, attribute) | st.tuples(policies, attribute) | st.just(lp.Below(policy, "a", "1"))
+        below = data.draw(st.dictionaries(st.sampled_from(["f0", "f1", "result"]), one, min_size=1))
+        names = data.draw(st.sampled_from([(), ("result",), ..., ...]))
+        if names == ("result",):
+            below.pop("result", None)
+        more = {"below": below, "skip": "_*", "on_error": data.draw(st.sampled_from(["raise", "collect"]))}
+        for top in lp.partitions(2, root) if is_part and storage == "file" else [root]:
+            for make in (lp.to_arrow, lp.to_dataframe):
+                expected = outcome(lambda: make(record for record in lp.scan(names, top, **more)))  # noqa: B023
+                assert outcome(lambda: make(lp.scan(names, top, **more))) == expected  # noqa: B023
+
+
+@pytest.mark.skipif(not _fast.FAST, reason="fast ways are turned off")
+def test_what_was_written_below_comes_in_blocks() -> None:
+    clips = [(f"s{number // 50}", f"c{number:03}") for number in range(400)]
+    with opened(MappingStorage()) as root:
+        results = [lp.ProcessResult(clip, [1] if clip == clips[130] else 1.5) for clip in clips]
+        lp.write(lp.inline("_r"), root, results, version="1", commit_every=100)
+        scanned = lp.scan((), root, below={"r": lp.inline("_r")}, skip="_*")
+        rows = [getattr(piece, "path", None) or piece.stop - piece.start for piece in scanned.pieces()]
+        assert [row for row in rows if isinstance(row, tuple)] == [clips[130]]
+        assert sum(row for row in rows if isinstance(row, int)) == 399
+        assert len(rows) < 10
 
 
 class Damaged(MappingStorage):
