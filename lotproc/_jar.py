@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from BTrees.OOBTree import OOBTree, OOBucket
 from lotdb import BaseNode
 from persistent import PickleCache
 from transaction.interfaces import TransientError
@@ -113,7 +114,9 @@ class RecordJar:
         oid = ghost._p_oid
         data, tid = self._load(oid)
         try:
-            self._reader.setGhostState(ghost, data)
+            state = self._reader.getState(data)
+            _check_full(type(ghost), state)
+            ghost.__setstate__(state)
         except Exception as error:
             raise unreadable(oid, error) from error
         ghost._p_serial = tid
@@ -128,6 +131,15 @@ class RecordJar:
 
     def readCurrent(self, read: Any) -> None:
         """Part of the protocol of connections."""
+
+
+def _check_full(kind: type, state: Any) -> None:
+    """Refuse the state of a bucket in which there is nothing: no tree keeps one, and BTrees end the process there."""
+    if kind is OOBTree and state is not None and len(state) == 1:
+        ((state,),) = state
+        kind = OOBucket
+    if kind is OOBucket and len(state[0]) < 2:
+        raise ValueError("there is a bucket with nothing in it")
 
 
 def checked_node(oid: bytes, node: Any) -> BaseNode:
@@ -189,10 +201,19 @@ def items_or_parts_in(state: Any, *, is_bucket: bool = False) -> Items | Parts:
         return (), ()
     if not is_bucket:
         if len(state) > 1:
-            return Parts(state[0][1::2], state[0][::2])
-        ((state,),) = state  # all in one bucket, which is stored with the tree
-    items = state[0]
+            parts = _tuple_in(state, 1)
+            return Parts(parts[1::2], parts[::2])
+        ((_,),) = state
+        state = _tuple_in(_tuple_in(state, 1), 1)  # all in one bucket, which is stored with the tree
+    items = _tuple_in(state, 0)
     return items[::2], items[1::2]
+
+
+def _tuple_in(state: Any, odd: int) -> Any:
+    """The first item of a tuple, if it is one itself, no reference, and as long as it can be: an odd number or not."""
+    if type(state) is tuple and type(state[0]) is tuple and state[0] and len(state[0]) % 2 == odd:
+        return state[0]
+    raise TypeError
 
 
 def costs_one(error: Exception) -> bool:

@@ -232,10 +232,10 @@ def _children_of_buckets(buckets: list[bytes]) -> Children:
     unpickler = _Unpickler(io.BytesIO(b"".join([BUCKET, *(bucket[len(BUCKET) :] for bucket in buckets)])))
     try:
         unpickler.load()  # their class, to which the states refer
-        items = [item for _ in buckets for item in unpickler.load()[0]]
+        held = [items_or_parts_in(unpickler.load(), is_bucket=True) for _ in buckets]
     except Exception as error:
         raise UnusualRecord from error
-    return _children(items[::2], items[1::2])
+    return _children(*([item for part in parts for item in part] for parts in zip(*held, strict=True)))
 
 
 def attributes_in(data: Any, start: int, stop: int, needed: Container[str] | None = None) -> Items | None:

@@ -448,3 +448,14 @@ def test_each_byte_of_a_bucket_of_a_wide_node(number: int) -> None:
                 root._p_jar.cacheMinimize()
                 errors += isinstance(assert_no_wrong_record(root, original), Exception)
         assert errors > 100
+
+
+def test_another_thing_in_place_of_what_a_tree_holds(sample: Sample, folder: Path) -> None:
+    """One byte makes a tuple in the state of a tree a longer or a shorter one, or an object with an id."""
+    places = [place for of_node in sample.places.values() for where in of_node for place in where]
+    for place in places:
+        if sample.data[place] in b"\x85\x86\x87t":
+            for value in b"Q\x85\x86\x87t)":
+                with damaged(folder, sample, with_byte(sample.data, place, value)) as root:
+                    if root is not None:
+                        assert_no_wrong_record(root, sample.records)
