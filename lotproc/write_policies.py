@@ -117,7 +117,7 @@ def inline(*base: str) -> InlineWritePolicy:
         ArgumentError: A key is empty, or has a slash in it (`InlineWritePolicy(base_path=...)` takes any).
         ArgumentTypeError: A key is no str.
     """
-    return InlineWritePolicy(_one_by_one("inline", base))
+    return InlineWritePolicy(_one_by_one("inline", InlineWritePolicy, base))
 
 
 @public
@@ -138,7 +138,7 @@ def mirror(*base: str) -> MirrorWritePolicy:
         ArgumentError: A key is empty, or has a slash in it (`MirrorWritePolicy(base_path=...)` takes any).
         ArgumentTypeError: A key is no str.
     """
-    return MirrorWritePolicy(_one_by_one("mirror", base))
+    return MirrorWritePolicy(_one_by_one("mirror", MirrorWritePolicy, base))
 
 
 @public
@@ -159,15 +159,15 @@ def fresh(*base: str) -> FreshWritePolicy:
         ArgumentError: A key is empty, or has a slash in it (`FreshWritePolicy(base_path=...)` takes any).
         ArgumentTypeError: A key is no str.
     """
-    return FreshWritePolicy(_one_by_one("fresh", base))
+    return FreshWritePolicy(_one_by_one("fresh", FreshWritePolicy, base))
 
 
-def _one_by_one(name: str, base: tuple[str, ...]) -> tuple[str, ...]:
+def _one_by_one(name: str, kind: type, base: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse a path in one piece, which would make one key."""
     for key in base:
         if isinstance(key, str) and "/" in key:
             keys = ", ".join(map(repr, filter(None, key.split("/"))))
-            hint = f"give the keys one by one: {name}({keys}); or InlineWritePolicy(base_path=...), which takes any"
+            hint = f"give the keys one by one: {name}({keys}); or {kind.__name__}(base_path=...), which takes any"
             raise ArgumentError(f"{name}: the key {key!r}", "has a slash in it", hint=hint)
     return base
 

@@ -736,7 +736,7 @@ def test_any_keys_go_into_a_store_and_come_back_beside_what_was_there(
                     assert record.payload.read() == {"n": tree[record.path]}
             named = [record for record in records if all(record.path)]  # no result can have an empty key
             assert list(lp.pending(lp.mirror(), store, named)) == []
-            left = [record.path for record in lp.pending(lp.inline("dF/F"), store, named)]
+            left = [record.path for record in lp.pending(lp.InlineWritePolicy(("dF/F",)), store, named)]
             assert left == [record.path for record in named if (*record.path, "dF/F") not in expected]
         assert contents(back) == expected
 

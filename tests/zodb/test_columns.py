@@ -232,7 +232,11 @@ def test_a_table_of_a_scan_is_that_of_its_records(
                     expected, _ = outcome(lambda: without_rows(make, known))  # noqa: B023
                     if expected[0] is lp.ArgumentError:  # of a name that no column may have
                         expected = lp.ArgumentError, None, expected[2].replace(" at the root", ""), ()
-                assert outcome(lambda: make(lp.scan(names, top, **more))) == (expected, warned)  # noqa: B023
+                found, told = outcome(lambda: make(lp.scan(names, top, **more)))  # noqa: B023
+                assert found == expected
+                # Results are looked up many at once, so the end of the scan, where names that no node had are told, may
+                # have been reached before an error or not.
+                assert told == warned or ("below" in more and isinstance(found[0], type))
 
 
 def test_a_test_sees_what_a_record_has(tmp_path: Path) -> None:
