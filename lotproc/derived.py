@@ -144,6 +144,11 @@ class Derived:
                 tell(Note(self._stage, what, unmet, frozenset(), self._is_part, "no record had a result under"))
 
     @property
+    def names(self) -> list[str]:
+        """The names that records get, in their order."""
+        return list(self._below)
+
+    @property
     def policies(self) -> list[tuple[Policy, dict[str, str]]]:
         """The policies of the results, each with the names that are given, and what attributes they stand for."""
         found: dict[int, tuple[Policy, dict[str, str]]] = {}

@@ -94,8 +94,7 @@ class BelowBlocks:
                     for more, _, is_there, layouts in found:  # type: ignore[misc]
                         self._derived.note(more, is_there=is_there, layouts=layouts)
             self._misses = 0 if 2 * int(told.sum()) >= count else self._misses + 1
-        added = [name for each in self._policies for name in each.names]
-        layouts = [[*names, *(name for name in added if name not in names)] for names in old.layouts]
+        layouts = [list(dict.fromkeys([*names, *self._derived.names])) for names in old.layouts]
         rows = slice(start, stop)
         return Block(old.above, old.place[rows], old.keys[rows], layouts, old.layout[rows], columns), told.tolist()
 
