@@ -343,8 +343,11 @@ def test_a_table_of_what_was_written_below_is_that_of_its_records(
         more = {"below": below, "skip": "_*", "on_error": data.draw(st.sampled_from(["raise", "collect"]))}
         for top in lp.partitions(2, root) if is_part and storage == "file" else [root]:
             for make in (lp.to_arrow, lp.to_dataframe):
-                expected = outcome(lambda: make(record for record in lp.scan(names, top, **more)))  # noqa: B023
-                assert outcome(lambda: make(lp.scan(names, top, **more))) == expected  # noqa: B023
+                expected, warned = outcome(lambda: make(record for record in lp.scan(names, top, **more)))  # noqa: B023
+                if expected[1] == 0:
+                    known = [*(() if names is ... else names), *below]
+                    expected, _ = outcome(lambda: without_rows(make, known))  # noqa: B023
+                assert outcome(lambda: make(lp.scan(names, top, **more))) == (expected, warned)  # noqa: B023
 
 
 @pytest.mark.skipif(not _fast.FAST, reason="fast ways are turned off")
