@@ -88,12 +88,12 @@ from .targets import WriteTarget as WriteTarget
 from .file_models import FileFailure as FileFailure
 from .file_models import IndexedFile as IndexedFile
 from .file_models import IngestReport as IngestReport
-from .ingest import index_files as index_files
+from .indexing import index_files as index_files
 from .ingest import ingest_files as ingest_files
-from .ingest import load_files_directory as load_files_directory
-from .ingest import load_files_folder as load_files_folder
-from .ingest import load_small_files_directory as load_small_files_directory
-from .ingest import load_small_files_folder as load_small_files_folder
+from .loading import load_files_directory as load_files_directory
+from .loading import load_files_folder as load_files_folder
+from .loading import load_small_files_directory as load_small_files_directory
+from .loading import load_small_files_folder as load_small_files_folder
 from .tables.by_path import PathTable as PathTable
 from .tables.by_path import table_by_path as table_by_path
 from .export import node_list_to_dataframe as node_list_to_dataframe

@@ -1,27 +1,22 @@
-"""Files to nodes: find them in folders, attach them to a tree, by reference or with what is in them."""
+"""Files to nodes: attached to a tree, by reference or with what is in them."""
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from numbers import Real
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, Literal, TypeAlias, overload
 
-from lotdb import BaseNode, DataNode, DataWriter, PathFileObj
+from lotdb import BaseNode, DataNode
 
-from ._contents import attach_content
+from ._attaching import Unusable, check_opens, check_regular, opens, read, refer, refers
 from ._fast import FAST
 from ._interrupts import uninterrupted
 from ._nodes import connection_of, find
-from ._patterns import PathPattern
-from ._public import public
 from ._stage import check_choice, check_root, stage
-from .errors import ArgumentError, ArgumentTypeError, ExistsError, MissingExtraError, PatternError, as_text, got
+from .errors import ArgumentError, ArgumentTypeError, ExistsError, as_text, got
 from .file_models import FileFailure, IndexedFile, IngestReport
 from .traversal import walk
 from .writing.conflicts import MOST_WAITING
@@ -31,14 +26,7 @@ from .writing.transactions import check_writable, undone_on_failure
 from .zodb.file_records import FileAttribute
 from .zodb.records import NotServed
 
-__all__ = [
-    "index_files",
-    "ingest_files",
-    "load_files_directory",
-    "load_files_folder",
-    "load_small_files_directory",
-    "load_small_files_folder",
-]
+__all__ = ["ingest_files"]
 
 Backend: TypeAlias = Literal["blob", "zarr"]
 IfExists: TypeAlias = Literal["skip", "replace", "error"]
@@ -53,102 +41,6 @@ _STR = frozenset({str})
 WINDOW = 1_000
 #: Nodes below one that gets a file, among which others with one are looked for.
 LOOKED_AT = 100
-
-#: Modules that lotdb imports to read files: what to install, and the extra that brings it.
-_EXTRAS = {
-    "scipy": ("scipy", "files"),
-    "pandas": ("pandas", "files"),
-    "PIL": ("Pillow", "files"),
-    "zarr": ("zarr", "zarr"),
-}
-
-
-@public
-def index_files(folder: str | os.PathLike[str], pattern: str = "**/*.wav") -> Iterator[IndexedFile]:
-    """Find the files in a folder whose path matches a pattern.
-
-    >>> import pathlib, tempfile
-    >>> from lotproc import index_files
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     pathlib.Path(folder, "ann").mkdir()
-    ...     pathlib.Path(folder, "ann", "clip_1.WAV").touch()
-    ...     [found.path for found in index_files(folder)]
-    [('ann', 'clip_1')]
-
-    Args:
-        folder: The folder to search.
-        pattern: Components with `*`, `?` and `[...]`, between slashes; `**` stands for any number of folders, none
-            included. Letter case doesn't count.
-
-    Returns:
-        An iterator of `IndexedFile`, depth first, sorted by name in each folder. Lazy; folders that can't match are not
-        entered, nor are links to folders; holds the matching names in the folders along the current path. A folder in
-        it that can't be listed stands in its place, with the `reason`, and `ingest_files` reports it.
-
-    Raises:
-        ArgumentError: `folder` is not there, is no folder, or can't be listed.
-        ArgumentTypeError: `folder` is no path, or `pattern` no str.
-        PatternError: `pattern` is no path pattern.
-    """
-    if not isinstance(folder, (str, os.PathLike)):
-        raise ArgumentTypeError("index_files: folder", expected="a str or a path", got=got(folder))
-    if not isinstance(pattern, str):
-        raise ArgumentTypeError("index_files: pattern", expected="a str like '**/*.wav'", got=got(pattern))
-    if not {".", ".."}.isdisjoint(pattern.split("/")):
-        why, hint = "has a component that is no name of a file", "it begins in the folder: '**/*.wav'"
-        raise PatternError(f"index_files: the path pattern {pattern!r}", why, hint=hint)
-    top = Path(folder).absolute()
-    try:
-        os.scandir(top).close()
-    except (OSError, ValueError) as error:
-        reason = f"can't be listed: {getattr(error, 'strerror', error)}"
-        words: dict[type[Exception], str] = {FileNotFoundError: "is not there", NotADirectoryError: "is no folder"}
-        raise ArgumentError(f"index_files: {str(top)!r}", words.get(type(error), reason)) from error
-    return _found(top, PathPattern("index_files", pattern.casefold()))
-
-
-def _found(top: Path, pattern: PathPattern) -> Iterator[IndexedFile]:
-    stack: list[tuple[tuple[str, ...], Path, Iterator[tuple[str, frozenset[int], bool]]]]
-    stack = [((), top, _listing(top, pattern, pattern.start))]
-    while stack:
-        keys, folder, entries = stack[-1]
-        for name, positions, is_folder in entries:
-            if is_folder:
-                below = folder / name
-                try:
-                    listed = _listing(below, pattern, positions)
-                except OSError as error:
-                    yield IndexedFile((*keys, name), below, f"the folder can't be listed: {_in_words(error)}")
-                    continue
-                stack.append(((*keys, name), below, listed))
-                break
-            yield IndexedFile((*keys, os.path.splitext(name)[0]), folder / name)
-        else:
-            stack.pop()
-
-
-def _listing(
-    folder: Path, pattern: PathPattern, positions: frozenset[int]
-) -> Iterator[tuple[str, frozenset[int], bool]]:
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            after = pattern.step(positions, entry.name.casefold())
-            if entry.is_dir(follow_symlinks=False):
-                if after and pattern.literals(after) != []:  # no keys at all could come next
-                    found.append((entry.name, after, True))
-            elif pattern.accepts(after) and (entry.is_file(follow_symlinks=False) or _is_file(entry.path)):
-                found.append((entry.name, after, False))
-    return iter(sorted(found))
-
-
-def _in_words(error: OSError) -> str:
-    return f"{type(error).__name__}: {error.strerror}"
-
-
-def _is_file(path: str) -> bool:
-    """Whether it is a file, or a link to nowhere: a file that can't be read, as whoever reads it will say."""
-    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
 @overload
@@ -271,21 +163,21 @@ def ingest_files(
         existing = parent.node_storage.get(path[-1])
         stored = None if existing is None else stored_attributes(name, path, existing).get(attribute)
         if stored is not None:
-            if is_checked or if_exists == "skip" or (if_exists == "replace" and not content and _refers(stored, file)):
+            if is_checked or if_exists == "skip" or (if_exists == "replace" and not content and refers(stored, file)):
                 return False
             if if_exists == "error":
                 raise ExistsError(f"{name}: {as_text(path)} has {attribute!r} already, and {file} was to set it")
         if not is_checked:
-            _check_regular(file)
+            check_regular(file)
             if not content:
-                _check_opens(file)
+                check_opens(file)
         # The node knows its parent, as a zarr path needs it; its parent gets to know it when all is read.
         if content:
             node: BaseNode = DataNode(path[-1], parent, samplerate_hz, backend, attribute)
-            _read(node, file, attribute, backend, samplerate_hz, database)
+            read(node, file, attribute, backend, samplerate_hz, database)
         else:
             node = BaseNode(path[-1], parent)
-            _refer(node, file, attribute)
+            refer(node, file, attribute)
         if existing is None:
             for linked in _unlinked(node, root):
                 put(linked.parent.node_storage, linked.key, linked)
@@ -346,12 +238,12 @@ def ingest_files(
             if there:
                 return False
             if new is not None:
-                if _opens(file):
+                if opens(file):
                     if new.add(path, file):
                         return True
                 elif there is False:
-                    _check_regular(file)
-                    _check_opens(file)
+                    check_regular(file)
+                    check_opens(file)
             attach_what_waits()
             comes_first = is_changed and there is False  # what the source gave the node since came later
             try:
@@ -396,9 +288,9 @@ def ingest_files(
                     try:
                         known = sources.get(path, file)
                         if known is not file and known != file:
-                            raise _Unusable(f"the node {as_text(path)} came from {known} already")
+                            raise Unusable(f"the node {as_text(path)} came from {known} already")
                         attached = take(path, file, there, is_changed=changed is not None and path not in sources)
-                    except _Unusable as unusable:
+                    except Unusable as unusable:
                         failures.append(FileFailure(file, path, str(unusable)))
                         continue
                     sources[path] = file
@@ -415,10 +307,6 @@ def ingest_files(
         return report
 
     return run
-
-
-class _Unusable(Exception):
-    """A file that is to be reported and left out."""
 
 
 def _checked(item: Any) -> _Checked:
@@ -489,173 +377,3 @@ def _undone_in_memory(root: BaseNode) -> Iterator[Callable[[Any, str, Any], None
             else:
                 storage[key] = value
         raise
-
-
-def _refers(stored: Any, file: Path) -> bool:
-    return isinstance(stored, PathFileObj) and stored.path == file
-
-
-def _check_regular(file: Path) -> None:
-    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
-        raise _Unusable("it is no regular file")  # reading a pipe would wait for a writer
-
-
-def _opens(file: Path) -> bool:
-    """Whether it is a regular file that can be opened: a quarter of the time that it takes to find what is wrong."""
-    name = str(file)
-    try:
-        if not S_ISREG(os.stat(name).st_mode):
-            return False
-        os.close(os.open(name, os.O_RDONLY))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _check_opens(file: Path) -> None:
-    """Refuse a file that can't be opened, as whoever follows a reference to it will do."""
-    try:
-        file.open("rb").close()
-    except OSError as error:
-        raise _Unusable(_in_words(error)) from error
-    except ValueError as error:  # a name that no file can have
-        raise _Unusable(f"{type(error).__name__}: {error}") from error
-
-
-def _refer(node: BaseNode, file: Path, attribute: str) -> None:
-    """Attach a reference to a file."""
-    found = DataWriter.attach_file_reference(node, filepath_attribute=attribute, filepath=str(file)).path
-    if found != file and not (
-        found.exists() and found.samefile(file)
-    ):  # lotdb takes /mnt/D for a drive of Windows: /mnt/d
-        raise _Unusable(f"lotdb would refer to {found} in its place; move it, or use content=True")
-
-
-def _read(node: DataNode, file: Path, attribute: str, backend: str, samplerate_hz: float | None, database: Any) -> None:
-    """Attach the content of a file."""
-    with warnings.catch_warnings():
-        # scipy only warns of a wav file that was cut off; what else it warns of is no concern: chunks beside the sound.
-        warnings.filterwarnings("error", message="Reached EOF prematurely")
-        warnings.filterwarnings("ignore", message=r"Chunk \(non-data\)|Incomplete chunk ID")
-        # lotdb leaves it to the garbage collector to close an image that is damaged.
-        warnings.simplefilter("ignore", ResourceWarning)
-        try:
-            attach_content(node, file, attribute, backend=backend, samplerate_hz=samplerate_hz, database=database)
-        except ImportError as error:
-            package = (error.name or "").partition(".")[0]
-            if package not in _EXTRAS:
-                raise
-            raise MissingExtraError.of(*_EXTRAS[package], f"ingest_files: {file}") from error
-        except Exception as error:
-            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            reason = f"{type(error).__name__}: {' '.join(text.split())}"
-        else:
-            return
-        raise _Unusable(reason)  # out here the error is gone, and with it what lotdb had opened
-
-
-@public
-def load_files_directory(
-    tree: BaseNode,
-    dir_path: str | os.PathLike[str],
-    parameter_separator: str | None = None,
-    parameter_seperator: str | None = None,
-    filepath_attribute: str = "_pfo_audio_wav",
-    file_extension: str = "wav",
-) -> int:
-    """Attach references to all files below a folder: lotdb's function, in sorted order.
-
-    >>> import os, tempfile
-    >>> from lotdb import BaseNode
-    >>> from lotproc import load_files_directory
-    >>> root = BaseNode("root")
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     os.makedirs(os.path.join(folder, "speakers", "ann"))
-    ...     open(os.path.join(folder, "speakers", "ann", "clip_1.wav"), "x").close()
-    ...     load_files_directory(root, os.path.join(folder, "speakers"))
-    1
-    >>> [leaf.gps() for leaf in root.iterate_tree_leaves()]
-    [['speakers', 'ann', 'clip_1']]
-
-    Args:
-        tree: The node to attach below: the folder's own name comes first, then the folders in it, then the file's name.
-        dir_path: The folder. As in lotdb, one that isn't there, or that can't be read, counts as empty.
-        parameter_separator: Splits a file's name, without its suffix, into several keys.
-        parameter_seperator: The same, in lotdb's older spelling; counts where the other is `None`.
-        filepath_attribute: The attribute to set, whether it is there or not.
-        file_extension: The suffix of the files, without its dot. Letter case counts.
-
-    Returns:
-        The number of files. Writes at once, and commits nothing. For the connection's thread only.
-    """
-    check_root("load_files_directory", tree)
-    separator = parameter_seperator if parameter_separator is None else parameter_separator
-    top = os.path.normpath(dir_path)
-    count = 0
-    for folder, folders, names in os.walk(dir_path):
-        folders.sort()  # the order in which os.walk goes on
-        keys = Path(os.path.relpath(folder, start=os.path.dirname(top))).parts or (os.path.basename(top),)
-        count += _attach(tree, keys, folder, names, separator, filepath_attribute, file_extension)
-    return count
-
-
-@public
-def load_files_folder(
-    tree: BaseNode,
-    folder_path: str | os.PathLike[str],
-    parameter_separator: str | None = "_~_",
-    parameter_seperator: str | None = None,
-    filepath_attribute: str = "_pfo_audio_wav",
-    file_extension: str = "wav",
-) -> int:
-    """Attach references to the files in one folder: lotdb's function, in sorted order.
-
-    >>> import os, tempfile
-    >>> from lotdb import BaseNode
-    >>> from lotproc import load_files_folder
-    >>> root = BaseNode("root")
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     open(os.path.join(folder, "ann_~_clip_1.wav"), "x").close()
-    ...     load_files_folder(root, folder)
-    1
-    >>> [leaf.gps() for leaf in root.iterate_tree_leaves()]
-    [['ann', 'clip_1']]
-
-    Args:
-        tree: The node to attach below: the keys are the parts of the file's name.
-        folder_path: The folder; those in it are not entered.
-        parameter_separator: Splits a file's name, without its suffix, into keys; `None` where it is one key.
-        parameter_seperator: The same, in lotdb's older spelling; counts only with `parameter_separator=None`.
-        filepath_attribute, file_extension: As in `load_files_directory`.
-
-    Returns:
-        The number of files. Writes at once, and commits nothing. For the connection's thread only.
-
-    Raises:
-        OSError: The folder can't be read.
-    """
-    check_root("load_files_folder", tree)
-    separator = parameter_seperator if parameter_separator is None else parameter_separator
-    folder = os.fspath(folder_path)
-    return _attach(tree, (), folder, os.listdir(folder), separator, filepath_attribute, file_extension)
-
-
-def _attach(
-    tree: BaseNode,
-    keys: tuple[str, ...],
-    folder: str,
-    names: Iterable[str],
-    separator: str | None,
-    attribute: str,
-    extension: str,
-) -> int:
-    matching = sorted(name for name in names if name.endswith(f".{extension}"))
-    for name in matching:
-        stem = os.path.splitext(name)[0]
-        node = tree.gns([*keys, *([stem] if separator is None else stem.split(separator))])
-        DataWriter.attach_file_reference(node, filepath_attribute=attribute, root=folder, file=name)
-    return len(matching)
-
-
-load_small_files_directory = load_files_directory
-load_small_files_folder = load_files_folder

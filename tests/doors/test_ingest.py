@@ -35,8 +35,8 @@ from lotproc import (
     PatternError,
     ReadOnlyTreeError,
     index_files,
-    ingest,
     ingest_files,
+    loading,
     to_rows,
 )
 
@@ -1170,7 +1170,7 @@ def test_the_same_trees_as_lotdb(
         "load_small_files_folder",
     ):
         ours, theirs = BaseNode("root"), BaseNode("root")
-        number = getattr(ingest, name)(ours, given_path, **options)
+        number = getattr(loading, name)(ours, given_path, **options)
         assert number == getattr(utils, name)(theirs, given_path, **options)
         keys_split_together = number != sum("audio" in key or "_pfo" in key for key in _attributes(ours))
         if keys_split_together:  # then the last one wins, which in lotdb is any
@@ -1195,7 +1195,7 @@ def test_odd_ways_to_name_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
     make(folder / "sub", {"a.wav": None, "in": {"b.wav": None}})
     monkeypatch.chdir(folder)
     ours, theirs = BaseNode("root"), BaseNode("root")
-    number = ingest.load_files_directory(ours, given_path)
+    number = loading.load_files_directory(ours, given_path)
     assert number == utils.load_files_directory(theirs, given_path) == 2
     assert content_of(ours) == content_of(theirs)
 
@@ -1204,13 +1204,13 @@ def test_in_sorted_order_the_last_file_of_a_node_wins(folder: Path) -> None:
     for name in ("a-b.wav", "a_~_b.wav", "a_~_b-.wav"):
         (folder / name).touch()
     root = BaseNode("root")
-    assert ingest.load_files_folder(root, folder) == 3
+    assert loading.load_files_folder(root, folder) == 3
     assert sorted(root.node_storage) == ["a", "a-b"]
     (folder / "x").mkdir()
     (folder / "x" / "y.wav").touch()
     (folder / "x-y.wav").touch()
     root = BaseNode("root")
-    ingest.load_files_directory(root, folder, "-")
+    loading.load_files_directory(root, folder, "-")
     assert (
         PurePosixPath(root.gns(["files", "x", "y"]).get_attribute("_pfo_audio_wav").filepath) == folder / "x" / "y.wav"
     )
@@ -1220,18 +1220,18 @@ def test_both_spellings(folder: Path) -> None:
     (folder / "a-b.wav").touch()
     for option in ({"parameter_separator": "-"}, {"parameter_seperator": "-"}):
         root = BaseNode("root")
-        ingest.load_files_directory(root, str(folder), **option)
+        loading.load_files_directory(root, str(folder), **option)
         assert _keys(root) == {"files": {"a": {"b": {}}}}
     root = BaseNode("root")
-    ingest.load_files_folder(root, str(folder), None, "-")
+    loading.load_files_folder(root, str(folder), None, "-")
     assert _keys(root) == {"a": {"b": {}}}
 
 
 def test_folders_that_are_not_there_and_trees_that_are_none(folder: Path) -> None:
-    assert ingest.load_files_directory(BaseNode("root"), folder / "gone") == 0
+    assert loading.load_files_directory(BaseNode("root"), folder / "gone") == 0
     with pytest.raises(FileNotFoundError):
-        ingest.load_files_folder(BaseNode("root"), folder / "gone")
-    for function in (ingest.load_files_directory, ingest.load_files_folder):
+        loading.load_files_folder(BaseNode("root"), folder / "gone")
+    for function in (loading.load_files_directory, loading.load_files_folder):
         with pytest.raises(ArgumentTypeError, match="expected a lotdb node"):
             function("root", folder)
 

@@ -299,7 +299,7 @@ def many(tmp_path: Path) -> list[lp.IndexedFile]:
 def without_live_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """No node may be made, looked at or given an attribute one by one."""
     monkeypatch.setattr(ingest, "FAST", True)
-    for name in ("_parent", "_refer", "stored_attributes"):
+    for name in ("_parent", "refer", "stored_attributes"):
         monkeypatch.setattr(ingest, name, lambda *args: pytest.fail(f"it takes live nodes: {args}"))
 
 
@@ -342,7 +342,7 @@ def test_one_file_that_takes_a_live_node_does_not_slow_down_the_others(
         root.gns(many[0].path).set_attribute("label", 1)
         db.commit()
         attached = []
-        monkeypatch.setattr(ingest, "_refer", lambda *args, refer=ingest._refer: attached.append(refer(*args)))
+        monkeypatch.setattr(ingest, "refer", lambda *args, refer=ingest.refer: attached.append(refer(*args)))
         looked = []
         monkeypatch.setattr(
             ingest, "_parent", lambda *args, parent=ingest._parent: looked.append(args) or parent(*args)
