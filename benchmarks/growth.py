@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from benchmarks import columns, pipelines, reading, writing
 from benchmarks.corpora import build_with_results
+from benchmarks.kept import Kept
 from benchmarks.sides import Build, Run, Side, measured_side
 from benchmarks.trees import build, build_empty
 
@@ -45,18 +46,24 @@ def sizes(leaves: int) -> list[int]:
     return [leaves // 10, 3 * leaves // 10, leaves, 3 * leaves, 10 * leaves]
 
 
-def measured_lines(leaves: int, rounds: int, folder: Path) -> Lines:
+def measured_lines(leaves: int, rounds: int, folder: Path, kept: Kept) -> Lines:
     """Measure every line: all sizes in turn, a round at a time; the median of the rounds is what is drawn.
 
     What is larger than the trees of the tables is measured once, since that takes long and varies little.
     """
     return {
-        file: {name: measured_line(name, line, leaves, rounds, folder) for name, line in lines.items()}
+        file: {
+            name: dict(kept.get(f"growth: {name}", partial(measured_line, name, line, leaves, rounds, folder)))
+            for name, line in lines.items()
+        }
         for file, (_, lines) in PICTURES.items()
     }
 
 
-def measured_line(name: str, line: tuple[Run, Build, bool], leaves: int, rounds: int, folder: Path) -> dict[int, float]:
+def measured_line(
+    name: str, line: tuple[Run, Build, bool], leaves: int, rounds: int, folder: Path
+) -> list[tuple[int, float]]:
+    """The sizes of a line, and what a leaf costs there."""
     run, build, writes = line
     found: dict[int, list[float]] = {size: [] for size in sizes(leaves)}
     for number in range(rounds):
@@ -67,7 +74,7 @@ def measured_line(name: str, line: tuple[Run, Build, bool], leaves: int, rounds:
     medians = {size: median(values) for size, values in found.items()}
     costs = ", ".join(f"{cost:.2f}" for cost in medians.values())
     print(f"{name}, µs a leaf from {min(medians):,} to {max(medians):,}: {costs}", file=sys.stderr, flush=True)
-    return medians
+    return list(medians.items())
 
 
 def draw(lines: Lines, folder: Path) -> None:

@@ -4,6 +4,7 @@ python -m benchmarks.run --leaves 2000 --rounds 1          # a quick look
 python -m benchmarks.run --only 'cold `scan`'              # some of the rows
 python -m benchmarks.run --only '^Workers'                 # those of a section
 python -m benchmarks.run --write docs/performance.md       # all of it, the page and its pictures
+python -m benchmarks.run --write docs/performance.md --keep rows.json    # goes on where it was stopped
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 from benchmarks import (
     arrays,
@@ -34,6 +36,7 @@ from benchmarks import (
     workers,
     writing,
 )
+from benchmarks.kept import Kept
 from benchmarks.measuring import Measured
 from benchmarks.report import Line, page, table
 from benchmarks.rows import Row
@@ -66,6 +69,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--only", default="", metavar="PATTERN", help="the rows that this finds in 'SECTION' or in their work"
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file, pictures beside it")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="keep figures here, and measure what is not there yet"
+    )
     parser.add_argument("--folder", type=Path, help="keep the trees here for the next time (default: a temporary one)")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.leaves < 1_000:
@@ -73,11 +79,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.write and options.only:
         parser.error("the page has all rows; leave out --only or --write")
 
-    start = perf_counter()
+    kept = Kept(options.keep, leaves=options.leaves, rounds=options.rounds)
     with nullcontext(options.folder) if options.folder else TemporaryDirectory() as folder:
         sections = {
             name: [
-                measured_row(row, options.rounds, Path(folder))
+                kept_line(kept, row, options.rounds, Path(folder))
                 for rows in parts
                 for row in rows(options.leaves)
                 if re.search(options.only, name) or re.search(options.only, row.work)
@@ -86,15 +92,19 @@ def main(arguments: list[str] | None = None) -> None:
         }
         print(table([line for lines in sections.values() for line in lines]))
         if options.write:
-            lines = growth.measured_lines(options.leaves, min(3, options.rounds), Path(folder))
+            lines = growth.measured_lines(options.leaves, min(3, options.rounds), Path(folder), kept)
             growth.draw(lines, options.write.parent / "pictures")
     if options.write:
-        minutes = round((perf_counter() - start) / 60)
-        text = page(sections, options.leaves, options.rounds, minutes)
+        text = page(sections, options.leaves, options.rounds, round(kept.seconds / 60))
         options.write.write_text(text, encoding="utf-8")
 
 
-def measured_row(row: Row, rounds: int, folder: Path) -> Line:
+def kept_line(kept: Kept, row: Row, rounds: int, folder: Path) -> Line:
+    """The figures of a row, measured where they are not kept."""
+    return Line(row, **kept.get(f"{row.work} | {row.peer}", lambda: measured_row(row, rounds, folder)))
+
+
+def measured_row(row: Row, rounds: int, folder: Path) -> dict[str, Any]:
     """Measure both sides of a row, a round at a time; the side that goes first changes with each round."""
     start = perf_counter()
     outcomes: list[float] = []
@@ -109,13 +119,12 @@ def measured_row(row: Row, rounds: int, folder: Path) -> Line:
         outcomes.append(row.comparison.of(row.ours.figure(ours[-1]), row.theirs.figure(theirs[-1])))
     outcome = f"{row.comparison.outcome.format(median(outcomes))} {row.comparison.unit}"
     print(f"{row.work}: {outcome} ({perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
-    return Line(
-        row,
-        ours=median(map(row.ours.figure, ours)),
-        theirs=median(map(row.theirs.figure, theirs)),
-        outcomes=outcomes,
-        notes=[result.note for result in (ours[-1], theirs[-1]) if result.note],
-    )
+    return {
+        "ours": median(map(row.ours.figure, ours)),
+        "theirs": median(map(row.theirs.figure, theirs)),
+        "outcomes": outcomes,
+        "notes": [result.note for result in (ours[-1], theirs[-1]) if result.note],
+    }
 
 
 if __name__ == "__main__":
