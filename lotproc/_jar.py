@@ -65,6 +65,7 @@ class RecordJar:
         self._sibling = sibling
         self._family: dict[str, RecordJar] = {db.database_name: self}
         self._untrimmed = 0
+        self._buckets: set[bytes] = set()  # those of trees, as far as they were not loaded yet
         self._cache = PickleCache(self, KEPT)
         self._reader = ObjectReader(self, self._cache, db.classFactory)
 
@@ -115,7 +116,7 @@ class RecordJar:
         data, tid = self._load(oid)
         try:
             state = self._reader.getState(data)
-            _check_full(type(ghost), state)
+            self._check_full(ghost, state)
             ghost.__setstate__(state)
         except Exception as error:
             raise unreadable(oid, error) from error
@@ -126,20 +127,25 @@ class RecordJar:
             ghost._p_blob_uncommitted = None
             ghost._p_blob_committed = self._storage.loadBlob(oid, tid)
 
+    def _check_full(self, ghost: Any, state: Any) -> None:
+        """Refuse a bucket of a tree in which there is nothing: no tree keeps one, and BTrees end the process there."""
+        if type(ghost) is OOBTree and state is not None:
+            if len(state) > 1:
+                self._buckets.update(part._p_oid for part in state[0][::2] if type(part) is OOBucket)
+                return
+            ((state,),) = state
+        elif ghost._p_oid in self._buckets:
+            self._buckets.discard(ghost._p_oid)
+        else:
+            return
+        if len(state[0]) < 2:
+            raise ValueError("there is a bucket with nothing in it")
+
     def register(self, changed: Any) -> None:
         raise ReadOnlyError("these are committed records, which nothing changes")
 
     def readCurrent(self, read: Any) -> None:
         """Part of the protocol of connections."""
-
-
-def _check_full(kind: type, state: Any) -> None:
-    """Refuse the state of a bucket in which there is nothing: no tree keeps one, and BTrees end the process there."""
-    if kind is OOBTree and state is not None and len(state) == 1:
-        ((state,),) = state
-        kind = OOBucket
-    if kind is OOBucket and len(state[0]) < 2:
-        raise ValueError("there is a bucket with nothing in it")
 
 
 def checked_node(oid: bytes, node: Any) -> BaseNode:
@@ -156,8 +162,10 @@ def checked_node(oid: bytes, node: Any) -> BaseNode:
         raise unreadable(oid, error) from error
     if any(isinstance(part, Broken) for part in parts):
         raise damaged(oid, "refers to an object whose class can't be found")
-    if any(isinstance(part, BaseNode) for part in parts[2:]):
-        raise damaged(oid, "has a node where the tree of its children or of its attributes should be")
+    for part in parts[2:]:
+        if isinstance(part, BaseNode) or not hasattr(type(part), "keys"):
+            what = "a node" if isinstance(part, BaseNode) else f"a {type(part).__qualname__}"
+            raise damaged(oid, f"has {what} where the tree of its children or of its attributes should be")
     return node
 
 

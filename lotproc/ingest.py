@@ -18,6 +18,13 @@ from ._nodes import connection_of, find
 from ._stage import check_choice, check_root, stage
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, as_text, got
 from .file_models import FileFailure, IndexedFile, IngestReport
+from .indexing import index_files
+from .loading import (
+    load_files_directory,
+    load_files_folder,
+    load_small_files_directory,
+    load_small_files_folder,
+)
 from .traversal import walk
 from .writing.conflicts import MOST_WAITING
 from .writing.new_files import NewFiles
@@ -26,7 +33,14 @@ from .writing.transactions import check_writable, undone_on_failure
 from .zodb.file_records import FileAttribute
 from .zodb.records import NotServed
 
-__all__ = ["ingest_files"]
+__all__ = [
+    "index_files",
+    "ingest_files",
+    "load_files_directory",
+    "load_files_folder",
+    "load_small_files_directory",
+    "load_small_files_folder",
+]
 
 Backend: TypeAlias = Literal["blob", "zarr"]
 IfExists: TypeAlias = Literal["skip", "replace", "error"]

@@ -40,6 +40,8 @@ def files_left_open_are_closed() -> Iterator[None]:
 
 #: What these bytes do in a pickle: reserve memory for a memo of gigabytes, and crash older Pythons.
 LEFT_OUT = (ord("r"), 0x96)
+#: What makes tuples in a pickle, and what makes something else of what a tuple would be made of.
+TUPLES = b"\x85\x86\x87t)Q"
 #: The bytes before the data of a record in the file.
 HEADER = 42
 
@@ -443,10 +445,11 @@ def test_each_byte_of_a_bucket_of_a_wide_node(number: int) -> None:
         data, _ = storage.load(bucket._p_oid)
         errors = 0
         for place, byte in enumerate(data):
-            if byte ^ 1 not in LEFT_OUT:
-                storage.doctored = {bucket._p_oid: with_byte(data, place, byte ^ 1)}
-                root._p_jar.cacheMinimize()
-                errors += isinstance(assert_no_wrong_record(root, original), Exception)
+            for value in (byte ^ 1, *(TUPLES if bytes([byte]) in TUPLES else ())):
+                if value not in LEFT_OUT:
+                    storage.doctored = {bucket._p_oid: with_byte(data, place, value)}
+                    root._p_jar.cacheMinimize()
+                    errors += isinstance(assert_no_wrong_record(root, original), Exception)
         assert errors > 100
 
 
@@ -454,8 +457,8 @@ def test_another_thing_in_place_of_what_a_tree_holds(sample: Sample, folder: Pat
     """One byte makes a tuple in the state of a tree a longer or a shorter one, or an object with an id."""
     places = [place for of_node in sample.places.values() for where in of_node for place in where]
     for place in places:
-        if sample.data[place] in b"\x85\x86\x87t":
-            for value in b"Q\x85\x86\x87t)":
+        if sample.data[place : place + 1] in TUPLES:
+            for value in TUPLES:
                 with damaged(folder, sample, with_byte(sample.data, place, value)) as root:
                     if root is not None:
                         assert_no_wrong_record(root, sample.records)
