@@ -148,7 +148,7 @@ def test_what_to_store_in_place_of_something_live_is_told(name: str, root: BaseN
 
 STORES: dict[str, Callable[[pathlib.Path], Any]] = {
     "directory": lp.DirectoryStore,
-    "LMDB": lp.LmdbStore,
+    "LMDB": lambda path: pytest.importorskip("lmdb") and lp.LmdbStore(path),
     "archive": lambda path: lp.Archive(path.with_suffix(".rox"), "w", codec="pickle"),
 }
 

@@ -1158,6 +1158,7 @@ def test_what_is_committed_meanwhile_is_not_seen_through_any_storage(clips_folde
         assert len(assert_scanned(root)) == 19 * 80 + 1
 
 
+@fast_ways
 def test_a_pack_under_a_payload_function_and_unusual_nodes(tmp_path: Path) -> None:
     with closing(LOTDB(path=str(tmp_path), name="tree", new=True)) as database:
         root = database.open_connection()
