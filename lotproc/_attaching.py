@@ -13,7 +13,7 @@ from lotdb import BaseNode, DataNode, DataWriter, PathFileObj
 from ._contents import attach_content
 from .errors import MissingExtraError
 
-__all__ = ["Unusable", "check_opens", "check_regular", "opens", "read", "refer", "refers"]
+__all__ = ["Unusable", "check_opens", "check_regular", "opens", "read", "reason_of", "refer", "refers"]
 
 #: Modules that lotdb imports to read files: what to install, and the extra that brings it.
 _EXTRAS = {
@@ -26,6 +26,12 @@ _EXTRAS = {
 
 class Unusable(Exception):
     """A file that is to be reported and left out."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file or a folder can't be read, in one line; of the system's errors without the path, which is told."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{type(error).__name__}: {' '.join(text.split())}"
 
 
 def refers(stored: Any, file: Path) -> bool:
@@ -53,10 +59,8 @@ def check_opens(file: Path) -> None:
     """Refuse a file that can't be opened, as whoever follows a reference to it will do."""
     try:
         file.open("rb").close()
-    except OSError as error:
-        raise Unusable(f"{type(error).__name__}: {error.strerror}") from error
-    except ValueError as error:  # a name that no file can have
-        raise Unusable(f"{type(error).__name__}: {error}") from error
+    except (OSError, ValueError) as error:  # of values: a name that no file can have
+        raise Unusable(reason_of(error)) from error
 
 
 def refer(node: BaseNode, file: Path, attribute: str) -> None:
@@ -84,8 +88,7 @@ def read(node: DataNode, file: Path, attribute: str, backend: str, samplerate_hz
                 raise
             raise MissingExtraError.of(*_EXTRAS[package], f"ingest_files: {file}") from error
         except Exception as error:
-            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            reason = f"{type(error).__name__}: {' '.join(text.split())}"
+            reason = reason_of(error)
         else:
             return
         raise Unusable(reason)  # out here the error is gone, and with it what lotdb had opened

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ._attaching import reason_of
 from ._patterns import PathPattern
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, PatternError, got
@@ -69,7 +70,7 @@ def _found(top: Path, pattern: PathPattern) -> Iterator[IndexedFile]:
                 try:
                     listed = _listing(below, pattern, positions)
                 except OSError as error:
-                    yield IndexedFile((*keys, name), below, f"the folder can't be listed: {_in_words(error)}")
+                    yield IndexedFile((*keys, name), below, f"the folder can't be listed: {reason_of(error)}")
                     continue
                 stack.append(((*keys, name), below, listed))
                 break
@@ -91,10 +92,6 @@ def _listing(
             elif pattern.accepts(after) and (entry.is_file(follow_symlinks=False) or _is_file(entry.path)):
                 found.append((entry.name, after, False))
     return iter(sorted(found))
-
-
-def _in_words(error: OSError) -> str:
-    return f"{type(error).__name__}: {error.strerror}"
 
 
 def _is_file(path: str) -> bool:

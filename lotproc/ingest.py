@@ -262,9 +262,10 @@ def ingest_files(
             comes_first = is_changed and there is False  # what the source gave the node since came later
             try:
                 attached = attach(path, file, put, is_checked=comes_first) or comes_first
-                node = new.node_before(path) if new is not None and comes_first else find(root, path)
-                if attached and node is not None and _is_above(node, attribute):
-                    inner.add(path)
+                if attached:
+                    node = new.node_before(path) if new is not None and comes_first else find(root, path)
+                    if node is not None and _is_above(node, attribute):
+                        inner.add(path)
                 return attached
             finally:
                 if new is not None:

@@ -59,13 +59,7 @@ class Kinds:
         kind = _KIND_OF_PLAIN.get(type(value)) or self._kind(place, value, path)
         first, first_path = self._first.setdefault(place, (kind, path))
         if kind != first and {kind, first} != {"int", "float"}:
-            raise ArgumentTypeError(
-                self._what(place),
-                path=path,
-                expected=f"{first}, as at {as_text(first_path)}",
-                got=got(value),
-                hint="make them one kind first",
-            )
+            raise self._misfit(place, value, path, f"{first}, as at {as_text(first_path)}", "make them one kind first")
         if kind == "float":
             if _FLOAT not in self._numbers.get(place, ()):
                 self._check_number(place, value, path)
@@ -86,6 +80,11 @@ class Kinds:
     def _what(self, place: tuple[str, str]) -> str:
         column, inside = place
         return f"{self.name}: the column {column!r}{inside and f' (in {inside})'}"
+
+    def _misfit(
+        self, place: tuple[str, str], value: Any, path: Path, expected: str, hint: str | None = None
+    ) -> ArgumentTypeError:
+        return ArgumentTypeError(self._what(place), path=path, expected=expected, got=got(value), hint=hint)
 
     def _kind(self, place: tuple[str, str], value: Any, path: Path) -> str:
         """The kind of a value that is none of the most usual ones."""
@@ -116,9 +115,7 @@ class Kinds:
         if isinstance(number, float):
             true = [_FLOAT]
         elif not -(2**63) <= number < largest:
-            raise ArgumentTypeError(
-                self._what(place), path=path, expected="an int64" if place[1] else "an int64 or uint64", got=got(number)
-            )
+            raise self._misfit(place, number, path, "an int64" if place[1] else "an int64 or uint64")
         else:
             limits = {_LARGE: abs(number) > EXACT, _UNSIGNED: number >= 2**63, _NEGATIVE: number < 0}
             true = [note for note, is_true in limits.items() if is_true]
@@ -128,10 +125,5 @@ class Kinds:
         for to_blame, other in _CLASHES:
             if to_blame in noted and other in noted:
                 (number, path), (_, beside) = noted[to_blame], noted[other]
-                raise ArgumentTypeError(
-                    self._what(place),
-                    path=path,
-                    expected=f"{_EXPECTED[to_blame]}, as at {as_text(beside)}",
-                    got=got(number),
-                    hint="make them text, or one kind, first",
-                )
+                expected = f"{_EXPECTED[to_blame]}, as at {as_text(beside)}"
+                raise self._misfit(place, number, path, expected, "make them text, or one kind, first")
