@@ -20,7 +20,8 @@ from persistent.list import PersistentList
 from persistent.mapping import PersistentMapping
 from ZODB.blob import Blob
 
-from ._nodes import class_name, is_broken, node_path
+from ._items import node_path
+from ._nodes import class_name, is_broken
 from ._pickling import dumps_detached
 from ._salvaging import Unreadable
 from ._values import is_flat

@@ -8,8 +8,9 @@ from typing import Any, Protocol, TypeAlias
 
 from lotdb import BaseNode
 
+from ._items import no_item, path_of
 from ._missing import REMEMBERED, Note, tell
-from ._nodes import no_item, out_of_order, path_of
+from ._nodes import out_of_order
 from ._stage import check_items
 from .errors import ArgumentError, ArgumentTypeError, as_text, got
 from .models import Failure, ProcessResult, written_attributes

@@ -9,8 +9,9 @@ from typing import NamedTuple, TypeAlias
 
 from lotdb import BaseNode
 
+from ._items import node_path
 from ._missing import Sought
-from ._nodes import connection_of, find, node_path, top_of
+from ._nodes import connection_of, find, top_of
 from ._stage import check_open, check_root
 from ._stamps import INPUTS, STAMPS, VERSION
 from .errors import ArgumentError, ArgumentTypeError, got

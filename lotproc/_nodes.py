@@ -18,7 +18,7 @@ from ZODB.blob import BlobStorage
 from ZODB.broken import Broken, broken_cache
 from ZODB.FileStorage import FileStorage
 
-from ._items import no_item, node_path, path_of
+from ._items import no_item, node_path
 from .errors import ArgumentError, as_text
 
 __all__ = [
@@ -31,10 +31,7 @@ __all__ = [
     "is_broken",
     "key_of",
     "missing_class",
-    "no_item",
-    "node_path",
     "out_of_order",
-    "path_of",
     "plain_file",
     "top_of",
     "unwrapped",

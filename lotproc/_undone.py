@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 from lotdb import BaseNode
 
+from ._items import no_item, node_path, path_of
 from ._jar import at_path
-from ._nodes import CarriedPaths, connection_of, no_item, node_path, path_of
+from ._nodes import CarriedPaths, connection_of
 from ._stage import check_open
 from ._stamps import INPUTS, STAMPS, inputs_stamp
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, OutOfViewError, as_text, got

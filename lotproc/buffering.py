@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 import more_itertools
 from lotdb import BaseNode
 
-from ._nodes import node_path, path_of
+from ._items import node_path, path_of
 from ._pickling import dumps_detached
 from ._stage import check_count, stage
 from .errors import ArgumentTypeError, LiveNodeError, NotPicklableError, got

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, overload
 
-from ._nodes import no_item, out_of_order
+from ._items import no_item
+from ._nodes import out_of_order
 from ._public import public
 from ._stage import check_items, stage
 from ._stamps import digest_of

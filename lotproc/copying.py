@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 from lotdb import BaseNode
 
 from ._detaching import detached
-from ._nodes import connection_of, node_path
+from ._items import node_path
+from ._nodes import connection_of
 from ._public import public
 from ._stage import check_choice
 from .errors import ArgumentError, ArgumentTypeError, as_text, brief, got

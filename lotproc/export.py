@@ -12,7 +12,7 @@ import numpy as np
 from lotdb import BaseNode
 
 from ._extras import needed
-from ._nodes import node_path
+from ._items import node_path
 from ._public import public
 from ._stage import check_count, check_root, stage
 from .errors import ArgumentError, ArgumentTypeError, as_utf8, got

@@ -11,8 +11,9 @@ from lotdb import BaseNode
 from ZODB.broken import broken_cache
 from ZODB.POSException import StateLoadError
 
+from ._items import path_of
 from ._missing import Sought
-from ._nodes import attributes_of, key_of, missing_class, path_of
+from ._nodes import attributes_of, key_of, missing_class
 from ._patterns import PathPattern, regex as compiled
 from ._public import public
 from ._salvaging import Unreadable, salvaged

@@ -23,7 +23,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._nodes import attributes_of, path_of
+from ._items import path_of
+from ._nodes import attributes_of
 from ._stage import check_count, check_function
 from .errors import ArgumentTypeError, got
 from .models import NodeRecord

@@ -7,8 +7,9 @@ from typing import Any, TypeAlias, overload
 
 from lotdb import BaseNode
 
+from ._items import path_of
 from ._marked import Marked, marked_by, stamped
-from ._nodes import out_of_order, path_of
+from ._nodes import out_of_order
 from ._stage import stage, until_closed
 from ._stamps import VERSION
 from .errors import ArgumentError, ArgumentTypeError, got

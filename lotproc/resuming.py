@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from lotdb import BaseNode
 
-from ._nodes import node_path
+from ._items import node_path
 from ._public import public
 from ._stage import check_choice, check_root, stage, until_closed
 from ._undone import Results, check_results, lookup_of, with_inputs

@@ -7,8 +7,9 @@ from itertools import chain
 from typing import Any, Literal, TypeAlias, overload
 
 from . import folds
+from ._items import no_item, path_of
 from ._missing import Sought
-from ._nodes import attributes_of, no_item, out_of_order, path_of
+from ._nodes import attributes_of, out_of_order
 from ._stage import check_count, stage
 from .errors import ArgumentError, ArgumentTypeError, got
 from .folds import Fold, together

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._nodes import path_of
+from ._items import path_of
 from ._public import public
 from ._stage import check_count
 

@@ -11,9 +11,10 @@ from ZODB.blob import Blob
 from ZODB.POSException import StateLoadError
 
 from ._detaching import ATOMS, detached
+from ._items import no_item, node_path
 from ._jar import costs_one
 from ._missing import Missing, Sought
-from ._nodes import CarriedPaths, find, no_item, node_path
+from ._nodes import CarriedPaths, find
 from ._salvaging import salvaged_at
 from ._stage import check_choice, check_on_error, root_hint, stage
 from .derived import Below, BelowOption, Derived, checked_below

@@ -11,7 +11,7 @@ from itertools import accumulate
 from numbers import Real
 from typing import Any, TypeVar, overload
 
-from ._nodes import no_item, path_of
+from ._items import no_item, path_of
 from ._stage import check_choice, check_count, stage
 from .errors import ArgumentError, ArgumentTypeError, brief, got
 from .models import Failure

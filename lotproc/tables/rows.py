@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from lotdb import BaseNode
 
-from .._nodes import node_path, path_of
+from .._items import node_path, path_of
 from ..errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_utf8, got
 from ..models import Failure, ProcessResult, Write, written_attributes
 from ..payloads import PayloadHandle

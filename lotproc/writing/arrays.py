@@ -17,7 +17,8 @@ from lotdb import BaseNode, DataNode, DataObject, DataWriter, PathFileObj
 from ZODB.interfaces import IBlobStorage
 
 from .._extras import needed
-from .._nodes import class_name, connection_of, is_broken, missing_class, node_path, zarr_folder
+from .._items import node_path
+from .._nodes import class_name, connection_of, is_broken, missing_class, zarr_folder
 from ..errors import ArgumentError, DetachError, as_text
 from ..payloads import PayloadHandle
 

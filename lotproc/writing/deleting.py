@@ -7,7 +7,8 @@ from typing import Any, TypeAlias, overload
 
 from lotdb import BaseNode
 
-from .._nodes import no_item, node_path, path_of, top_of
+from .._items import no_item, node_path, path_of
+from .._nodes import top_of
 from .._stage import check_count, check_root, stage
 from ..errors import ArgumentError, ArgumentTypeError, ReadOnlyStoreError, as_text, got
 from ..models import Failure, ProcessResult, WriteReport
