@@ -55,7 +55,7 @@ def install(session: nox.Session, *more: str, extras: str = "") -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run all tests and all examples with everything installed, also what the stores are compatible with."""
-    install(session, extras="all,test,originals")
+    install(session, extras="all,test,servers,originals")
     profile = "thorough" if session.python == PYTHONS[-1] else "quick"  # laws look further on the newest
     session.run("pytest", f"--hypothesis-profile={profile}", *ON_ALL_CORES, *session.posargs)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 from recording import THOROUGH, open_files
+from servers import Postgres, postgres
 
 from lotproc._fast import FAST
 
@@ -33,3 +34,10 @@ def no_file_stays_open() -> Iterator[None]:
     before = open_files()
     yield
     assert not open_files() - before
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server, the same for all tests of a process; without its packages they are skipped."""
+    with postgres() as server:
+        yield server

