@@ -13,7 +13,8 @@ from .filters import where as where
 from .splitting import sample as sample
 from .splitting import split as split
 
-# Read committed records
+# Open a tree, and read committed records
+from .opening import open_root as open_root
 from .models import Partition as Partition
 from .scanning import partitions as partitions
 from .scanning import scan as scan
@@ -144,6 +145,7 @@ from .errors import ProcessorError as ProcessorError
 from .errors import ReadOnlyStoreError as ReadOnlyStoreError
 from .errors import ReadOnlyTreeError as ReadOnlyTreeError
 from .errors import ResultError as ResultError
+from .errors import ServerError as ServerError
 from .errors import StoreClosedError as StoreClosedError
 from .errors import StoreFullError as StoreFullError
 from .errors import StoreLockedError as StoreLockedError

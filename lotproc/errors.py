@@ -38,6 +38,7 @@ __all__ = [
     "ReadOnlyStoreError",
     "ReadOnlyTreeError",
     "ResultError",
+    "ServerError",
     "StoreClosedError",
     "StoreFullError",
     "StoreLockedError",
@@ -160,6 +161,10 @@ class PayloadError(LotprocError, ValueError):
 
 class ReadOnlyTreeError(LotprocError, RuntimeError):
     """Writing was asked of a tree whose connection can only read."""
+
+
+class ServerError(LotprocError, ConnectionError):
+    """The server of a storage can't be reached, refuses, or does not answer in time."""
 
 
 class NoSuchKeyError(LotprocError, KeyError):

@@ -40,7 +40,8 @@ def assert_same(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["values", "errors"])
 def test_what_was_pickled_is_what_it_was(kind: str) -> None:
-    assert_same(pickle.loads((GOLDEN / f"{kind}.pickle").read_bytes()), getattr(golden_values, kind)())
+    found, expected = pickle.loads((GOLDEN / f"{kind}.pickle").read_bytes()), getattr(golden_values, kind)()
+    assert_same(found, {name: expected[name] for name in found})  # there may be new ones since
 
 
 def test_stages_that_were_pickled_are_the_same_stages() -> None:

@@ -1,0 +1,135 @@
+"""Open the root of a tree by the path or the URI of its storage."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any
+
+from lotdb import BaseNode
+from transaction import TransactionManager
+from ZODB.DB import DB
+
+from ._public import public
+from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
+from .scanning import has_changes
+from .zodb.storages import Wish, check_uri, opened_storage, shown
+
+__all__ = ["open_root"]
+
+
+@public
+def open_root(
+    uri: str | os.PathLike[str], *, create: bool = False, read_only: bool = False, timeout: float = 10
+) -> AbstractContextManager[BaseNode]:
+    """Open the root of a tree in a file, behind a ZEO server, in PostgreSQL, or in any other storage of ZODB.
+
+    >>> from lotproc import inline, open_root, scan, write, ProcessResult
+    >>> with open_root("corpus.fs", create=True) as root:
+    ...     _ = root.gns(["ann", "clip_1"]).set_attribute("seconds", 1.5)
+    ...     root._p_jar.transaction_manager.commit()
+    >>> with open_root("corpus.fs", read_only=True) as root:
+    ...     for record in scan("seconds", root):
+    ...         print(record.path, record.attributes)
+    ('ann', 'clip_1') {'seconds': 1.5}
+
+    Everything that takes a root works with it, on each storage in the same way. What `LOTDB(path=..., name=...)` made
+    is opened by its file, and what is made here in a file is opened by LOTDB.
+
+    Args:
+        uri: The storage. Passwords are refused in it, since it comes into messages and logs.
+
+            - A path, or `file:///data/corpus.fs`: a file, with its blobs beside it in `corpus.fs.blobs`.
+            - `zeo://host:port`, or `zeo:///path/of/a/socket`, with the options `storage`, `blob_dir`, `shared_blob_dir`
+              and `cache_size`. Needs `lotproc[zeo]`.
+            - `postgresql://user@host:port/database`, as libpq reads it: `host=` is the folder of a socket, and the
+              password comes from PGPASSWORD or the file that PGPASSFILE names. With the options `blob_dir`,
+              `shared_blob_dir`, `cache_local_mb`, and `keep_history=false` for a new tree that keeps no old rows. Needs
+              `lotproc[postgres]`.
+            - `zconfig:///etc/zodb.conf#name`: a storage or database of a configuration file. This and all else
+              that zodburi knows needs `lotproc[zeo]`.
+
+            Of a server, blobs that are read are kept in `blob_dir`, by default a temporary folder that goes with the
+            root.
+        create: Make what is not there: the file, the tables, the tree. What is there stays.
+        read_only: Refuse to write. A file is opened beside one who writes to it.
+        timeout: Seconds that a server has to answer when it is opened. PostgreSQL counts whole ones. What zodburi opens
+            has a time of its own.
+
+    Returns:
+        A context manager that gives the root, with a connection and a transaction manager of its own: it is for one
+        thread. At its end the database is closed.
+
+    Raises:
+        ArgumentError: The URI can't be read or has a password; no tree is there; or what is there is no lotdb tree.
+        ArgumentTypeError: An option has the wrong type.
+        ServerError: A server is not there, refuses, or does not answer in time.
+        StoreLockedError: The file is open for writing elsewhere.
+        ForeignFileError: The file is something else than a database.
+        DamagedDatabaseError: The file is damaged.
+        UncommittedError: At the end: changes were not committed, and are lost.
+        MissingExtraError: A package is missing; names the extra.
+    """
+    if not isinstance(uri, (str, os.PathLike)):
+        raise ArgumentTypeError("open_root: uri", expected="a path or a URI", got=got(uri))
+    for option, value in (("create", create), ("read_only", read_only)):
+        if not isinstance(value, bool):
+            raise ArgumentTypeError(f"open_root: {option}", expected="True or False", got=got(value))
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise ArgumentTypeError("open_root: timeout", expected="a number of seconds", got=got(timeout))
+    if not 0 < timeout < math.inf:
+        raise ArgumentError("open_root: timeout", expected="more than 0 seconds, and finite", got=str(timeout))
+    place = os.fspath(uri)
+    if not isinstance(place, str) or not place:
+        raise ArgumentError("open_root: uri", expected="a path or a URI", got=got(place))
+    check_uri("open_root", place)
+    return _opened(Wish("open_root", place, create, read_only, timeout))
+
+
+@contextmanager
+def _opened(wish: Wish) -> Iterator[BaseNode]:
+    with wish.resources, closing(_database(wish)) as database:
+        manager = TransactionManager()
+        connection = database.open(manager)
+        try:
+            yield _tree(wish, connection)
+            if has_changes(connection):
+                raise UncommittedError(
+                    f"{wish.name}: changes of the tree in {shown(wish.uri)} were not committed, and are lost",
+                    hint="call root._p_jar.transaction_manager.commit(), or give write() a commit_every",
+                )
+        finally:
+            manager.abort()
+            connection.close()
+
+
+def _database(wish: Wish) -> Any:
+    storage, options = opened_storage(wish)
+    try:
+        return DB(storage, **options)
+    except BaseException:
+        storage.close()
+        raise
+
+
+def _tree(wish: Wish, connection: Any) -> BaseNode:
+    """The root of the tree, which is made if it may be."""
+    top = connection.root()
+    if "stt" not in top and wish.create:
+        for attempt in connection.transaction_manager.attempts():  # another one may make it too
+            with attempt:
+                if "stt" not in top:
+                    top["stt"] = BaseNode(_key(wish.uri))
+    if "stt" not in top:
+        raise wish.no_tree("no tree is in what is")
+    root = top["stt"]
+    if not isinstance(root, BaseNode):
+        raise ArgumentError(f"{wish.name}: the root of {shown(wish.uri)}", expected="a lotdb node", got=got(root))
+    return root
+
+
+def _key(uri: str) -> str:
+    """The key of a new root: the name of the file, as LOTDB has it, or of the database."""
+    return os.path.basename(shown(uri).rpartition("://")[2]) or "root"
