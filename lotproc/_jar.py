@@ -255,5 +255,6 @@ def at_path(stage_name: str, path: Iterable[str], error: Exception) -> Exception
     if kind not in (DamagedDatabaseError, OutOfViewError):
         return error
     with_path = kind(f"{stage_name}: {as_text(path)}: {error}")
+    vars(with_path).update(vars(error), path=tuple(path))  # also what to do
     with_path.__cause__ = error
     return with_path

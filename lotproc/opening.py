@@ -15,7 +15,8 @@ from ZODB.DB import DB
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .scanning import has_changes
-from .zodb.storages import Wish, check_uri, opened_storage, shown
+from .zodb.storages import opened_storage
+from .zodb.uris import Wish, check_uri, shown
 
 __all__ = ["open_root"]
 

@@ -58,6 +58,10 @@ def relational(folder: Path, *, history: bool) -> Any:
 
 
 def main(kind: str, place: str) -> None:
+    if kind == "uri":
+        with lp.open_root(place) as root:
+            serve(root)
+        return
     if kind == "zeo":
         from ZEO.ClientStorage import ClientStorage
 
@@ -65,11 +69,16 @@ def main(kind: str, place: str) -> None:
     else:
         storage = relational(Path(place), history=kind == "history")
     with opened(storage) as root:
-        print("ready", flush=True)
-        for line in sys.stdin:
-            what, number, value = line.split(",")
-            change(root, what, int(number), int(value))
-            print("done", flush=True)
+        serve(root)
+
+
+def serve(root: BaseNode) -> None:
+    """Make the changes that the lines of stdin name."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        what, number, value = line.split(",")
+        change(root, what, int(number), int(value))
+        print("done", flush=True)
 
 
 if __name__ == "__main__":

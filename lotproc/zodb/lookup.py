@@ -342,7 +342,7 @@ class RecordLookup:
     def _open(self, parents: list[_Parent]) -> None:
         """Read the children of nodes, or how they are parted."""
         parents = [parent for parent in dict.fromkeys(parents) if not parent.is_open]
-        if len(parents) < FEW:
+        if len(parents) < FEW and not (parents and self._storage.is_far):
             for parent in parents:
                 self._fill(parent, self._items_or_parts(parent.oid))
             return

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
-import numpy as np
 from ZODB.DB import DB
 from ZODB.FileStorage.format import CorruptedError
-from ZODB.interfaces import IPrefetchStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64
 
@@ -19,12 +17,19 @@ from .._jar import RecordJar, gone, unreadable
 from .._nodes import plain_file, unwrapped
 from ..errors import OutOfViewError
 from .filestorage import FileIndex, FileRecords, last_complete
-from .record_arrays import Oids, Records, as_oids
+from .record_arrays import Oids, Records, as_oids, one_by_one, put_together
+from .rows import RowRecords, in_postgres
 
 __all__ = [
-    *("PinnedFile", "PinnedInstance", "PinnedStorage", "pinned_at", "pinned_in_thread", "pinned_view"),
+    *("PinnedFile", "PinnedInstance", "PinnedRows", "PinnedStorage", "pinned_at", "pinned_in_thread", "pinned_view"),
     "view_of",
 ]
+
+
+#: Records that are asked for before they are read: with more, large ones would not find room in ZEO's cache. With ZEO,
+#: a scan is four times as fast as without.
+AHEAD = 256
+_BEGIN = "begin a transaction (connection.sync(), or abort what is begun) and try again"
 
 
 def _kind(storage: Any) -> str:
@@ -79,7 +84,7 @@ def pinned_at(before: bytes | None, db: Any, index: FileIndex | None = None) -> 
         index: The index of a FileStorage, if it is at hand.
     """
     if _keeps_views(db):
-        return PinnedInstance(before, db, db._mvcc_storage.new_instance(), is_own=True)
+        return _pinned_instance(before, db, db._mvcc_storage.new_instance(), is_own=True)
     if before is None:
         before = _newest(db.storage)
     is_file = FAST and plain_file(db.storage) is not None
@@ -104,8 +109,13 @@ def pinned_in_thread(before: bytes, connection: Any) -> PinnedStorage:
     """The records that a connection sees, for its own thread and as long as its view stays; nothing is to be closed."""
     database = connection.db()
     if _keeps_views(database):
-        return PinnedInstance(before, database, connection._normal_storage)
+        return _pinned_instance(before, database, connection._normal_storage)
     return pinned_at(before, database)
+
+
+def _pinned_instance(before: bytes | None, db: Any, instance: Any, *, is_own: bool = False) -> PinnedInstance:
+    kind = PinnedRows if FAST and in_postgres(instance) else PinnedInstance
+    return kind(before, db, instance, is_own=is_own)
 
 
 class PinnedStorage:
@@ -124,7 +134,9 @@ class PinnedStorage:
         #: Whether classes are found by their names alone, as they are where many records are decoded at once. Otherwise
         #: all is read by objects of the real classes.
         self.plain_classes = FAST and getattr(db.classFactory, "__func__", None) is DB.classFactory
-        self._prefetches = IPrefetchStorage.providedBy(self.storage)
+        #: Whether each call of the storage takes so long that it is worth to say what will be read, and it can be said.
+        #: ZEO does not declare IPrefetchStorage.
+        self.is_far = FAST and hasattr(self.storage, "prefetch")
         #: The views of databases that objects may refer to, by their names; those of others are the newest, or this.
         self.views: Mapping[str, bytes] = {}
         self.before_others: bytes | None = None
@@ -192,21 +204,23 @@ class PinnedStorage:
 
     def load_many(self, oids: Oids) -> Records:
         """Many records at once, in the order of their ids."""
-        joined = oids.tobytes()
-        each = [joined[start : start + 8] for start in range(0, len(joined), 8)]
-        found = self._load_each(each)
-        records = [data for data, _ in found]
-        lengths = np.fromiter(map(len, records), np.int64, len(records))
-        data = b"".join(records)
-        starts = np.cumsum(lengths) - lengths
-        return Records(data, np.frombuffer(data, np.uint8), starts, lengths, as_oids([tid for _, tid in found]))
+        return put_together(self._load_each(one_by_one(oids)))
+
+    def expect(self, oids: list[bytes]) -> None:
+        """Note that these records will be read soon, for storages that are far: it may be too early for some."""
+        if self.is_far and oids:
+            self.storage.prefetch(oids, self.before)
 
     def _load_each(self, oids: list[bytes]) -> list[tuple[bytes, bytes]]:
-        if self._prefetches:
-            self.storage.prefetch(oids, self.before)
         load, before = self.storage.loadBefore, self.before
+        found: list[tuple[bytes, bytes]] = []
         try:
-            return [load(oid, before)[:2] for oid in oids]
+            for start in range(0, len(oids), AHEAD):
+                some = oids[start : start + AHEAD]
+                if len(some) > 1:
+                    self.expect(some)
+                found += [load(oid, before)[:2] for oid in some]
+            return found
         except Exception:  # this tells which it is, and why
             return [self.load(oid) for oid in oids]
 
@@ -237,6 +251,7 @@ class PinnedInstance(PinnedStorage):
                 instance.poll_invalidations()
             seen = _after(_seen_by(instance))
             super().__init__(seen if before is None else before, db, instance)
+            self.is_far = False
             #: Whether the instance sees what is wanted; otherwise that is asked for, which takes longer.
             self._is_current = seen == self.before
             if seen < self.before:
@@ -251,7 +266,7 @@ class PinnedInstance(PinnedStorage):
             raise
 
     def again(self) -> PinnedStorage:
-        again = PinnedInstance(self.before, self.db, self.db._mvcc_storage.new_instance(), is_own=True)
+        again = _pinned_instance(self.before, self.db, self.db._mvcc_storage.new_instance(), is_own=True)
         again.views, again.before_others = self.views, self.before_others
         return again
 
@@ -272,14 +287,39 @@ class PinnedInstance(PinnedStorage):
     def _gone(self, oid: bytes) -> Exception:
         if self._is_current:
             return gone(oid, self.before)
+        if getattr(self.storage, "keep_history", False):
+            return OutOfViewError(
+                f"object {u64(oid):#x} is not there any more as it was at transaction {u64(self.before) - 1:#x}: the "
+                f"{_kind(self.storage)} was packed, or somebody removed it",
+                hint=f"{_BEGIN}, or give a later at=",
+            )
         return OutOfViewError(
             f"object {u64(oid):#x} was written or removed by others since transaction "
             f"{u64(self.before) - 1:#x}, which the root's connection sees, and the {_kind(self.storage)} no "
             "longer has it as it was",
-            hint="begin a transaction (connection.sync(), or abort what is begun) and try again",
+            hint=_BEGIN,
         )
 
     def _load_each(self, oids: list[bytes]) -> list[tuple[bytes, bytes]]:
         if self._is_current and hasattr(self.storage, "prefetch"):
             self.storage.prefetch(oids)
         return [self.load(oid) for oid in oids]
+
+
+class PinnedRows(PinnedInstance):
+    """The records of a RelStorage in PostgreSQL, many by one query: twelve times as fast as one by one."""
+
+    def __init__(self, before: bytes | None, db: Any, instance: Any, *, is_own: bool = False) -> None:
+        super().__init__(before, db, instance, is_own=is_own)
+        self.is_far = True
+        self._rows = RowRecords(instance, self.before)
+        self.expect = self._rows.expect  # type: ignore[method-assign]
+
+    def load_many(self, oids: Oids) -> Records:
+        return self._rows.load_many(oids) or super().load_many(oids)  # which tells what is missing, and why
+
+    def _find(self, oid: bytes) -> tuple[bytes, bytes] | None:
+        if self._is_current:
+            return super()._find(oid)
+        found = self._rows.load_many(as_oids([oid]))  # the storage would make three queries
+        return None if found is None else (found.one(0), found.tids.tobytes())

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["Bytes", "Flags", "Numbers", "Oids", "Records", "as_oids", "beginning_with", "numbers_at", "rows_at"]
+__all__ = [
+    *("Bytes", "Flags", "Numbers", "Oids", "Records", "as_oids", "beginning_with", "numbers_at", "one_by_one"),
+    *("put_together", "rows_at"),
+]
 
 Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 Flags: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
@@ -50,6 +53,21 @@ class Records(NamedTuple):
 def as_oids(oids: Iterable[bytes]) -> Oids:
     """Object ids as an array, one to a row."""
     return np.frombuffer(b"".join(oids), np.uint8).reshape(-1, 8)
+
+
+def one_by_one(oids: Oids) -> list[bytes]:
+    """Object ids one by one."""
+    joined = oids.tobytes()
+    return [joined[start : start + 8] for start in range(0, len(joined), 8)]
+
+
+def put_together(found: list[tuple[bytes, bytes]]) -> Records:
+    """Records, each with the transaction that stored it, as arrays."""
+    records = [data for data, _ in found]
+    lengths = np.fromiter(map(len, records), np.int64, len(records))
+    data = b"".join(records)
+    starts = np.cumsum(lengths) - lengths
+    return Records(data, np.frombuffer(data, np.uint8), starts, lengths, as_oids([tid for _, tid in found]))
 
 
 def rows_at(array: Bytes, starts: Numbers, length: int) -> Any:

@@ -11,6 +11,7 @@ import io
 import pickle
 import re
 from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from BTrees.OOBTree import OOBTree, OOBucket
@@ -22,16 +23,17 @@ from ZODB.serialize import ObjectWriter
 from .._detaching import ATOMS
 from .._jar import Items, Parts, items_or_parts_in
 from .pinned import PinnedStorage
-from .record_arrays import as_oids, beginning_with
+from .record_arrays import Records, as_oids, beginning_with
 
 __all__ = [
     *("BUCKET", "EMPTY_TREE", "NODE", "TREE", "Children", "NotServed", "Reference", "StoredNode", "UnusualRecord"),
     *("are_sorted_names", "attributes_in", "children_in", "children_or_parts", "class_and_state", "is_reference"),
-    *("items_in", "items_or_parts", "items_or_parts_of", "pickled_text", "stored_node", "tree_state"),
+    *("items_in", "items_or_parts", "items_or_parts_of", "parts_in", "pickled_text", "stored_node", "tree_state"),
 ]
 
 #: What the records of nodes, of trees and of buckets begin with: their class.
 NODE, TREE, BUCKET = (pickle.dumps(kind, _protocol) for kind in (BaseNode, OOBTree, OOBucket))
+_PART = OOBucket.__name__.encode()  # to which the record of a tree refers that has split
 #: The record of a tree that holds nothing.
 EMPTY_TREE: bytes = ObjectWriter().serialize(OOBTree())
 
@@ -236,6 +238,21 @@ def _children_of_buckets(buckets: list[bytes]) -> Children:
     except Exception as error:
         raise UnusualRecord from error
     return _children(*([item for part in parts for item in part] for parts in zip(*held, strict=True)))
+
+
+def parts_in(trees: Records, most: int = 5000) -> list[bytes]:
+    """The ids of the parts of those trees, among the first of these, that have split."""
+    found: list[bytes] = []
+    for start, stop in trees.bounds():
+        if trees.data.find(_PART, start, stop) < 0:
+            continue
+        with suppress(UnusualRecord):  # which is told of where it is read
+            parts = children_or_parts(bytes(trees.data[start:stop]))
+            if isinstance(parts, Parts):
+                if len(found) + len(parts.parts) > most:
+                    break
+                found += parts.parts
+    return found
 
 
 def attributes_in(data: Any, start: int, stop: int, needed: Container[str] | None = None) -> Items | None:

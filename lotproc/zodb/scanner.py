@@ -24,7 +24,7 @@ from .children import NO_WINDOWS, ChildReader
 from .news import are_later
 from .pinned import PinnedStorage
 from .record_arrays import Flags, Oids, as_oids, beginning_with, numbers_at
-from .records import EMPTY_TREE, Children
+from .records import EMPTY_TREE, Children, parts_in
 from .shapes import NodeReader, Nodes, TreeReader
 
 __all__ = ["Scanner"]
@@ -275,6 +275,8 @@ class Scanner:
         if depth != self._depth and len(rows):
             trees = self._storage.load_many(nodes.children[rows])
             childless = (trees.lengths == len(EMPTY_TREE)) & beginning_with(EMPTY_TREE, trees)
+            if self._storage.is_far:
+                self._storage.expect(parts_in(trees))
             if self._skips is not None and self._wanted.skip_node is None:
                 small = np.flatnonzero(~childless & (trees.lengths <= SMALL))
                 childless[small] = self._trees.all_have(trees.some(small), self._skips)

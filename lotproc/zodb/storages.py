@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import socket
-import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from zc.lockfile import LockError
@@ -24,113 +21,17 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import load_current, z64
 
 from .._extras import needed
-from ..errors import (
-    ArgumentError,
-    DamagedDatabaseError,
-    ForeignFileError,
-    LotprocError,
-    ServerError,
-    StoreLockedError,
-)
+from ..errors import ArgumentError, DamagedDatabaseError, ForeignFileError, LotprocError
+from .uris import Wish, in_words, kind_of, no_password, shown
 
-__all__ = ["Wish", "check_uri", "opened_storage", "shown"]
+__all__ = ["opened_storage"]
 
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://|(demo):")
-_ASK = "name its host, port and user, and give the password as PGPASSWORD or in PGPASSFILE, or in a zconfig:// file"
 ZEO_PORT = 9991
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How a storage is to be opened.
-
-    Args:
-        name: The function that asks.
-        uri: What names it, checked.
-        create: Whether it may be made, if it is not there.
-        read_only: Whether it is only read.
-        timeout: Seconds that its server has to answer.
-        resources: What is closed with it, such as a folder for the blobs of a server.
-    """
-
-    name: str
-    uri: str
-    create: bool
-    read_only: bool
-    timeout: float
-    resources: ExitStack = field(default_factory=ExitStack)
-
-    def no_tree(self, what: str) -> ArgumentError:
-        """The error where no tree is, for something that could have one."""
-        return ArgumentError(
-            f"{self.name}: {what} at {shown(self.uri)}",
-            hint="create=True makes a new tree" if not self.create else None,
-        )
-
-    def locked(self) -> StoreLockedError:
-        """The error of a file that somebody else has open for writing."""
-        hint = None if self.read_only else "close it there, or give read_only=True"
-        return StoreLockedError(f"{self.name}: {shown(self.uri)} is open for writing elsewhere", hint=hint)
-
-    def unreachable(self, error: BaseException | str) -> ServerError:
-        """The error of a server that is not there, refuses, or does not answer."""
-        why = error if isinstance(error, str) else _in_words(error)
-        return ServerError(f"{self.name}: the server of {shown(self.uri)}", expected="there and to let us in", got=why)
-
-    def options(self, query: str, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-        """The options in the query of the URI."""
-        found: dict[str, Any] = {}
-        for option, value in parse_qsl(query, keep_blank_values=True):
-            if option not in known:
-                raise ArgumentError(
-                    f"{self.name}: the option {option!r} of {shown(self.uri)}",
-                    expected=f"one of {', '.join(map(repr, known))}",
-                    hint="a zconfig:// file has all options of a storage",
-                )
-            try:
-                found[option] = known[option](value)
-            except ValueError:
-                raise ArgumentError(
-                    f"{self.name}: the option {option!r} of {shown(self.uri)} can't be", got=repr(value)
-                ) from None
-        return found
-
-    def folder_for_blobs(self) -> str:
-        """A folder for the blobs that are read from a server, which goes with the storage."""
-        return self.resources.enter_context(tempfile.TemporaryDirectory(prefix="lotproc-blobs-"))
-
-
-def shown(uri: str) -> str:
-    """A URI as errors show it: without options, and without anything in front of the host."""
-    scheme = _SCHEME.match(uri)
-    if scheme is None or scheme[0].lower() == "file://":
-        return uri
-    if scheme[2]:
-        return "demo:..."
-    return scheme[0] + uri[scheme.end() :].rpartition("@")[2].partition("?")[0]
-
-
-def check_uri(name: str, uri: str) -> None:
-    """Refuse a URI with a password in it: it would be in every message, pickle and ledger that names the storage."""
-    scheme = _SCHEME.match(uri)
-    if scheme is None or scheme[0].lower() == "file://":
-        return
-    before, at, _ = uri[scheme.end() :].partition("?")[0].rpartition("@")
-    if not at:
-        before = uri[scheme.end() :].rpartition("@")[0].partition("?")[0]  # a ? in a password that is not escaped
-    in_options = any(
-        re.search("passw|secret", unquote(part.partition("=")[0]), re.I) and part.partition("=")[2]
-        for part in re.split("[?&#]", uri)[1:]
-        if not part.lower().startswith(("passfile=", "sslkey="))
-    )
-    if before.partition(":")[2] or in_options:
-        raise ArgumentError(f"{name}: a URI must hold no password", hint=_ASK)
 
 
 def opened_storage(wish: Wish) -> tuple[Any, dict[str, Any]]:
     """The storage that a URI names, with a tree or `create`, and options of the database."""
-    scheme = _SCHEME.match(wish.uri)
-    kind = "" if scheme is None else (scheme[1] or scheme[2]).lower()
+    kind = kind_of(wish.uri)
     if kind == "file" and "?" not in wish.uri:
         path = wish.uri[len("file://") :]
         return _file(wish, url2pathname(path.removeprefix("localhost") if path[:10] == "localhost/" else path)), {}
@@ -170,10 +71,6 @@ def _has_root(storage: Any) -> bool:
     return True
 
 
-def _in_words(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 # --- Files -----------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +96,7 @@ def _file(wish: Wish, path: str) -> Any:
     except LockError as error:
         raise wish.locked() from error
     except (FileStorageError, CorruptedError) as error:
-        raise DamagedDatabaseError(f"{wish.name}: {path} can't be opened: {_in_words(error)}") from error
+        raise DamagedDatabaseError(f"{wish.name}: {path} can't be opened: {in_words(error)}") from error
     return _checked(wish, storage)
 
 
@@ -269,9 +166,9 @@ def _postgres(wish: Wish) -> Any:
     try:
         fields = driver.extensions.parse_dsn("?".join([address, *(["&".join(others)] if others else [])]))
     except driver.ProgrammingError as error:
-        raise ArgumentError(f"{wish.name}: {shown(wish.uri)} can't be read: {_in_words(error)}") from None
+        raise ArgumentError(f"{wish.name}: {shown(wish.uri)} can't be read: {in_words(error)}") from None
     if fields.get("password") or fields.get("sslpassword"):
-        raise ArgumentError(f"{wish.name}: a URI must hold no password", hint=_ASK)
+        raise no_password(wish.name)
     fields.setdefault("connect_timeout", str(max(1, math.ceil(wish.timeout))))
     dsn = driver.extensions.make_dsn(**fields)
     try:
@@ -315,7 +212,7 @@ def _by_zodburi(wish: Wish) -> tuple[Any, dict[str, Any]]:
             expected="a path, or a URI of file, zeo, postgresql, zconfig, or of what zodburi knows",
         ) from None
     except Exception as error:
-        raise ArgumentError(f"{wish.name}: {shown(wish.uri)} can't be read: {_in_words(error)}") from error
+        raise ArgumentError(f"{wish.name}: {shown(wish.uri)} can't be read: {in_words(error)}") from error
     try:
         storage = factory()
     except LotprocError:

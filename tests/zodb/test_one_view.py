@@ -21,6 +21,7 @@ import pytest
 from hypothesis import Phase, example, given, settings, strategies as st
 from lotdb import LOTDB, BaseNode, PathFileObj, add_blob
 from recording import examples
+from servers import Postgres
 from toolz import concat
 from transaction import TransactionManager
 from trees import Tree, exactly, opened, scanned_live, trees
@@ -40,6 +41,8 @@ from lotproc._fast import FAST
 from lotproc.writing import stored_nodes as _stored_nodes
 from lotproc.zodb import appending as _appending
 from lotproc.zodb.pinned import PinnedFile, PinnedStorage, pinned_view
+from lotproc.zodb.storages import opened_storage
+from lotproc.zodb.uris import Wish
 
 #: Not every tree here has payloads; what is told of names that no node has is held by `test_missing_names`.
 pytestmark = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
@@ -213,17 +216,33 @@ def in_rows_without_history(folder: Path) -> Any:
     return world_of(relational(folder, history=False), ["no history", folder], keeps_all=False)
 
 
+@contextmanager
+def in_postgres(server: Postgres, **about: Any) -> Iterator[World]:
+    uri = server.uri(keep_history=str(about.get("keeps_all", True)))
+    wish = Wish("test", uri, create=True, read_only=False, timeout=60)
+    with wish.resources, world_of(opened_storage(wish)[0], ["uri", uri], **about) as world:
+        yield world
+
+
+def in_postgres_with_history(server: Postgres) -> Any:
+    return in_postgres(server, undoes=True)
+
+
+def in_postgres_without_history(server: Postgres) -> Any:
+    return in_postgres(server, keeps_all=False)
+
+
+POSTGRES: list[Callable[[Postgres], Any]] = [in_postgres_with_history, in_postgres_without_history]
 WORLDS: list[Callable[[Path], Any]] = [
     *(in_file, in_wrapped_file, in_memory, in_demo, in_views, on_server, in_rows, in_rows_without_history),
 ]
 
 
-@pytest.fixture(scope="module", params=WORLDS, ids=lambda make: make.__name__)
+@pytest.fixture(scope="module", params=[*WORLDS, *POSTGRES], ids=lambda make: make.__name__)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with (
-        mock.patch.object(_stored_nodes, "MANY", 3),
-        request.param(tmp_path_factory.mktemp(request.param.__name__)) as world,
-    ):
+    make = request.param
+    place = request.getfixturevalue("postgres_server") if make in POSTGRES else tmp_path_factory.mktemp(make.__name__)
+    with mock.patch.object(_stored_nodes, "MANY", 3), make(place) as world:
         yield world
 
 
