@@ -12,6 +12,7 @@ from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
+from sybil.sybil import SybilCollection
 
 OPTIONS = ELLIPSIS | NORMALIZE_WHITESPACE
 
@@ -38,11 +39,33 @@ def as_script(namespace: dict[str, Any]) -> None:
     namespace["__name__"] = "__main__"
 
 
+#: The page whose examples need servers.
+SERVERS = "servers.md"
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers for that page, without a tree; it is skipped where their packages are missing."""
+    from servers import postgres, zeo_server
+
+    with postgres() as server, zeo_server(tmp_path_factory.mktemp("zeo")) as uri, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CORPUS_ON_ZEO", uri)
+        patch.setenv("CORPUS_IN_POSTGRES", server.uri())
+        yield
+
+
 documents = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=OPTIONS), ConsoleBlockParser(OPTIONS), SkipParser()],
     patterns=["*.md"],
+    excludes=[SERVERS],
     setup=as_script,
     fixtures=["temporary_directory"],
+)
+page_of_servers = Sybil(
+    parsers=documents.parsers,
+    patterns=[SERVERS],
+    setup=as_script,
+    fixtures=["temporary_directory", "corpora"],
 )
 
 # Read from the source, because stages are wrapped functions, which the standard doctest finder passes over.
@@ -52,4 +75,4 @@ docstrings = Sybil(
     fixtures=["temporary_directory"],
 )
 
-pytest_collect_file = (documents + docstrings).pytest()
+pytest_collect_file = SybilCollection([documents, page_of_servers, docstrings]).pytest()

@@ -111,7 +111,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation and execute every example in it, in the README and in the docstrings."""
-    install(session, extras="all,docs")
+    install(session, extras="all,servers,docs")
     session.run("sphinx-build", "-W", "--keep-going", "-E", "-q", "docs", "docs/_build")
     session.run("pytest", "README.md", "docs", "lotproc", *session.posargs)
 
