@@ -140,14 +140,14 @@ def postgres() -> Iterator[Postgres]:
 
 
 @contextmanager
-def zeo_server(folder: Path, *, blobs: bool = True) -> Iterator[str]:
+def zeo_server(folder: Path) -> Iterator[str]:
     """A ZEO server of a file in a folder, at a socket there: its URI."""
     pytest.importorskip("ZEO")
     with _folder() as place:
         socket = place / "zeo"
         lines = [f"<zeo>\naddress {socket}\n</zeo>\n<filestorage 1>\npath {folder / 'shared.fs'}"]
-        lines += [f"blob-dir {folder / 'shared.fs.blobs'}"] if blobs else []
-        (place / "zeo.conf").write_text("\n".join([*lines, "</filestorage>\n"]))
+        lines += [f"blob-dir {folder / 'shared.fs.blobs'}\n</filestorage>\n"]
+        (place / "zeo.conf").write_text("\n".join(lines))
         command = [sys.executable, "-m", "ZEO.runzeo", "-C", place / "zeo.conf"]
         with running(command, "TERM", socket.exists, folder / "zeo.log", cwd=folder):
             yield f"zeo://{socket}"

@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 
-#: Records that are asked for before they are read: with more, large ones would not find room in ZEO's cache. With ZEO,
-#: a scan is four times as fast as without.
-AHEAD = 256
+#: Twice as many records are asked for before they are read: with more, large ones would not find room in ZEO's cache.
+#: A scan over ZEO takes a third of the time of its client's and its server's processors that it takes without.
+AHEAD = 128
 _BEGIN = "begin a transaction (connection.sync(), or abort what is begun) and try again"
 
 
@@ -214,12 +214,13 @@ class PinnedStorage:
     def _load_each(self, oids: list[bytes]) -> list[tuple[bytes, bytes]]:
         load, before = self.storage.loadBefore, self.before
         found: list[tuple[bytes, bytes]] = []
+        pieces = [oids[start : start + AHEAD] for start in range(0, len(oids), AHEAD)]
         try:
-            for start in range(0, len(oids), AHEAD):
-                some = oids[start : start + AHEAD]
-                if len(some) > 1:
-                    self.expect(some)
-                found += [load(oid, before)[:2] for oid in some]
+            if len(oids) > 1:
+                self.expect(pieces[0])
+            for piece, following in zip(pieces, [*pieces[1:], []], strict=True):
+                self.expect(following)  # which comes while this piece is read
+                found += [load(oid, before)[:2] for oid in piece]
             return found
         except Exception:  # this tells which it is, and why
             return [self.load(oid) for oid in oids]

@@ -115,7 +115,7 @@ def _zeo(wish: Wish) -> Any:
     exceptions = needed("ZEO.Exceptions", "zeo", f"{wish.name}() of zeo://")
     try:
         parts = urlsplit(wish.uri)
-        address: Any = (parts.hostname or "localhost", parts.port or ZEO_PORT) if parts.netloc else parts.path
+        address: Any = (parts.hostname or "localhost", parts.port or ZEO_PORT) if parts.netloc else unquote(parts.path)
     except ValueError:
         raise ArgumentError(f"{wish.name}: {shown(wish.uri)}", expected="zeo://host:port or zeo:///socket") from None
     options = wish.options(parts.query, {"storage": str, "blob_dir": str, "shared_blob_dir": _flag, "cache_size": int})

@@ -8,6 +8,7 @@ import pickle
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -257,6 +258,22 @@ def test_passwords_come_from_around(postgres_server: Postgres, tmp_path: Path, m
                 )
                 assert report.written == 1
             assert secret not in (tmp_path / f"{name}.jsonl").read_text()
+
+
+def test_passwords_of_a_configuration_file_are_in_no_error(postgres_server: Postgres, tmp_path: Path) -> None:
+    pytest.importorskip("zodburi")
+    file = tmp_path / "zodb.conf"
+    for dsn in (
+        f"host={postgres_server.folder} user={postgres_server.locked} dbname=x password=hush",
+        f"host={postgres_server.folder} user=postgres dbname=x password=hush hush",
+        f"host={postgres_server.folder} user=postgres dbname=x password='hush",
+    ):
+        file.write_text(f"%import relstorage\n<relstorage>\n<postgresql>\ndsn {dsn}\n</postgresql>\n</relstorage>\n")
+        with pytest.raises(lp.ServerError) as raised, lp.open_root(f"zconfig://{file}"):
+            raise AssertionError
+        shown = "".join(traceback.format_exception(raised.value))
+        assert "hush" not in shown
+        assert "hush" not in repr(vars(raised.value))
 
 
 def test_no_server(tmp_path: Path) -> None:
