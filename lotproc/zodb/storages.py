@@ -220,9 +220,7 @@ def _by_zodburi(wish: Wish) -> tuple[Any, dict[str, Any]]:
     except LockError as error:
         raise wish.locked() from error
     except Exception as error:
-        # The text of a connection that can't be read may hold a password.
-        why = type(error).__name__ if type(error).__name__ == "ProgrammingError" else error
-        raise wish.unreachable(why) from (None if isinstance(why, str) else error)
+        raise wish.unreachable(error) from error
     _checked(wish, storage)
     if wish.read_only and not storage.isReadOnly():
         storage.close()
