@@ -74,11 +74,11 @@ class RowRecords:
             found = self._query(some)
             if len(found) != len(some):
                 return None
-            for _, tid, record in found:  # sorted, as the ids are
-                if record is None or tid >= self._end:
-                    return None
-                tids.append(tid)
-                records.append(record)
+            _, tids_of_some, records_of_some = zip(*found, strict=True)  # sorted, as the ids are
+            tids += tids_of_some
+            records += records_of_some
+        if None in records or max(tids, default=0) >= self._end:
+            return None
         lengths = np.fromiter(map(len, records), np.int64, len(records))
         data = b"".join(records)
         starts: Numbers = np.cumsum(lengths) - lengths
