@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -130,8 +131,8 @@ def postgres() -> Iterator[Postgres]:
         settings = [part for setting in quick for part in ("-c", setting)]
         command = [made.bin_path / "postgres", "-D", folder / "data", "-k", folder, "-h", "", *settings]
         server = Postgres(folder)
-        # SIGINT has it break off its connections, where SIGTERM waits for them to end.
-        with running(command, "INT", server.is_up, folder / "log", user=user, cwd=folder), closing(server):
+        # SIGQUIT has it end at once, with nothing saved, where SIGTERM waits for its connections to end.
+        with running(command, "QUIT", server.is_up, folder / "log", user=user, cwd=folder), closing(server):
             server.execute(f"CREATE USER {server.locked} PASSWORD '{server.password}'")
             yield server
 
@@ -144,10 +145,18 @@ def zeo_server(folder: Path) -> Iterator[str]:
     """A ZEO server of a file in a folder, at a socket there: its URI."""
     pytest.importorskip("ZEO")
     with _folder() as place:
-        socket = place / "zeo"
-        lines = [f"<zeo>\naddress {socket}\n</zeo>\n<filestorage 1>\npath {folder / 'shared.fs'}"]
+        path = place / "zeo"
+        lines = [f"<zeo>\naddress {path}\n</zeo>\n<filestorage 1>\npath {folder / 'shared.fs'}"]
         lines += [f"blob-dir {folder / 'shared.fs.blobs'}\n</filestorage>\n"]
         (place / "zeo.conf").write_text("\n".join(lines))
         command = [sys.executable, "-m", "ZEO.runzeo", "-C", place / "zeo.conf"]
-        with running(command, "TERM", socket.exists, folder / "zeo.log", cwd=folder):
-            yield f"zeo://{socket}"
+        with running(command, "TERM", lambda: _listens(path), folder / "zeo.log", cwd=folder):
+            yield f"zeo://{path}"
+
+
+def _listens(path: Path) -> bool:
+    """Whether a server takes connections at a socket, which is there some time before it does."""
+    with closing(socket.socket(socket.AF_UNIX)) as tried, suppress(OSError):
+        tried.connect(str(path))
+        return True
+    return False
