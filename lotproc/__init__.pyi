@@ -16,6 +16,7 @@ from .splitting import split as split
 # Open a tree, and read committed records
 from .opening import open_root as open_root
 from .models import Partition as Partition
+from .models import Place as Place
 from .scanning import partitions as partitions
 from .scanning import scan as scan
 

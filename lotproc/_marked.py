@@ -11,12 +11,12 @@ from lotdb import BaseNode
 
 from ._items import node_path
 from ._missing import Sought
-from ._nodes import connection_of, find, top_of
+from ._nodes import connection_of, find, has_changes, top_of
 from ._stage import check_open, check_root
 from ._stamps import INPUTS, STAMPS, VERSION
 from .errors import ArgumentError, ArgumentTypeError, got
 from .models import NodeRecord, node_record
-from .scanning import has_changes, pinned_storage
+from .scanning import pinned_storage
 from .snapshots import Taken
 from .stores.lookup import stamps_of
 from .stores.protocol import Store

@@ -28,6 +28,7 @@ __all__ = [
     "connection_of",
     "find",
     "first_inside",
+    "has_changes",
     "is_broken",
     "key_of",
     "missing_class",
@@ -109,6 +110,15 @@ def connection_of(node: BaseNode) -> Any:
     while node._p_jar is None and node.parent is not None:
         node = node.parent  # a branch that was hung into a persistent tree and not saved yet
     return node._p_jar
+
+
+def has_changes(connection: Any) -> bool:
+    """Whether a connection, or one to a sibling database that goes with it, has changes that are not committed."""
+    for each in connection.connections.values():
+        saved = each._savepoint_storage
+        if each._registered_objects or each._added or (saved is not None and saved.index):
+            return True
+    return False
 
 
 def unwrapped(storage: Any) -> Any:

@@ -31,7 +31,7 @@ from ._is_node import is_node
 from ._items import no_item
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
-from .models import NodeRecord, Partition
+from .models import NodeRecord, Place
 
 if TYPE_CHECKING:
     from lotdb import BaseNode
@@ -64,8 +64,8 @@ class MayHoldRoot:
                     f"{self!r} can't be pickled, since it holds the live node {brief(node)}: where it is loaded, it "
                     "would work on a copy of the tree, and nothing of that reaches the database",
                     hint="make it where it runs, with a node of a database that is opened there, or let workers return "
-                    "results, and write() them here. scan() and pending() take partitions in place of a node, which "
-                    "can be pickled",
+                    "results, and write() them here. Of a tree without uncommitted changes, a pending() goes as a "
+                    "reference to its file or its server, and a write() to a server that open_root() opened",
                 )
         return super().__reduce_ex__(protocol)
 
@@ -133,6 +133,18 @@ class Stage(MayHoldRoot):
     def __reduce__(self) -> tuple[Any, ...]:
         return _call, (self.function, self.given)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        name: str = getattr(self.function, "place", None) or ""
+        root = self.given.get(name)
+        if is_node(root):
+            from ._places import is_file, place_of  # here, as in `check_open`
+
+            place = place_of(root)
+            is_written = name == "target"  # which one process alone can do with a file
+            if place is not None and not (is_written and is_file(place)):
+                return _call, (self.function, {**self.given, name: place})
+        return super().__reduce_ex__(protocol)
+
     def _held(self) -> Iterable[Any]:
         return self.given.values()
 
@@ -162,6 +174,7 @@ def stage(
     *,
     also: type | None = None,
     stream: str | None = None,
+    place: str | None = None,
     single: str | None = None,
     instead: tuple[str, str] | None = None,
 ) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]:
@@ -172,6 +185,7 @@ def stage(
         also: What the stage takes in place of a root.
         stream: An argument that is read as a stream, too: an iterator there is used once, for other data than itself,
             and closed with the result. Among the others, an iterator of several values becomes a tuple.
+        place: An argument that may be a root, and becomes its `Place` where the stage is pickled.
         single: An option without which the data is one item, and not an iterable of them.
         instead: A positional argument, and the option that may be given in place of it.
     """
@@ -214,6 +228,7 @@ def stage(
             return Stage(call, given, ready) if missing else ready(given[data])
 
         call.__signature__ = signature  # type: ignore[attr-defined]
+        call.place = place  # type: ignore[attr-defined]
         is_ours = options.__module__.startswith("lotproc.") and not options.__name__.startswith("_")
         return public(call) if is_ours else call
 
@@ -278,7 +293,7 @@ def check_items(name: str, data: str, items: object) -> None:
         )
     if not isinstance(items, Iterable):
         hint = "put chunked(n) in front" if isinstance(items, NodeRecord) else None
-        if isinstance(items, Partition):
+        if isinstance(items, Place):
             hint = "scan it first: compose_left(scan(...), ...)"
         raise ArgumentTypeError(f"{name}: {data}", expected="an iterable", got=got(items), hint=hint)
     if isinstance(items, (str, bytes)) and data in ("nodes", "records", "files"):
@@ -330,9 +345,9 @@ def check_root(name: str, root: object, expected: str = "a lotdb node as the roo
         hint = None
         if hasattr(root, "open_connection") or isinstance(root, (str, PurePath)):
             hint = "open it first: root = LOTDB(...).open_connection()"
-        elif isinstance(root, Partition):
-            hint = "only scan() and pending() take partitions"
-        elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Partition):
+        elif isinstance(root, Place):
+            hint = "only scan(), pending() and write() take places"
+        elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Place):
             hint = "give partitions one by one, as parallel_map(compose_left(scan(...), ...)) does"
         raise ArgumentTypeError(f"{name}:", expected=expected, got=got(root), hint=hint)
     check_open(name, root)

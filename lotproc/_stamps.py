@@ -372,9 +372,7 @@ def _told_by(handle: PayloadHandle) -> tuple[Any, ...]:
 #: What lotproc's own classes were called by when the first stamps were written, so that these count on.
 _FORMER = {
     "lotproc": {
-        **dict.fromkeys(
-            ("NodeRecord", "ProcessResult", "Failure", "Write", "WriteReport", "Partition"), "lotproc.models"
-        ),
+        **dict.fromkeys(("NodeRecord", "ProcessResult", "Failure", "Write", "WriteReport", "Place"), "lotproc.models"),
         **dict.fromkeys(("IndexedFile", "FileFailure", "IngestReport"), "lotproc.file_models"),
         **dict.fromkeys(("InlineWritePolicy", "MirrorWritePolicy", "FreshWritePolicy"), "lotproc.write_policies"),
         **dict.fromkeys(("SelectionSpec", "PreparationSpec", "ProcessingSpec"), "lotproc.processors"),
@@ -389,10 +387,13 @@ _FORMER = {
     "lotproc.stores.archive.reading": {"RecordPlace": "lotproc.stores._archive_reading"},
 }
 
+_FORMER_NAMES = {("lotproc", "Place"): "Partition"}
+
 
 def _name_of(value: Any) -> bytes:
     """The name by which a class or a function can be found."""
     name = value.__qualname__
     if "<" in name:
         raise TypeError(f"it holds {name}, which can't be found by its name")
-    return b"k" + _text(_FORMER.get(value.__module__, {}).get(name) or value.__module__ or "") + _text(name)
+    module = _FORMER.get(value.__module__, {}).get(name) or value.__module__ or ""
+    return b"k" + _text(module) + _text(_FORMER_NAMES.get((value.__module__, name), name))

@@ -10,17 +10,17 @@ from lotdb import BaseNode
 
 from ._items import no_item, node_path, path_of
 from ._jar import at_path
-from ._nodes import CarriedPaths, connection_of
+from ._nodes import CarriedPaths, connection_of, has_changes
 from ._stage import check_open
 from ._stamps import INPUTS, STAMPS, inputs_stamp
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, OutOfViewError, as_text, got
-from .models import NodeRecord, Partition
-from .scanning import has_changes, pinned_storage
+from .models import NodeRecord, Place
+from .scanning import pinned_storage
 from .stores.lookup import StoreLookup
 from .stores.protocol import Store
 from .write_policies import Policy, targets_of
 from .zodb.lookup import LiveLookup, Lookup, RecordLookup, root_of
-from .zodb.partitioning import opened_partition
+from .zodb.places import opened_place
 from .zodb.stamped import has_stamps
 
 __all__ = ["Results", "check_results", "lookup_of", "with_inputs"]
@@ -42,13 +42,13 @@ def check_results(name: str, policy: Policy, version: str | None, inputs: bool) 
         raise ArgumentTypeError(f"{name}: inputs", expected="True or False", got=got(inputs))
 
 
-def lookup_of(name: str, root: BaseNode | Partition | Store, policy: Policy) -> Lookup:
+def lookup_of(name: str, root: BaseNode | Place | Store, policy: Policy) -> Lookup:
     """What looks for the results of a policy in a store, below a root, or below the top of its tree."""
     at_top = bool(getattr(policy, "starts_at_top", False))
     if isinstance(root, Store):
         return StoreLookup(root)
-    if isinstance(root, Partition):
-        storage = opened_partition(name, root)
+    if isinstance(root, Place):
+        storage = opened_place(name, root, now=True)
         return RecordLookup(storage, root_of(storage, root.root) if at_top else root.root)
     check_open(name, root)
     connection = connection_of(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
@@ -10,7 +11,7 @@ from ._public import public
 from ._tracebacks import MAX_TEXT, error_types, formatted, said
 from .errors import ArgumentError, ResultError, add_note, as_text, got
 
-__all__ = ["Accumulator", "Failure", "NodeRecord", "Partition", "ProcessResult", "Write", "WriteReport"]
+__all__ = ["Accumulator", "Failure", "NodeRecord", "Partition", "Place", "ProcessResult", "Write", "WriteReport"]
 
 
 def _equal(self: Any, other: object) -> Any:
@@ -81,30 +82,46 @@ def unchanged(record: NodeRecord) -> Unchanged:
 
 @public
 @dataclass(frozen=True)
-class Partition:
-    """A part of a tree in a database file: a reference that can be sent wherever that file can be opened.
+class Place:
+    """A tree in a storage, or a part of one: a reference that can be sent wherever that storage can be opened.
 
-    `partitions` makes them, and `scan` takes them in place of a root.
+    `partitions` makes them. `scan`, `pending` and `write` take them in place of a root; and where a `pending` or a
+    `write` with a live root is sent to another process, the root becomes one. `Partition` is another name for it.
 
     Args:
-        file: The database file.
-        blobs: The directory of its blobs, if it has one.
-        before: The transaction before which the tree is read, as ZODB's 8 bytes.
+        uri: The storage: the path of a database file, or a URI as `open_root` takes it.
+        blobs: The directory of the blobs of a file, if it has one.
+        before: The transaction before which a `scan` reads the tree, as ZODB's 8 bytes; `None`: as it is by then.
         root: The id of the tree's root in the database, as ZODB's 8 bytes.
         start: The path below the root at which the part begins; empty for the root itself.
         stop: The path below the root at which it ends, itself not included; empty for the end of the tree.
+        stored: The transaction that stored the root, by which another tree in its place is told.
     """
 
-    file: str
+    uri: str
     blobs: str | None
-    before: bytes
+    before: bytes | None
     root: bytes
-    start: tuple[str, ...]
-    stop: tuple[str, ...]
+    start: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    stored: bytes | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         stop = f"before {as_text(self.stop)}" if self.stop else "the end"
-        return f"from {as_text(self.start)} to {stop}, in {self.file}"
+        return f"from {as_text(self.start)} to {stop}, in {self.uri}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As older versions had it, so that one that they could have made has the same digest.
+        state = {name: value for name, value in vars(self).items() if name != "stored" or value is not None}
+        return {"file": state.pop("uri"), **state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "uri": state["file"]})
+        del vars(self)["file"]
+
+
+#: What a `Place` is called where it is one of the parts of a tree.
+Partition = Place
 
 
 #: Stands for attributes that were not given, so that each result has a dict of its own.
@@ -267,6 +284,11 @@ class Write:
         fields["attributes"] = attributes
 
 
+#: Failures that a report keeps at most.
+MOST_FAILURES = 1_000
+_SUMMED = ("written", "skipped", "commits", "failed", "seconds", "waiting", "writing", "absent")
+
+
 @public
 @dataclass(frozen=True)
 class WriteReport:
@@ -276,6 +298,11 @@ class WriteReport:
     120 results written, 2 commits
     >>> print(WriteReport(deleted=3, absent=1, commits=1))
     3 nodes deleted, 1 absent, 1 commit
+
+    Those of several workers add up:
+
+    >>> print(sum([WriteReport(written=120, commits=2), WriteReport(written=7, commits=1)], WriteReport()))
+    127 results written, 3 commits
 
     Args:
         written: Results applied to the target.
@@ -309,6 +336,19 @@ class WriteReport:
         # That of a write as older versions had it, so that one with the same numbers has the same digest.
         hidden = ("deleted", "absent") if self.deleted is None else ()
         return {name: value for name, value in vars(self).items() if name not in hidden}
+
+    def __add__(self, other: WriteReport) -> WriteReport:
+        if not isinstance(other, WriteReport):
+            return NotImplemented
+        both = (self, other)
+        deleted = [report.deleted for report in both if report.deleted is not None]
+        return WriteReport(
+            **{name: sum(getattr(report, name) for report in both) for name in _SUMMED},
+            last_path=self.last_path if other.last_path is None else other.last_path,
+            failures=(self.failures + other.failures)[:MOST_FAILURES],
+            errors=dict(Counter(self.errors) + Counter(other.errors)),
+            deleted=sum(deleted) if deleted else None,
+        )
 
     def __str__(self) -> str:
         parts = [

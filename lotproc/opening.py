@@ -10,12 +10,11 @@ from typing import Any
 
 from lotdb import BaseNode
 from transaction import TransactionManager
-from ZODB.DB import DB
 
+from ._nodes import has_changes
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
-from .scanning import has_changes
-from .zodb.storages import opened_storage
+from .zodb.storages import opened_database
 from .zodb.uris import Wish, check_uri, shown
 
 __all__ = ["open_root"]
@@ -91,7 +90,7 @@ def open_root(
 
 @contextmanager
 def _opened(wish: Wish) -> Iterator[BaseNode]:
-    with wish.resources, closing(_database(wish)) as database:
+    with wish.resources, closing(opened_database(wish)) as database:
         manager = TransactionManager()
         connection = database.open(manager)
         try:
@@ -104,15 +103,6 @@ def _opened(wish: Wish) -> Iterator[BaseNode]:
         finally:
             manager.abort()
             connection.close()
-
-
-def _database(wish: Wish) -> Any:
-    storage, options = opened_storage(wish)
-    try:
-        return DB(storage, **options)
-    except BaseException:
-        storage.close()
-        raise
 
 
 def _tree(wish: Wish, connection: Any) -> BaseNode:

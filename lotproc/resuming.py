@@ -16,7 +16,7 @@ from ._stage import check_choice, check_root, stage, until_closed
 from ._undone import Results, check_results, lookup_of, with_inputs
 from ._windows import in_windows
 from .errors import ArgumentError, ArgumentTypeError, got
-from .models import Failure, Partition
+from .models import Failure, Place
 from .stores.protocol import Store
 from .write_policies import Policy
 from .writing.ledger import check_ledger, outstanding_failures, standing_failures
@@ -31,7 +31,7 @@ _Path: TypeAlias = "tuple[str, ...]"
 @overload
 def pending(
     policy: Policy,
-    root: BaseNode | Partition | Store,
+    root: BaseNode | Place | Store,
     items: Iterable[T],
     *,
     version: str | None = None,
@@ -43,7 +43,7 @@ def pending(
 @overload
 def pending(
     policy: Policy,
-    root: BaseNode | Partition | Store,
+    root: BaseNode | Place | Store,
     *,
     version: str | None = None,
     inputs: bool = False,
@@ -51,10 +51,10 @@ def pending(
     ledger: str | os.PathLike[str] | None = None,
     failed: Literal["skip", "retry"] | None = None,
 ) -> Callable[[Iterable[T]], Iterator[T]]: ...
-@stage("items")
+@stage("items", place="root")
 def pending(
     policy: Policy,
-    root: BaseNode | Partition | Store,
+    root: BaseNode | Place | Store,
     *,
     version: str | None = None,
     inputs: bool = False,
@@ -82,8 +82,7 @@ def pending(
     Args:
         policy: The `write`'s: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
         root: The `write`'s target: a store, or a node, in memory or persistent; or one of the `partitions` of a tree,
-            so that it can be sent to worker processes:
-            `parallel_map(compose_left(scan(...), pending(policy, partition), each(fn)))`.
+            which is read as it is by then. Sent to another process, a root in a file or on a server is a `Place`.
         items: Nodes or records; a `Failure` among them is kept.
         version: What the result's attribute `_version` has to be; `None` for anything.
         inputs: Whether the result must have been made from these attributes: whether its attribute `_inputs` is the
@@ -115,7 +114,7 @@ def pending(
         Exception: Whatever `policy` raises.
     """
     check_results("pending", policy, version, inputs)
-    if not isinstance(root, (Partition, Store)):
+    if not isinstance(root, (Place, Store)):
         check_root("pending", root)
     if not isinstance(invert, bool):
         raise ArgumentTypeError("pending: invert", expected="True or False", got=got(invert))

@@ -5,20 +5,21 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
 
 from ._missing import Missing
-from ._nodes import connection_of, plain_file, unwrapped
+from ._nodes import connection_of, has_changes, plain_file, unwrapped
 from ._patterns import PathPattern, regex
+from ._places import place_of
 from ._stage import check_choice, check_count, check_on_error, stage
 from .derived import BelowOption, Derived, checked_below
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .filters import attribute_test
-from .models import NodeRecord, OnError, Partition
+from .models import NodeRecord, OnError, Place
 from .snapshots import NO_RESULTS, Inherit, Names, Payload, checked_taken
 from .tables.scanned import Scanned
 from .traversal import Skip, check_level, skip_tests
@@ -27,8 +28,9 @@ from .zodb.below_blocks import BelowBlocks
 from .zodb.bounds import UNBOUND, Bounds
 from .zodb.lookup import lookup_at_top
 from .zodb.moments import Moment, check_moment, check_seen, first_after, pinned_then
-from .zodb.partitioning import opened_partition, starts_of_parts
+from .zodb.partitioning import starts_of_parts
 from .zodb.pinned import PinnedStorage, pinned_view
+from .zodb.places import opened_place
 from .zodb.scanner import Scanner
 
 __all__ = ["partitions", "scan"]
@@ -41,7 +43,7 @@ Uncommitted: TypeAlias = Literal["error", "ignore"]
 @overload
 def scan(
     names: Names,
-    root: BaseNode | Partition,
+    root: BaseNode | Place,
     *,
     inherit: Inherit = (),
     below: BelowOption = NO_RESULTS,
@@ -72,8 +74,8 @@ def scan(
     uncommitted: Uncommitted = "error",
     on_error: OnError = "raise",
     missing: Missing = "warn",
-) -> Callable[[BaseNode | Partition], Iterator[NodeRecord]]: ...
-@stage("root", also=Partition)
+) -> Callable[[BaseNode | Place], Iterator[NodeRecord]]: ...
+@stage("root", also=Place)
 def scan(
     names: Names,
     *,
@@ -89,7 +91,7 @@ def scan(
     uncommitted: Uncommitted = "error",
     on_error: OnError = "raise",
     missing: Missing = "warn",
-) -> Callable[[BaseNode | Partition], Iterator[NodeRecord]]:
+) -> Callable[[BaseNode | Place], Iterator[NodeRecord]]:
     """Read the records of a tree's leaves from its database, many times as fast as through its nodes.
 
     >>> import tempfile
@@ -188,17 +190,17 @@ def scan(
     wanted = Wanted(taken, key, own_tests, skip_key, skip_node, pattern, level, on_error, missing)
     wanted = replace(wanted, since=first, marks=bool(results))
 
-    def run(root: BaseNode | Partition) -> Iterator[NodeRecord]:
-        if isinstance(root, Partition):
+    def run(root: BaseNode | Place) -> Iterator[NodeRecord]:
+        if isinstance(root, Place):
             if at is not None:
                 raise ArgumentError("scan: a partition has a transaction of its own", hint="give at= to partitions()")
-            storage, oid, bounds = opened_partition("scan", root), root.root, Bounds(root.start, root.stop)
+            storage, oid, bounds = opened_place("scan", root), root.root, Bounds(root.start, root.stop)
         else:
             checked_connection("scan", root, uncommitted)
             storage, oid, bounds = pinned_then("scan", root, at), root._p_oid, UNBOUND
         if since is not None:
             try:
-                is_now = at is None and not isinstance(root, Partition)
+                is_now = at is None and not isinstance(root, Place)
                 check_seen("scan", "since", since, storage.before, is_now=is_now)
             except ArgumentError:
                 storage.close()
@@ -256,15 +258,15 @@ def _tests(where: Where) -> tuple[Callable[[str], object] | None, tuple[tuple[st
 @overload
 def partitions(
     n: int, root: BaseNode, *, skip: Skip = None, at: Moment | None = None, uncommitted: Uncommitted = "error"
-) -> list[Partition]: ...
+) -> list[Place]: ...
 @overload
 def partitions(
     n: int, *, skip: Skip = None, at: Moment | None = None, uncommitted: Uncommitted = "error"
-) -> Callable[[BaseNode], list[Partition]]: ...
+) -> Callable[[BaseNode], list[Place]]: ...
 @stage("root")
 def partitions(
     n: int, *, skip: Skip = None, at: Moment | None = None, uncommitted: Uncommitted = "error"
-) -> Callable[[BaseNode], list[Partition]]:
+) -> Callable[[BaseNode], list[Place]]:
     """Part a tree into references to pieces of similar size, which workers open and `scan` themselves.
 
     >>> import tempfile
@@ -287,7 +289,7 @@ def partitions(
 
     Args:
         n: About how many pieces.
-        root: A node of a tree in a FileStorage.
+        root: A node of a tree in a file, or on a server where `open_root` opened it.
         skip: Branches that do not count; give it to `scan` as well.
         at: The tree as it was behind an earlier transaction, as in `scan`.
         uncommitted: "error" refuses a connection with changes that are not committed; "ignore" takes what is.
@@ -308,24 +310,23 @@ def partitions(
     if at is not None:
         check_moment("partitions", "at", at)
 
-    def run(root: BaseNode) -> list[Partition]:
+    def run(root: BaseNode) -> list[Place]:
         connection = checked_connection("partitions", root, uncommitted)
         storage = connection.db().storage
-        file = plain_file(storage)
-        if file is None:
-            raise ArgumentError(
-                f"partitions: {root.key!r} lies in a {type(unwrapped(storage)).__qualname__}, which can't be "
-                "opened from elsewhere",
-                hint="only a FileStorage can. Give the root itself to scan()",
-            )
-        _save_index(file)
         pinned = pinned_then("partitions", root, at)
-        blobs = file.blob_dir if storage is file else storage.fshelper.base_dir
-        starts = starts_of_parts(n, pinned, root._p_oid, skip_key)
-        return [
-            Partition(file._file_name, blobs, pinned.before, root._p_oid, start, stop)
-            for start, stop in zip(starts, [*starts[1:], ()], strict=True)
-        ]
+        with closing(pinned):
+            whole = place_of(root, uncommitted=True)
+            if whole is None:
+                raise ArgumentError(
+                    f"partitions: {root.key!r} lies in a {type(unwrapped(storage)).__qualname__}, which can't be "
+                    "opened from elsewhere",
+                    hint="a file can, and what open_root() opened on a server. Give the root itself to scan()",
+                )
+            if (file := plain_file(storage)) is not None:
+                _save_index(file)
+            starts = starts_of_parts(n, pinned, root._p_oid, skip_key)
+            whole = replace(whole, before=pinned.before, stored=pinned.load(root._p_oid)[1])
+        return [replace(whole, start=start, stop=stop) for start, stop in zip(starts, [*starts[1:], ()], strict=True)]
 
     return run
 
@@ -353,15 +354,6 @@ def checked_connection(name: str, root: BaseNode, uncommitted: Uncommitted) -> A
     if oid is None or oid in connection._added or (saved is not None and oid in saved.creating):
         raise ArgumentError(f"{name}: {root.key!r} was never committed", hint="commit it first")
     return connection
-
-
-def has_changes(connection: Any) -> bool:
-    """Whether a connection, or one to a sibling database that goes with it, has changes that are not committed."""
-    for each in connection.connections.values():
-        saved = each._savepoint_storage
-        if each._registered_objects or each._added or (saved is not None and saved.index):
-            return True
-    return False
 
 
 def _save_index(storage: Any) -> None:

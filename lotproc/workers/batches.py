@@ -67,10 +67,10 @@ def _nodes_of(partition: Partition) -> list[Unit]:
     """
     # Here, since it is a seventh of what a worker loads at its start.
     from ..zodb.bounds import Bounds
-    from ..zodb.partitioning import opened_partition
+    from ..zodb.places import opened_place
     from ..zodb.scanner import Scanner
 
-    scanner = Scanner(opened_partition("parallel_map", partition))
+    scanner = Scanner(opened_place("parallel_map", partition))
     top = scanner.path_of(partition.root)
     nodes: list[tuple[str, ...]] = []
     before: tuple[str, ...] | None = None

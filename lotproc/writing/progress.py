@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from .._clock import ticking
 from .._missing import noting, tell_all
 from ..errors import add_note
-from ..models import Failure, ProcessResult, WriteReport, counted
+from ..models import MOST_FAILURES, Failure, ProcessResult, WriteReport, counted
 from .ledger import Ledger
 
 __all__ = ["Done", "Progress", "Target", "apply_batches", "reported"]
@@ -19,8 +19,6 @@ __all__ = ["Done", "Progress", "Target", "apply_batches", "reported"]
 T_contra = TypeVar("T_contra", contravariant=True)
 T = TypeVar("T")
 
-#: Failures that a report keeps.
-MOST_FAILURES = 1_000
 #: Bytes of failures that wait for the commit, to be written with it.
 MOST_KEPT = 1 << 20
 

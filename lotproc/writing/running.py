@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, overload
 
 from lotdb import BaseNode
 
-from .._stage import check_root, stage
-from ..models import Failure, ProcessResult, Write, WriteReport
+from .._places import is_file
+from .._stage import check_count, check_root, stage
+from ..errors import ArgumentError
+from ..models import Failure, Place, ProcessResult, Write, WriteReport
 from ..stores.protocol import OUTPUT, Store
 from ..write_policies import policy_text
+from ..zodb.places import writable_root
 from .arrays import Arrays, check_arrays
 from .conflicts import MOST_WAITING, opened_tree
 from .into_store import check_store, opened_store, planned_items
@@ -40,24 +43,26 @@ if TYPE_CHECKING:
 
 __all__ = ["write"]
 
+_ON_FILES = "let the workers return results, and write() them here; or put the tree on a server"
+
 
 @overload
 def write(
     policy: Policy,
-    target: BaseNode | Store,
+    target: BaseNode | Store | Place,
     results: Iterable[Any],
     **options: Unpack[_Options],
 ) -> WriteReport: ...
 @overload
 def write(
     policy: Policy,
-    target: BaseNode | Store,
+    target: BaseNode | Store | Place,
     **options: Unpack[_Options],
 ) -> Callable[[Iterable[Any]], WriteReport]: ...
-@stage("results")
+@stage("results", place="target")
 def write(
     policy: Policy,
-    target: BaseNode | Store,
+    target: BaseNode | Store | Place,
     *,
     output_attribute: str | None = "result",
     if_exists: IfExists = "merge",
@@ -104,7 +109,9 @@ def write(
     Args:
         policy: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.
         target: The node below which the policy's paths start; `inline` always starts at the root of the target's tree,
-            as the records' paths do. Or a `DirectoryStore`, an `LmdbStore`, an `Archive`.
+            as the records' paths do. Or a `DirectoryStore`, an `LmdbStore`, an `Archive`. Or the `Place` of a tree on a
+            server, which a root becomes where the stage is sent to another process: there it is opened with a
+            connection of its own, and all is committed, 10,000 results at a time without a `commit_every`.
         results: `ProcessResult`s, nested in any iterables: what `parallel_map` gives. Each item is a batch. A `Failure`
             among them is counted, and kept in the report.
         output_attribute: The attribute that holds the result's output; `None` leaves the output out.
@@ -173,18 +180,21 @@ def write(
     check_within("write", target, commit_within)
     if commit_within is not None and commit_every is None and isinstance(target, BaseNode):
         commit_every = MOST_WAITING
+    if isinstance(target, Place):
+        if is_file(target):
+            raise ArgumentError(f"write: {target.uri} is a file, which one process alone can write to", hint=_ON_FILES)
+        commit_every = MOST_WAITING if commit_every is None else commit_every
     output = output_attribute or OUTPUT
     options = Options("write", commit_every, if_exists, if_missing, version, arrays, output, policy_text(policy))
-    if not isinstance(target, Store):
+    if not isinstance(target, (Store, Place)):
         check_root("write", target, "a lotdb node, a DirectoryStore, an LmdbStore or an Archive")
     options.check()
     if isinstance(target, Store):
         check_store(options, target)
+    elif isinstance(target, Place):
+        check_count("write", "commit_every", commit_every)
     else:
-        check_writable("write", target, commit_every)
-        check_arrays("write", target, arrays)
-        while starts_at_top and target.parent is not None:
-            target = target.parent
+        target = _checked_root(target, options, starts_at_top=starts_at_top)
     if ledger is not None:
         Ledger("write", ledger)
 
@@ -195,7 +205,8 @@ def write(
         def applied() -> None:
             with book or nullcontext():
                 batches = _noted(flat_batches("write", results), planned, progress)
-                apply_batches(batches, _opened(target, options, progress), progress, commit_within)
+                opened = _opened(target, options, progress, starts_at_top=starts_at_top)
+                apply_batches(batches, opened, progress, commit_within)
 
         return reported(applied, progress)
 
@@ -215,8 +226,30 @@ def _noted(
 
 
 def _opened(
-    target: BaseNode | Store, options: Options, progress: Progress
+    target: BaseNode | Store | Place, options: Options, progress: Progress, *, starts_at_top: bool
 ) -> AbstractContextManager[Target[list[Write]]]:
-    if not isinstance(target, Store):
-        return opened_tree(target, options, progress)
-    return opened_store(target, planned_items(target, options, progress), options.commit_every, progress)
+    if isinstance(target, Store):
+        return opened_store(target, planned_items(target, options, progress), options.commit_every, progress)
+    if isinstance(target, Place):
+        return _opened_place(target, options, progress, starts_at_top=starts_at_top)
+    return opened_tree(target, options, progress)
+
+
+@contextmanager
+def _opened_place(
+    place: Place, options: Options, progress: Progress, *, starts_at_top: bool
+) -> Iterator[Target[list[Write]]]:
+    with (
+        writable_root("write", place) as root,
+        opened_tree(_checked_root(root, options, starts_at_top=starts_at_top), options, progress) as tree,
+    ):
+        yield tree
+
+
+def _checked_root(root: BaseNode, options: Options, *, starts_at_top: bool) -> BaseNode:
+    """The node below which paths start, if it can be written to as asked."""
+    check_writable("write", root, options.commit_every)
+    check_arrays("write", root, options.arrays)
+    while starts_at_top and root.parent is not None:
+        root = root.parent
+    return root

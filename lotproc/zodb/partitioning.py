@@ -1,27 +1,18 @@
-"""Partitions of a tree: where to part it, so that the parts have similar sizes, and how a part is opened."""
+"""Where to part a tree, so that the parts have similar sizes."""
 
 from __future__ import annotations
 
 import heapq
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from threading import Lock
 from typing import TypeAlias
 
-from ZODB._compat import FILESTORAGE_MAGIC
-from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
-
 from .._jar import Parts
-from ..errors import ArgumentError, DamagedDatabaseError, LotprocError
-from ..models import Partition
-from .filestorage import FileIndex, last_complete
-from .pinned import PinnedStorage, pinned_at
+from .pinned import PinnedStorage
 from .records import UnusualRecord, children_or_parts, stored_node
 
-__all__ = ["opened_partition", "starts_of_parts"]
+__all__ = ["starts_of_parts"]
 
 _Path: TypeAlias = "tuple[str, ...]"
 
@@ -123,62 +114,3 @@ class _Sizes:
 
     def _load(self, oid: bytes) -> bytes:
         return self._storage.load(oid)[0]
-
-
-#: The databases that partitions were read from in this process, by file: which file that was, and what it is read with.
-_databases: dict[str, tuple[tuple[int, int], DB, FileIndex]] = {}
-_databases_lock = Lock()
-#: Databases that stay open.
-KEPT_OPEN = 4
-
-
-def opened_partition(name: str, partition: Partition) -> PinnedStorage:
-    """The storage of a partition, open for reading, at its transaction."""
-    return pinned_at(partition.before, *_opened(name, partition))
-
-
-def _opened(name: str, partition: Partition) -> tuple[DB, FileIndex]:
-    """The database of a partition, open for reading; the same as last time if the file is."""
-    with _databases_lock:
-        try:
-            found = os.stat(partition.file)
-        except OSError as error:
-            raise _unopened(name, partition, error) from error
-        identity = (found.st_dev, found.st_ino)
-        known = _databases.pop(partition.file, None)
-        if known and (known[0] != identity or last_complete(known[1].storage) < _last(partition)):
-            known[1].close()
-            known = None
-        if known is None:
-            try:
-                with open(partition.file, "rb") as file:
-                    if file.read(len(FILESTORAGE_MAGIC)) != FILESTORAGE_MAGIC:
-                        raise ValueError("this is no FileStorage")
-                storage = FileStorage(partition.file, read_only=True, blob_dir=partition.blobs)
-                if last_complete(storage) < _last(partition):
-                    storage.close()
-                    raise ValueError("it ends before the transaction that the partition was made at")
-                database = DB(storage)
-            except Exception as error:
-                raise _unopened(name, partition, error) from error
-            known = identity, database, FileIndex(storage)
-        _databases[partition.file] = known
-        if len(_databases) > KEPT_OPEN:
-            _databases.pop(next(iter(_databases)))[1].close()
-        return known[1:]
-
-
-def _unopened(name: str, partition: Partition, error: Exception) -> LotprocError:
-    if isinstance(error, FileNotFoundError):
-        return ArgumentError(
-            f"{name}: {partition.file}, the database of a partition, is not there",
-            hint="was it moved, or can't this machine see it? Call partitions() again",
-        )
-    return DamagedDatabaseError(
-        f"{name}: {partition.file}, the database of a partition, can't be opened: {type(error).__name__}: {error}"
-    )
-
-
-def _last(partition: Partition) -> bytes:
-    """The last transaction that a partition may see."""
-    return (int.from_bytes(partition.before, "big") - 1).to_bytes(8, "big")

@@ -13,6 +13,7 @@ from urllib.request import url2pathname
 
 from zc.lockfile import LockError
 from ZODB._compat import FILESTORAGE_MAGIC
+from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.FileStorage import FileStorageError
 from ZODB.FileStorage.format import CorruptedError
@@ -21,12 +22,25 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import load_current, z64
 
 from .._extras import needed
+from .._places import remember_uri
 from ..errors import ArgumentError, DamagedDatabaseError, ForeignFileError, LotprocError
 from .uris import Wish, in_words, kind_of, no_password, shown
 
-__all__ = ["opened_storage"]
+__all__ = ["opened_database", "opened_storage"]
 
 ZEO_PORT = 9991
+
+
+def opened_database(wish: Wish) -> Any:
+    """The database that a URI names, with a tree or `create`."""
+    storage, options = opened_storage(wish)
+    try:
+        database = DB(storage, **options)
+    except BaseException:
+        storage.close()
+        raise
+    remember_uri(database, wish.uri)
+    return database
 
 
 def opened_storage(wish: Wish) -> tuple[Any, dict[str, Any]]:

@@ -353,7 +353,9 @@ PLACED = sorted(placed(BaseNode("root")))
 def test_what_holds_a_live_root_can_not_be_pickled(pickler: str, tmp_path: Path) -> None:
     with stored(tmp_path, TREE) as persistent:
         for root in (BaseNode("root"), persistent, persistent.node_storage["a"]):
-            for made in placed(root).values():
+            for name, made in placed(root).items():
+                if root._p_jar is not None and name in {"pending", "parallel_map"}:  # which go as a place
+                    continue
                 with pytest.raises(lp.NotPicklableError, match=r"holds the live node <.*>.*make it where it runs"):
                     PICKLERS[pickler](made)
 
@@ -814,7 +816,7 @@ def test_every_error_survives_pickling_with_its_message(kind: type[Exception]) -
 
 @pytest.mark.parametrize("kind", all_errors(lp.LotprocError)[1:])
 def test_every_error_is_also_one_that_python_programmers_know(kind: type[Exception]) -> None:
-    assert issubclass(kind, (ValueError, TypeError, KeyError, RuntimeError, ImportError, TimeoutError))
+    assert issubclass(kind, (ValueError, TypeError, KeyError, RuntimeError, ImportError, OSError, TimeoutError))
 
 
 def test_every_error_is_public() -> None:

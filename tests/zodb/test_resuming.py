@@ -901,7 +901,7 @@ def test_it_needs_items_an_open_connection_and_a_file(tmp_path: Path) -> None:
     with pytest.raises(lp.ArgumentError, match="pending: the connection of its root is closed"):
         pending(lp.inline(), saved)
     with pytest.raises(lp.ArgumentError, match="the database of a partition, is not there"):
-        pending(lp.inline(), replace(part, file=str(tmp_path / "gone.fs")), [])
+        pending(lp.inline(), replace(part, uri=str(tmp_path / "gone.fs")), [])
 
 
 def test_a_branch_that_was_never_saved_is_looked_up_live(tmp_path: Path) -> None:

@@ -1410,7 +1410,7 @@ def test_what_is_no_root_is_refused_with_what_to_do(tmp_path: Path) -> None:
     ]:
         with pytest.raises(lp.ArgumentTypeError, match=f"scan: expected a lotdb node.*{hint}"):
             lp.scan("x", wrong)  # type: ignore[call-overload]
-    with pytest.raises(lp.ArgumentTypeError, match=r"only scan\(\) and pending\(\) take partitions"):
+    with pytest.raises(lp.ArgumentTypeError, match=r"only scan\(\), pending\(\) and write\(\) take places"):
         lp.leaves(parts[0])  # type: ignore[call-overload]
     with pytest.raises(lp.ArgumentTypeError, match=r"scan it first: compose_left\(scan"):
         lp.each(len, parts[0])  # type: ignore[call-overload]

@@ -1,0 +1,226 @@
+"""Places open for reading and writing: one database for each storage and process, opened anew after a fork."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from multiprocessing import util
+from threading import Lock
+from typing import Any, NamedTuple
+
+from lotdb import BaseNode
+from transaction import TransactionManager
+from ZODB._compat import FILESTORAGE_MAGIC
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.utils import p64, u64, z64
+
+from .._places import is_file
+from ..errors import ArgumentError, DamagedDatabaseError, LotprocError
+from ..models import Place
+from .filestorage import FileIndex, last_complete
+from .pinned import PinnedStorage, pinned_at
+from .storages import opened_database
+from .uris import Wish, shown
+
+__all__ = ["opened_place", "writable_root"]
+
+#: Databases of files that stay open.
+KEPT_OPEN = 4
+#: Seconds that a server has to answer when it is opened.
+TIMEOUT = 10
+
+
+class _File(NamedTuple):
+    """A file that is open for reading.
+
+    Args:
+        identity: Which file it is.
+        size: How large it was when it was opened.
+        database: What is open.
+        by_id: What its records are found by.
+    """
+
+    identity: tuple[int, int]
+    size: int
+    database: DB
+    by_id: FileIndex
+
+
+#: What is open in this process: files by their paths; and databases of servers, with what is closed with them, by their
+#: URIs and whether they are only read.
+_files: dict[str, _File] = {}
+_servers: dict[tuple[str, bool], tuple[DB, ExitStack]] = {}
+_lock = Lock()
+#: What the process that this one was forked from has open. It is kept, since to close it here would end it there.
+_of_parents: list[Any] = []
+
+
+def _after_fork() -> None:
+    global _lock
+    _of_parents.append((_files.copy(), _servers.copy()))
+    _files.clear()
+    _servers.clear()
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _close_servers() -> None:
+    while _servers:
+        _, (database, resources) = _servers.popitem()
+        with resources:
+            database.close()
+
+
+def opened_place(name: str, place: Place, *, now: bool = False) -> PinnedStorage:
+    """The records of a place, at its transaction; to be closed.
+
+    Args:
+        name: What asks for them.
+        place: The place.
+        now: Read them as they are by now.
+
+    Raises:
+        ArgumentError, DamagedDatabaseError: The file is not there, or it is another one.
+        ServerError: The server is not there, or does not answer.
+        OutOfViewError: Its transaction is not there any more.
+    """
+    before = None if now else place.before
+    if is_file(place):
+        file = _opened_file(name, place, now=before is None)
+        pinned = pinned_at(before, file.database, file.by_id)
+    else:
+        pinned = pinned_at(before, _opened_server(name, place, read_only=True))
+    try:
+        _check_root(name, place, pinned)
+    except BaseException:
+        pinned.close()
+        raise
+    return pinned
+
+
+@contextmanager
+def writable_root(name: str, place: Place) -> Iterator[BaseNode]:
+    """The root of a place on a server, with a connection of its own, as it is by now."""
+    database = _opened_server(name, place, read_only=False)
+    manager = TransactionManager()
+    with closing(database.open(manager)) as connection:
+        try:
+            pinned = pinned_at(None, database)
+            with closing(pinned):
+                _check_root(name, place, pinned)
+            yield connection.get(place.root)
+        finally:
+            manager.abort()
+
+
+def _check_root(name: str, place: Place, pinned: PinnedStorage) -> None:
+    """Refuse a storage that has another tree than the one that the place was made of."""
+    if place.stored is None:
+        return
+    try:
+        _, stored = pinned.load(place.root)
+    except DamagedDatabaseError as error:
+        raise _another(name, place) from error
+    if stored != place.stored:
+        raise _another(name, place)
+
+
+def _another(name: str, place: Place) -> DamagedDatabaseError:
+    return DamagedDatabaseError(
+        f"{name}: {shown(place.uri)} has another tree than the one that the place was made of",
+        hint="make the place anew, by partitions() for instance",
+    )
+
+
+# --- Servers ---------------------------------------------------------------------------------------------------------
+
+
+def _opened_server(name: str, place: Place, *, read_only: bool) -> DB:
+    """The database of a place on a server, as it is by now."""
+    uri = place.uri
+    with _lock:
+        known = _servers.get((uri, False)) or _servers.get((uri, read_only))
+        if known is None:
+            if not _servers:
+                util.Finalize(None, _close_servers, exitpriority=10)
+            wish = Wish(name, uri, create=False, read_only=read_only, timeout=TIMEOUT)
+            with ExitStack() as opening:
+                opening.enter_context(wish.resources)
+                known = opened_database(wish), wish.resources
+                opening.pop_all()
+            _servers[uri, read_only] = known
+    database = known[0]
+    if database._mvcc_storage is not database.storage:  # which is not told at once of what others commit
+        database.storage.sync()
+        if place.before is not None and database.storage.lastTransaction() < _last(place):
+            raise _too_old(name, place)
+    return database
+
+
+# --- Files -----------------------------------------------------------------------------------------------------------
+
+
+def _opened_file(name: str, place: Place, *, now: bool) -> _File:
+    """The database of a place in a file, open for reading; the same as last time if the file is."""
+    with _lock:
+        try:
+            found = os.stat(place.uri)
+        except OSError as error:
+            raise _unopened(name, place, error) from error
+        identity = (found.st_dev, found.st_ino)
+        known = _files.pop(place.uri, None)
+        if known and (
+            known.identity != identity
+            or last_complete(known.database.storage) < _last(place)
+            or (now and known.size != found.st_size)
+        ):
+            known.database.close()
+            known = None
+        if known is None:
+            try:
+                with open(place.uri, "rb") as file:
+                    if file.read(len(FILESTORAGE_MAGIC)) != FILESTORAGE_MAGIC:
+                        raise ValueError("this is no FileStorage")
+                storage = FileStorage(place.uri, read_only=True, blob_dir=place.blobs)
+                if last_complete(storage) < _last(place):
+                    storage.close()
+                    raise _too_old(name, place)
+                database = DB(storage)
+            except LotprocError:
+                raise
+            except Exception as error:
+                raise _unopened(name, place, error) from error
+            known = _File(identity, found.st_size, database, FileIndex(storage))
+        _files[place.uri] = known
+        if len(_files) > KEPT_OPEN:
+            _files.pop(next(iter(_files))).database.close()
+        return known
+
+
+def _unopened(name: str, place: Place, error: Exception) -> LotprocError:
+    if isinstance(error, FileNotFoundError):
+        return ArgumentError(
+            f"{name}: {place.uri}, the database of a partition, is not there",
+            hint="was it moved, or can't this machine see it? Call partitions() again",
+        )
+    return DamagedDatabaseError(
+        f"{name}: {place.uri}, the database of a partition, can't be opened: {type(error).__name__}: {error}"
+    )
+
+
+def _too_old(name: str, place: Place) -> DamagedDatabaseError:
+    return DamagedDatabaseError(
+        f"{name}: {shown(place.uri)} ends before the transaction that the place was made at",
+        hint="is it an older copy of the database? Make the place anew, by partitions() for instance",
+    )
+
+
+def _last(place: Place) -> bytes:
+    """The last transaction that a place may see."""
+    last: bytes = z64 if place.before is None else p64(u64(place.before) - 1)
+    return last
