@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from operator import itemgetter
@@ -71,6 +72,33 @@ class Bulk:
         self._last: tuple[str, ...] = ()  # the path that was taken up last
         self._above = [self._root]  # the nodes on it
         self.size = 1  # nodes that are held, there or to be made
+
+    def expect(self, batch: Sequence[Write]) -> None:
+        """Read what the writes of a batch run through, many records at once, where each is a question to a server.
+
+        Raises:
+            NotServed: One runs through a node of a class that is not known.
+        """
+        if len(batch) < 2 or not self._stored.are_far:
+            return
+        waiting = [(self._root, planned.path) for planned in batch]
+        depth = 0
+        while waiting := [(node, path) for node, path in waiting if node.is_there and len(path) > depth]:
+            wanted = [(node, path[depth]) for node, path in waiting]
+            self._stored.expect((node, key) for node, key in wanted if key not in node.below)
+            below = [self._known(node, key) for node, key in wanted]
+            waiting = [(child, path) for child, (_, path) in zip(below, waiting, strict=True) if child is not None]
+            depth += 1
+
+    def _known(self, node: Node, key: str) -> Node | None:
+        """The child of a node that is there, if it is there too, or to be made."""
+        child = node.below.get(key)
+        if child is None and (child := self._stored.child(node, key)) is not None:
+            if node.below is NOTHING:
+                node.below = {}
+            node.below[key] = child
+            self.size += 1
+        return child
 
     def add(self, planned: Write) -> bool:
         """Take up a write; whether it will be written, and not skipped.

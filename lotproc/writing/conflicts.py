@@ -144,6 +144,7 @@ class DatabaseTree:
         if len(self._waiting) + len(batch) > MOST_WAITING or bulk.size > MOST_NODES:
             return False
         try:
+            bulk.expect(batch)
             taken = [planned for planned in batch if bulk.add(planned)]
         except NotServed:
             return False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +13,7 @@ from lotdb import BaseNode
 from ZODB.utils import z64
 
 from .._jar import Parts
+from .._nodes import plain_file
 from ..errors import DamagedDatabaseError
 from ..zodb.encoding import KNOWN, read_node
 from ..zodb.pinned import PinnedStorage, pinned_in_thread
@@ -70,6 +73,7 @@ class StoredNodes:
         self._loads = self._reads = 0  # of records, and of nodes
         self._pinned: PinnedStorage | None = None  # what reads faster, once it is worth its making
         self._reader = NodeReader()
+        self._expected: dict[bytes, tuple[bytes, bytes]] = {}  # records that were read ahead, until they are asked for
         self._ahead: dict[bytes, tuple[bytes, bytes]] = {}  # childless nodes: their trees, and who stored these
         self._parts: dict[bytes, tuple[_Part, bytes]] = {}  # of trees that are stored in parts
         self._states: dict[bytes, tuple[Any, bool, bytes]] = {}  # some of the same, as `tree_state` gives them
@@ -91,11 +95,52 @@ class StoredNodes:
 
     def load(self, oid: bytes) -> tuple[bytes, bytes]:
         """A record and the transaction that stored it."""
+        if self._expected and (found := self._expected.pop(oid, None)) is not None:
+            return found
         self._loads += 1
         if self._loads == MANY:
-            self._pinned = pinned_in_thread(self._view, self._connection)
+            self._pinned = self._pinned or pinned_in_thread(self._view, self._connection)
             self._load = self._pinned.load
         return self._load(oid)
+
+    @cached_property
+    def are_far(self) -> bool:
+        """Whether each record is a question to a server, which can be asked for many at once."""
+        if plain_file(self._connection.db().storage) is not None:
+            return False
+        self._pinned = pinned_in_thread(self._view, self._connection)
+        return self._pinned.is_far
+
+    def expect(self, wanted: Iterable[tuple[Node, str]]) -> None:
+        """Read what tells of the children of nodes with some keys, many at once: where each record is a question.
+
+        What can't be read so is left to be told of where it is asked for.
+        """
+        wanted, pinned = list(wanted), self._pinned
+        if pinned is None:
+            return
+        unread = list({node.oid: node for node, _ in wanted if not node.tree and node.oid not in self._ahead}.values())
+        with suppress(DamagedDatabaseError, NotServed):
+            if len(unread) > 1:
+                trees = [read_node(record)[1] for record in self._read_many([node.oid for node in unread], pinned)]
+                self._read_many(trees, pinned)
+                for node in unread:
+                    self._read(node)
+            parted = {(node.tree, key) for node, key in wanted if node.tree and node.stored is None}
+            while parted:
+                within = [(part, key) for oid, key in parted if isinstance(part := self._parts.get(oid, (None,))[0], Parts)]
+                parted = {(part.parts[bisect_right(part.bounds, key)], key) for part, key in within}
+                missing = list({oid: None for oid, _ in parted if oid not in self._parts})
+                for oid, record in zip(missing, self._read_many(missing, pinned), strict=True):
+                    self._take(oid, record, self._expected.pop(oid)[1])
+
+    def _read_many(self, oids: Sequence[bytes], pinned: PinnedStorage) -> list[bytes]:
+        """Many records, which are kept until they are asked for."""
+        found = pinned.load_many(as_oids(oids))
+        records = [found.one(row) for row in range(len(oids))]
+        tids = [tid.tobytes() for tid in found.tids]
+        self._expected.update(zip(oids, zip(records, tids, strict=True), strict=True))
+        return records
 
     def tree_state(self, oid: bytes) -> tuple[Any, bool, bytes]:
         """The state of a tree or of a part of one, whether it is a bucket, and the transaction that stored it.

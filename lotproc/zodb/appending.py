@@ -16,6 +16,7 @@ from ZODB.utils import p64, u64, z64
 
 from .._fast import FAST
 from .._nodes import plain_file, unwrapped
+from .rows import in_postgres, new_ids
 
 __all__ = [
     *("ChangedRecord", "NewRecord", "check_there", "clear_remains", "ids_from", "is_last_before", "new_oids"),
@@ -40,6 +41,8 @@ def new_oids(instance: Any, count: int) -> list[bytes]:
     """Ids that no object has, from the storage of a connection."""
     file = _plain_file(instance)
     if file is None:
+        if FAST and count > 1 and in_postgres(instance):
+            return new_ids(instance, count)
         return [instance.new_oid() for _ in range(count)]
     with file._lock:
         first = u64(file.new_oid())

@@ -18,7 +18,7 @@ from .._nodes import plain_file, unwrapped
 from ..errors import OutOfViewError
 from .filestorage import FileIndex, FileRecords, last_complete
 from .record_arrays import Oids, Records, as_oids, one_by_one, put_together
-from .rows import RowRecords, in_postgres
+from .rows import RowRecords, answered, in_postgres
 
 __all__ = [
     *("PinnedFile", "PinnedInstance", "PinnedRows", "PinnedStorage", "pinned_at", "pinned_in_thread", "pinned_view"),
@@ -321,6 +321,7 @@ class PinnedRows(PinnedInstance):
 
     def _find(self, oid: bytes) -> tuple[bytes, bytes] | None:
         if self._is_current:
-            return super()._find(oid)
+            with answered(self.storage):
+                return super()._find(oid)
         found = self._rows.load_many(as_oids([oid]))  # the storage would make three queries
         return None if found is None else (found.one(0), found.tids.tobytes())

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from ..errors import ServerError
 from .record_arrays import Numbers, Oids, Records, as_oids, one_by_one, put_together
+from .uris import in_words
 
-__all__ = ["RowRecords", "in_postgres"]
+__all__ = ["RowRecords", "answered", "in_postgres", "new_ids"]
 
 #: Records that one query asks for.
 MOST = 5000
 #: Records that are held until they are asked for.
 MOST_EXPECTED = 10_000
 
+#: A number of the sequence of ids stands for so many of them, of which it is the last.
+IDS_IN_BLOCK = 16
+_IDS = "SELECT nextval('zoid_seq') FROM generate_series(1, %s)"
 #: The array is given as text, which is planned and sent twice as fast as one of numbers.
 _NEWEST = "SELECT zoid, tid, state FROM object_state WHERE zoid = ANY(%s::bigint[]) ORDER BY zoid"
 _BEFORE = (
@@ -27,6 +34,34 @@ def in_postgres(storage: Any) -> bool:
     """Whether it is a RelStorage whose rows are in PostgreSQL."""
     adapter = getattr(storage, "_adapter", None)
     return type(adapter).__module__.startswith("relstorage.adapters.postgresql")
+
+
+@contextmanager
+def answered(instance: Any) -> Iterator[None]:
+    """What the driver says of a connection that is lost is said as by all else that asks a server."""
+    try:
+        yield
+    except instance._adapter.driver.disconnected_exceptions as error:
+        raise ServerError(
+            "the server of a tree in PostgreSQL",
+            expected="to answer",
+            got=in_words(error),
+            hint="open the root anew; what was committed is there",
+        ) from error
+
+
+def new_ids(instance: Any, count: int) -> list[bytes]:
+    """As many ids that no object has, by one query, where RelStorage makes one for 16 of them."""
+    blocks = -(-count // IDS_IN_BLOCK)
+
+    def asked(_: Any, cursor: Any, __: bool) -> list[int]:
+        cursor.execute(_IDS, (blocks,))
+        return [number * IDS_IN_BLOCK for (number,) in cursor.fetchall()]
+
+    with instance._store_connection_pool.borrowing(commit=True) as connection:
+        last = connection.call(asked, can_reconnect=False)
+    ids = [number for end in last for number in range(end - IDS_IN_BLOCK + 1, end + 1)]
+    return [number.to_bytes(8, "big") for number in ids[:count]]
 
 
 class RowRecords:
@@ -86,11 +121,12 @@ class RowRecords:
         return Records(data, np.frombuffer(data, np.uint8), starts[rows], lengths[rows], as_bytes[rows])
 
     def _query(self, numbers: Numbers) -> list[tuple[int, int, Any]]:
-        cursor = self._instance._load_connection.cursor
         ids = f"{{{','.join(map(str, numbers.tolist()))}}}"
-        if self._instance.keep_history:
-            cursor.execute(_BEFORE, (ids, self._end))
-        else:
-            cursor.execute(_NEWEST, (ids,))
-        found: list[tuple[int, int, Any]] = cursor.fetchall()
+        with answered(self._instance):
+            cursor = self._instance._load_connection.cursor
+            if self._instance.keep_history:
+                cursor.execute(_BEFORE, (ids, self._end))
+            else:
+                cursor.execute(_NEWEST, (ids,))
+            found: list[tuple[int, int, Any]] = cursor.fetchall()
         return found

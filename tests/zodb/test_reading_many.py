@@ -21,6 +21,7 @@ from ZODB.utils import p64, u64
 import lotproc as lp
 from lotproc._fast import FAST
 from lotproc.zodb import pinned as _pinned, rows as _rows
+from lotproc.zodb.appending import new_oids
 from lotproc.zodb.pinned import PinnedInstance, PinnedRows, PinnedStorage, pinned_at
 from lotproc.zodb.record_arrays import as_oids
 from lotproc.zodb.rows import RowRecords
@@ -193,6 +194,23 @@ def test_few_queries(postgres_server: Postgres, history: bool) -> None:
                 assert len(list(stage())) in (0, len(records))
                 assert len(asked) + single.call_count <= most
                 assert sum(asked) > len(records)
+            asked.clear()
+            single.reset_mock()
+            batches = lp.chunked(300, results)
+            assert lp.write(lp.inline("_q"), root, batches, commit_every=600).written == len(records)
+            assert len(asked) + single.call_count <= 40
+            assert sum(asked) > len(records)
+
+
+@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_new_ids_are_those_of_no_object(kept: Kept, counts: list[int]) -> None:
+    connection = kept.root._p_jar
+    given: list[bytes] = []
+    for count in counts:
+        ids = new_oids(connection._normal_storage, count)
+        assert len(ids) == count
+        given += [*ids, connection.new_oid()]
+    assert len({*given, *kept.oids}) == len(given) + len(kept.oids)
 
 
 @pytest.mark.skipif(not FAST, reason="the fast way is turned off")
