@@ -93,6 +93,18 @@ def slow(session: nox.Session) -> None:
     session.run("pytest", *files, *ON_ALL_CORES, *session.posargs, env={"LOTPROC_SLOW": "1"})
 
 
+#: Files of tests whose examples with real servers take long.
+ON_SERVERS = ("zodb/test_reading_many", "writing/test_server_faults")
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """Kill workers that write and the servers that they write to, 50 times."""
+    install(session, extras="all,test,servers,originals")
+    files = [f"tests/{name}.py" for name in ON_SERVERS]
+    session.run("pytest", "--hypothesis-profile=long", *files, *ON_ALL_CORES, *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""

@@ -12,8 +12,9 @@ from servers import Postgres, postgres
 
 from lotproc._fast import FAST
 
-# The quick one is for every day and every Python; `pytest --hypothesis-profile=thorough` looks further.
-for name, most in (("quick", 15), ("thorough", THOROUGH)):
+# The quick one is for every day and every Python; `pytest --hypothesis-profile=thorough` looks further, and "long" is
+# for kills of servers.
+for name, most in (("quick", 15), ("thorough", THOROUGH), ("long", 125)):
     settings.register_profile(name, deadline=None, max_examples=most, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("quick")
 

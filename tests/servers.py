@@ -20,11 +20,28 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Postgres", "postgres", "running", "zeo_server"]
+from lotproc.workers.pool import process_pool
+from lotproc.zodb.places import close_servers
+
+__all__ = [
+    *("Postgres", "end_of_workers", "in_file", "in_rows", "in_rows_without_history", "listens", "on_zeo", "postgres"),
+    *("running", "zeo_server"),
+]
+
+
+#: Runs a command, and ends it by a signal when a pipe is let go.
+_GUARD = '"$@" & server=$!; read -r _; kill -{ends} $server; wait $server'
+#: The same, and starts it again as often as it is killed; its number is in a file.
+_GUARD_THAT_STARTS_AGAIN = (
+    '(while [ ! -e "$0.over" ]; do "$@" & echo $! > "$0.pid"; wait $!; done) & '
+    'read -r _; touch "$0.over"; kill -{ends} $(cat "$0.pid"); wait'
+)
 
 
 @contextmanager
-def running(command: list[Any], ends: str, is_up: Callable[[], bool], log: Path, **options: Any) -> Iterator[None]:
+def running(
+    command: list[Any], ends: str, is_up: Callable[[], bool], log: Path, *, again: bool = False, **options: Any
+) -> Iterator[None]:
     """A server while it is needed.
 
     It ends by a signal when this process lets go of a pipe, which it also does when it is killed.
@@ -34,12 +51,17 @@ def running(command: list[Any], ends: str, is_up: Callable[[], bool], log: Path,
         ends: The signal that ends it.
         is_up: Whether it can be reached.
         log: Where it writes what it does.
+        again: Whether it is started again when it is killed. Its number is beside the log, in a file ".pid".
         options: More of `subprocess.Popen`.
     """
-    guard = f'"$@" & server=$!; read -r _; kill -{ends} $server; wait $server'
+    guard = (_GUARD_THAT_STARTS_AGAIN if again else _GUARD).replace("{ends}", ends)
     with open(log, "ab") as file:
         process = subprocess.Popen(
-            ["sh", "-c", guard, "sh", *map(str, command)], stdin=subprocess.PIPE, stdout=file, stderr=file, **options
+            ["sh", "-c", guard, log, *map(str, command)],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            **options,
         )
     try:
         until = time.monotonic() + 60
@@ -89,8 +111,12 @@ class Postgres:
 
     def execute(self, statement: str) -> None:
         """Run a statement that is about the whole server."""
-        with closing(self._admin.cursor()) as cursor:
-            cursor.execute(statement)
+        try:
+            with closing(self._admin.cursor()) as cursor:
+                cursor.execute(statement)
+        except Exception:
+            self.close()  # for the next time
+            raise
 
     def uri(self, database: str | None = None, user: str = "postgres", **options: object) -> str:
         """The URI of a database; by default of a new, empty one."""
@@ -108,7 +134,7 @@ class Postgres:
 
     def close(self) -> None:
         if "_admin" in vars(self):
-            self._admin.close()
+            vars(self).pop("_admin").close()
 
 
 @contextmanager
@@ -141,7 +167,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 @contextmanager
-def zeo_server(folder: Path) -> Iterator[str]:
+def zeo_server(folder: Path, *, again: bool = False) -> Iterator[str]:
     """A ZEO server of a file in a folder, at a socket there: its URI."""
     pytest.importorskip("ZEO")
     with _folder() as place:
@@ -150,13 +176,45 @@ def zeo_server(folder: Path) -> Iterator[str]:
         lines += [f"blob-dir {folder / 'shared.fs.blobs'}\n</filestorage>\n"]
         (place / "zeo.conf").write_text("\n".join(lines))
         command = [sys.executable, "-m", "ZEO.runzeo", "-C", place / "zeo.conf"]
-        with running(command, "TERM", lambda: _listens(path), folder / "zeo.log", cwd=folder):
+        with running(command, "TERM", lambda: listens(path), folder / "zeo.log", again=again, cwd=folder):
             yield f"zeo://{path}"
 
 
-def _listens(path: Path) -> bool:
+def listens(path: str | Path) -> bool:
     """Whether a server takes connections at a socket, which is there some time before it does."""
     with closing(socket.socket(socket.AF_UNIX)) as tried, suppress(OSError):
         tried.connect(str(path))
         return True
     return False
+
+
+# --- Storages for trees ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def in_file(folder: Path, _: Any) -> Iterator[str]:
+    yield str(folder / "corpus.fs")
+
+
+@contextmanager
+def on_zeo(folder: Path, _: Any) -> Iterator[str]:
+    with zeo_server(folder) as uri:
+        yield uri
+
+
+@contextmanager
+def in_rows(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.getfixturevalue("postgres_server").uri()
+
+
+@contextmanager
+def in_rows_without_history(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.getfixturevalue("postgres_server").uri(keep_history="false")
+
+
+def end_of_workers() -> None:
+    """Let go of the servers that were asked for places, here and by workers that wait for more."""
+    pool = process_pool()
+    while pool.idle:
+        pool.dismiss(pool.idle.pop())
+    close_servers()

@@ -19,11 +19,13 @@ from ..models import Write
 from ..zodb.appending import (
     ChangedRecord,
     NewRecord,
+    check_still_connected,
     check_there,
     ids_from,
     is_last_before,
     store_changed,
     store_new,
+    times_connected,
 )
 from ..zodb.encoding import (
     INLINE,
@@ -186,6 +188,7 @@ class Bulk:
             return
         storage = connection.db()._mvcc_storage.new_instance()
         try:
+            connected = times_connected(connection.db().storage)
             new, changed, current = self._encoded(storage)
             if max(map(len, map(itemgetter(-1), (*new, *changed)))) >= connection.large_record_size:
                 raise NotServed  # ZODB has something to say about these
@@ -193,6 +196,7 @@ class Bulk:
             meta = TransactionMetaData(transaction.user, transaction.description, transaction.extension)
             try:
                 storage.tpc_begin(meta)
+                check_still_connected(connection.db().storage, connected)
                 check_there(connection.db().storage, (oid for oid, serial, _ in changed if serial != z64))
                 store_new(storage, new, meta)
                 store_changed(storage, changed, meta, self._view)

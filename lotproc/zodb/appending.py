@@ -19,8 +19,8 @@ from .._nodes import plain_file, unwrapped
 from .rows import in_postgres, new_ids
 
 __all__ = [
-    *("ChangedRecord", "NewRecord", "check_there", "clear_remains", "ids_from", "is_last_before", "new_oids"),
-    *("store_changed", "store_new"),
+    *("ChangedRecord", "NewRecord", "check_still_connected", "check_there", "clear_remains", "ids_from"),
+    *("is_last_before", "new_oids", "store_changed", "store_new", "times_connected"),
 ]
 
 #: The id of a new object, and its record.
@@ -54,6 +54,22 @@ def ids_from(instance: Any, count: int) -> Callable[[], bytes]:
     """A function that gives an id that no object has; so many are taken at once, and more a few at a time."""
     blocks = chain((count,), repeat(MORE_IDS))
     return chain.from_iterable(map(partial(new_oids, instance), blocks)).__next__
+
+
+def check_still_connected(storage: Any, connected: int) -> None:
+    """Refuse ids that were taken from a ZEO server that was started again since: it may give them once more.
+
+    Raises:
+        ReadConflictError: It was.
+    """
+    if times_connected(storage) != connected:
+        raise ReadConflictError("the server was lost, and found again, while new objects got their ids")
+
+
+def times_connected(storage: Any) -> int:
+    """How often a client of ZEO has found its server, or lost it."""
+    times: int = getattr(unwrapped(storage), "_connection_generation", 0)
+    return times
 
 
 def store_new(instance: Any, records: list[NewRecord], transaction: Any) -> None:

@@ -24,7 +24,7 @@ from .pinned import PinnedStorage, pinned_at
 from .storages import opened_database
 from .uris import Wish, shown
 
-__all__ = ["opened_place", "writable_root"]
+__all__ = ["close_servers", "opened_place", "writable_root"]
 
 #: Databases of files that stay open.
 KEPT_OPEN = 4
@@ -69,7 +69,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _close_servers() -> None:
+def close_servers() -> None:
+    """Close the databases of servers that are open in this process."""
     while _servers:
         _, (database, resources) = _servers.popitem()
         with resources:
@@ -147,7 +148,7 @@ def _opened_server(name: str, place: Place, *, read_only: bool) -> DB:
         known = _servers.get((uri, False)) or _servers.get((uri, read_only))
         if known is None:
             if not _servers:
-                util.Finalize(None, _close_servers, exitpriority=10)
+                util.Finalize(None, close_servers, exitpriority=10)
             wish = Wish(name, uri, create=False, read_only=read_only, timeout=TIMEOUT)
             with ExitStack() as opening:
                 opening.enter_context(wish.resources)

@@ -24,9 +24,11 @@ IDS_IN_BLOCK = 16
 _IDS = "SELECT nextval('zoid_seq') FROM generate_series(1, %s)"
 #: The array is given as text, which is planned and sent twice as fast as one of numbers.
 _NEWEST = "SELECT zoid, tid, state FROM object_state WHERE zoid = ANY(%s::bigint[]) ORDER BY zoid"
+#: Each id is looked for by itself: a table that was not analyzed yet is read as a whole otherwise, for each query.
 _BEFORE = (
-    "SELECT DISTINCT ON (zoid) zoid, tid, state FROM object_state "
-    "WHERE zoid = ANY(%s::bigint[]) AND tid < %s ORDER BY zoid, tid DESC"
+    "SELECT wanted.zoid, tid, state FROM unnest(%s::bigint[]) AS wanted (zoid) CROSS JOIN LATERAL (SELECT tid, state "
+    "FROM object_state WHERE object_state.zoid = wanted.zoid AND tid < %s ORDER BY tid DESC LIMIT 1) AS newest "
+    "ORDER BY zoid"
 )
 
 

@@ -144,11 +144,15 @@ def _zeo(wish: Wish) -> Any:
                 tried.connect(address)
     except OSError as error:
         raise wish.unreachable(error) from error
+
+    class ClientStorage(client.ClientStorage):  # type: ignore[misc,name-defined]
+        def notify_connected(self, *args: Any) -> None:
+            self._oids: list[bytes] = []  # a server that was killed, and started again, may give them to others
+            super().notify_connected(*args)
+
     try:
         # `server_sync`: a transaction that begins sees what others have committed by then.
-        return client.ClientStorage(
-            address, wait_timeout=wish.timeout, server_sync=True, read_only=wish.read_only, **options
-        )
+        return ClientStorage(address, wait_timeout=wish.timeout, server_sync=True, read_only=wish.read_only, **options)
     except exceptions.ClientDisconnected as error:
         storage = options.get("storage", "1")
         raise wish.unreachable(f"no answer about a storage {storage!r} in {wish.timeout:g} s") from error

@@ -6,44 +6,21 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lotdb import BaseNode, add_blob
-from servers import zeo_server
+from servers import end_of_workers, in_file, in_rows, in_rows_without_history, on_zeo
 from toolz import compose_left
 from trees import exactly, opened
 from ZODB.MappingStorage import MappingStorage
 
 import lotproc as lp
-from lotproc.workers.pool import process_pool
-from lotproc.zodb import places as _places
+from lotproc.zodb.places import close_servers
 
 SPEAKERS, CLIPS = 6, 20
-
-
-@contextmanager
-def in_file(folder: Path, _: Any) -> Iterator[str]:
-    yield str(folder / "corpus.fs")
-
-
-@contextmanager
-def on_zeo(folder: Path, _: Any) -> Iterator[str]:
-    with zeo_server(folder) as uri:
-        yield uri
-
-
-@contextmanager
-def in_rows(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.getfixturevalue("postgres_server").uri()
-
-
-@contextmanager
-def in_rows_without_history(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.getfixturevalue("postgres_server").uri(keep_history="false")
 
 
 SHARED: list[Any] = [on_zeo, in_rows, in_rows_without_history]
@@ -57,14 +34,6 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             fill(root)
         yield found
         end_of_workers()
-        _places._close_servers()
-
-
-def end_of_workers() -> None:
-    """Let the workers go, which hold on to the servers that they have asked."""
-    pool = process_pool()
-    while pool.idle:
-        pool.dismiss(pool.idle.pop())
 
 
 on_all = pytest.mark.parametrize("uri", [in_file, *SHARED], indirect=True, ids=lambda kind: kind.__name__)
@@ -237,7 +206,7 @@ def test_a_place_after_a_fork(uri: str) -> None:
             status = 1
             try:
                 status = 0 if len(list(lp.scan("n", part))) == count else 1
-                _places._close_servers()
+                close_servers()
             finally:
                 os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
