@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lotdb import BaseNode
-from servers import in_rows, in_rows_without_history, on_zeo
+from servers import in_rows, in_rows_without_history, on_zeo, zeo_server
 
 import lotproc as lp
 
@@ -88,6 +88,11 @@ def test_it_is_the_same_tale(kind: Any, expected: list[Any], request: pytest.Fix
             for asked in (lambda: lp.scan("n", root, at=lp.transaction_of(root)), lambda: lp.history(root)):
                 with pytest.raises(lp.ArgumentError):
                     list(asked())
+
+
+def test_arrays_for_which_there_is_no_folder(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    with zeo_server(tmp_path) as uri, lp.open_root(uri, create=True) as root:
         with pytest.raises(lp.ArgumentError) as raised:
             lp.write(INLINE, root, arrays="zarr")
         assert "blob" in (raised.value.hint or "")
