@@ -14,6 +14,7 @@ from transaction import TransactionManager
 from ZODB._compat import FILESTORAGE_MAGIC
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
+from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64, z64
 
 from .._places import is_file
@@ -33,24 +34,24 @@ TIMEOUT = 10
 
 
 class _File(NamedTuple):
-    """A file that is open for reading.
+    """A file as it was when it was opened.
 
     Args:
+        path: Its path.
         identity: Which file it is.
-        size: How large it was when it was opened.
-        database: What is open.
-        by_id: What its records are found by.
+        size: How large it was.
+        changed: When it was changed: the end of a commit makes it no larger.
     """
 
+    path: str
     identity: tuple[int, int]
     size: int
-    database: DB
-    by_id: FileIndex
+    changed: int
 
 
-#: What is open in this process: files by their paths; and databases of servers, with what is closed with them, by their
-#: URIs and whether they are only read.
-_files: dict[str, _File] = {}
+#: What is open in this process: files, with what finds their records, the one that was asked for last at the end;
+#: and databases of servers, with what is closed with them, by their URIs and whether they are only read.
+_files: dict[_File, tuple[DB, FileIndex]] = {}
 _servers: dict[tuple[str, bool], tuple[DB, ExitStack]] = {}
 _lock = Lock()
 #: What the process that this one was forked from has open. It is kept, since to close it here would end it there.
@@ -92,12 +93,12 @@ def opened_place(name: str, place: Place, *, now: bool = False) -> PinnedStorage
     """
     before = None if now else place.before
     if is_file(place):
-        file = _opened_file(name, place, now=before is None)
-        pinned = pinned_at(before, file.database, file.by_id)
+        pinned = pinned_at(before, *_opened_file(name, place, now=before is None))
     else:
         pinned = pinned_at(before, _opened_server(name, place, read_only=True))
     try:
-        _check_root(name, place, pinned)
+        if place.stored is not None and pinned.load(place.root)[1] != place.stored:
+            raise _another(name, place)
     except BaseException:
         pinned.close()
         raise
@@ -111,24 +112,16 @@ def writable_root(name: str, place: Place) -> Iterator[BaseNode]:
     manager = TransactionManager()
     with closing(database.open(manager)) as connection:
         try:
-            pinned = pinned_at(None, database)
-            with closing(pinned):
-                _check_root(name, place, pinned)
-            yield connection.get(place.root)
+            try:
+                root = connection.get(place.root)
+                root._p_activate()
+            except POSKeyError as error:
+                raise _another(name, place) from error
+            if place.stored not in (None, root._p_serial):
+                raise _another(name, place)
+            yield root
         finally:
             manager.abort()
-
-
-def _check_root(name: str, place: Place, pinned: PinnedStorage) -> None:
-    """Refuse a storage that has another tree than the one that the place was made of."""
-    if place.stored is None:
-        return
-    try:
-        _, stored = pinned.load(place.root)
-    except DamagedDatabaseError as error:
-        raise _another(name, place) from error
-    if stored != place.stored:
-        raise _another(name, place)
 
 
 def _another(name: str, place: Place) -> DamagedDatabaseError:
@@ -166,41 +159,41 @@ def _opened_server(name: str, place: Place, *, read_only: bool) -> DB:
 # --- Files -----------------------------------------------------------------------------------------------------------
 
 
-def _opened_file(name: str, place: Place, *, now: bool) -> _File:
-    """The database of a place in a file, open for reading; the same as last time if the file is."""
+def _opened_file(name: str, place: Place, *, now: bool) -> tuple[DB, FileIndex]:
+    """The database of a place in a file, open for reading; one that is open already, if that has what is to be read.
+
+    One that has not is closed later: a scan may still read it.
+    """
     with _lock:
         try:
             found = os.stat(place.uri)
         except OSError as error:
             raise _unopened(name, place, error) from error
-        identity = (found.st_dev, found.st_ino)
-        known = _files.pop(place.uri, None)
-        if known and (
-            known.identity != identity
-            or last_complete(known.database.storage) < _last(place)
-            or (now and known.size != found.st_size)
-        ):
-            known.database.close()
-            known = None
-        if known is None:
-            try:
-                with open(place.uri, "rb") as file:
-                    if file.read(len(FILESTORAGE_MAGIC)) != FILESTORAGE_MAGIC:
-                        raise ValueError("this is no FileStorage")
-                storage = FileStorage(place.uri, read_only=True, blob_dir=place.blobs)
-                if last_complete(storage) < _last(place):
-                    storage.close()
-                    raise _too_old(name, place)
-                database = DB(storage)
-            except LotprocError:
-                raise
-            except Exception as error:
-                raise _unopened(name, place, error) from error
-            known = _File(identity, found.st_size, database, FileIndex(storage))
-        _files[place.uri] = known
+        file = _File(place.uri, (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
+        for known in reversed(_files):
+            is_it = known == file if now else known[:2] == file[:2]
+            if is_it and last_complete(_files[known][0].storage) >= _last(place):
+                opened = _files[known] = _files.pop(known)
+                return opened
+        try:
+            with open(place.uri, "rb") as beginning:
+                if beginning.read(len(FILESTORAGE_MAGIC)) != FILESTORAGE_MAGIC:
+                    raise ValueError("this is no FileStorage")
+            storage = FileStorage(place.uri, read_only=True, blob_dir=place.blobs)
+            if last_complete(storage) < _last(place):
+                storage.close()
+                raise _too_old(name, place)
+            before = _files.pop(file, None)
+            if before is not None:  # opened within the commit that ended since
+                before[0].close()
+            _files[file] = DB(storage), FileIndex(storage)
+        except LotprocError:
+            raise
+        except Exception as error:
+            raise _unopened(name, place, error) from error
         if len(_files) > KEPT_OPEN:
-            _files.pop(next(iter(_files))).database.close()
-        return known
+            _files.pop(next(iter(_files)))[0].close()
+        return _files[file]
 
 
 def _unopened(name: str, place: Place, error: Exception) -> LotprocError:

@@ -143,6 +143,19 @@ def test_pending_travels_and_reads_what_is_there_by_then(uri: str) -> None:
         assert list(lp.pending(policy, part, records, version="1")) == records[8:]
 
 
+def test_a_scan_goes_on_while_pending_reads_the_file_anew(tmp_path: Path) -> None:
+    policy = lp.inline("_p")
+    with lp.open_root(tmp_path / "corpus.fs", create=True) as root:
+        fill(root)
+        (part,) = lp.partitions(1, root)
+        scanned = lp.scan("n", part)
+        records = [next(scanned)]
+        for version in range(3):  # the file grows
+            lp.write(policy, root, [lp.ProcessResult(records[0].path, 1)], commit_every=1, version=str(version))
+            assert list(lp.pending(policy, part, records, version=str(version))) == []
+        assert len([*records, *scanned]) == SPEAKERS * CLIPS
+
+
 def test_what_has_no_place_says_so(tmp_path: Path) -> None:
     with opened(MappingStorage()) as root:
         with pytest.raises(lp.ArgumentError) as raised:
