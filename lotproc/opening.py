@@ -59,7 +59,7 @@ def open_root(
             has a time of its own.
 
     Returns:
-        A context manager that gives the root, with a connection and a transaction manager of its own: it is for one
+        A context manager that gives the root, with a connection and a transaction manager of its own. It is for one
         thread. At its end the database is closed.
 
     Raises:
