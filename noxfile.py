@@ -142,7 +142,7 @@ PEERS = ("dask[bag]", "datasets", "joblib", "matplotlib", "ray")
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure against what others wrote, and write docs/performance.md; what follows `--` goes to the program."""
-    install(session, *PEERS, extras="all,originals")
+    install(session, *PEERS, extras="all,servers,originals")
     session.run("python", "-m", "benchmarks.run", *(session.posargs or ["--write", "docs/performance.md"]))
 
 

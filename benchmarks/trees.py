@@ -60,23 +60,28 @@ class AnyStorage(FileStorage):
 
 def build(folder: Path, leaves: int, clips: int = CLIPS) -> None:
     """Build a tree with so many leaves, and so many clips in each session."""
+    with opened(folder, new=True) as database:
+        fill(database.open_connection(), leaves, clips)
+
+
+def fill(root: BaseNode, leaves: int, clips: int = CLIPS) -> None:
+    """Make so many leaves below the root of an empty tree."""
+    commit = root._p_jar.transaction_manager.commit
     gc.disable()  # it would look through every new object again and again
     try:
-        with opened(folder, new=True) as database:
-            root = database.open_connection()
-            for index in range(leaves):
-                *parents, key = leaf_path(index, clips)
-                if index % clips == 0:
-                    session = root.gns(parents)
-                    session.attribute_storage["day"] = index // clips % 7
-                clip = BaseNode(key, parent=session)
-                clip.attribute_storage.update(
-                    {"duration": duration(index), "text": text(index), "samples": round(16_000 * duration(index))}
-                )
-                session.node_storage[key] = clip
-                if (index + 1) % COMMIT_EVERY == 0:
-                    database.commit()
-            database.commit()
+        for index in range(leaves):
+            *parents, key = leaf_path(index, clips)
+            if index % clips == 0:
+                session = root.gns(parents)
+                session.attribute_storage["day"] = index // clips % 7
+            clip = BaseNode(key, parent=session)
+            clip.attribute_storage.update(
+                {"duration": duration(index), "text": text(index), "samples": round(16_000 * duration(index))}
+            )
+            session.node_storage[key] = clip
+            if (index + 1) % COMMIT_EVERY == 0:
+                commit()
+        commit()
     finally:
         gc.enable()
 
