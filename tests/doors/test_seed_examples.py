@@ -71,7 +71,8 @@ def test_every_error_is_public_and_also_the_built_in_error_one_would_expect() ->
     for error in errors_below(lotproc.LotprocError):
         assert getattr(lotproc, error.__name__) is error
         if error is not lotproc.LotprocError:
-            assert issubclass(error, (ValueError, TypeError, KeyError, RuntimeError, ImportError, TimeoutError))
+            expected = ValueError, TypeError, KeyError, RuntimeError, ImportError, TimeoutError, ConnectionError
+            assert issubclass(error, expected)
 
 
 # The examples

@@ -37,11 +37,14 @@ class Holder:
     __hash__ = None  # type: ignore[assignment]
 
 
-class NotMadeAgain(Exception):
-    """Its pickle calls it with one argument."""
+class NotMadeAgain:
+    """Its pickle calls it with one argument, as those of errors with more do."""
 
     def __init__(self, path: str, line: int) -> None:
-        super().__init__(f"{path}:{line}")
+        self.text = f"{path}:{line}"
+
+    def __reduce__(self) -> Any:
+        return NotMadeAgain, (self.text,)
 
 
 class Odd:
@@ -73,7 +76,7 @@ LOST: dict[str, Callable[[BaseNode], Any]] = {
     "an object of a persistent class": lambda root: Own(),
     "a persistent counter": lambda root: Length(1),
     "a weak reference": lambda root: WeakRef(root.gn("node")),
-    "an error that no pickle makes again": lambda root: NotMadeAgain("a.wav", 3),
+    "an object that no pickle makes again": lambda root: NotMadeAgain("a.wav", 3),
     "an object that takes no state": lambda root: Odd(),
 }
 AROUND: dict[str, Callable[[Any], Any]] = {
