@@ -15,7 +15,7 @@ from ZODB.POSException import ConnectionStateError, ReadOnlyError, StorageError
 from ZODB.serialize import ObjectReader
 from ZODB.utils import u64
 
-from .errors import DamagedDatabaseError, OutOfViewError, as_text
+from .errors import DamagedDatabaseError, OutOfViewError, ServerError, as_text
 
 __all__ = [
     *(
@@ -64,6 +64,7 @@ class RecordJar:
         self._storage = storage  # blobs look for it under this name
         self._sibling = sibling
         self._family: dict[str, RecordJar] = {db.database_name: self}
+        self._held: dict[bytes, tuple[bytes, bytes]] = {}
         self._untrimmed = 0
         self._buckets: set[bytes] = set()  # those of trees, as far as they were not loaded yet
         self._cache = PickleCache(self, KEPT)
@@ -76,13 +77,24 @@ class RecordJar:
         """The object with this id."""
         found = self._cache.get(oid)
         if found is None:
-            data, _ = self._load(oid)
+            data, _ = self._taken(oid)
             try:
                 found = self._reader.getGhost(data)
             except Exception as error:
                 raise unreadable(oid, error) from error
             self._cache.new_ghost(oid, found)
         return found
+
+    def stored_by(self, oid: bytes) -> bytes:
+        """The transaction that stored an object."""
+        return self._taken(oid)[1]
+
+    def hold(self, records: dict[bytes, tuple[bytes, bytes]]) -> None:
+        """Take these records from here, in place of those that were given before, where they will be asked for soon."""
+        self._held = records
+
+    def _taken(self, oid: bytes) -> tuple[bytes, bytes]:
+        return self._held.get(oid) or self._load(oid)
 
     def get_connection(self, name: str) -> RecordJar:
         """The jar of another database that objects here refer to."""
@@ -113,7 +125,7 @@ class RecordJar:
     def setstate(self, ghost: Any) -> None:
         """Load an object; objects call this themselves."""
         oid = ghost._p_oid
-        data, tid = self._load(oid)
+        data, tid = self._taken(oid)
         try:
             state = self._reader.getState(data)
             self._check_full(ghost, state)
@@ -226,7 +238,7 @@ def _tuple_in(state: Any, odd: int) -> Any:
 
 def costs_one(error: Exception) -> bool:
     """Whether an error is that of one node, and not of the connection, or of the storage as a whole."""
-    return not isinstance(error, (TransientError, ConnectionStateError, StorageError))
+    return not isinstance(error, (TransientError, ConnectionStateError, StorageError, ServerError))
 
 
 def damaged(oid: bytes, what: str) -> DamagedDatabaseError:

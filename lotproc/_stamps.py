@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from persistent import Persistent
 
+from ._places import ServerBlob
 from .errors import ArgumentTypeError, got
 from .payloads import PayloadHandle
 
@@ -133,7 +134,7 @@ def _told_by_files(value: pathlib.Path | PayloadHandle) -> str:
     if not isinstance(value, PayloadHandle):
         return f"{value}\0{_told_by_file(value)}"
     top = os.path.join(value.file, value.dataset or "")
-    found = [value.file.name, value.dataset or ""]
+    found = [pathlib.Path(value.file).name, value.dataset or ""]
     for above, folders, names in os.walk(top):
         folders.sort()
         for file in (os.path.join(above, name) for name in sorted(names)):
@@ -361,10 +362,11 @@ def _state(kind: type, state: Any) -> Any:
 
 def _told_by(handle: PayloadHandle) -> tuple[Any, ...]:
     """What a handle says of its payload, and where in its database that lies."""
-    place = handle.file.name
-    if handle.dataset is None:
-        inside = _BLOB.search(handle.file.as_posix())
-        place = inside.group() if inside else place
+    if isinstance(handle.file, ServerBlob):
+        place = handle.file.inside
+    else:
+        inside = None if handle.dataset else _BLOB.search(handle.file.as_posix())
+        place = inside.group() if inside else handle.file.name
     rate = handle.samplerate_hz
     return handle.kind, handle.shape, handle.dtype, rate, handle.encoding, place, handle.dataset
 

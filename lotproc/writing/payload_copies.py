@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ class PayloadCopy:
     def of(cls, stored: DataObject | BlobObject | Blob) -> PayloadCopy:
         """The copy of a payload object of a live tree."""
         handle = PayloadHandle.of(stored)
-        content = bytes(NAMED["npy"].encode(handle.read())) if handle.dataset is not None else handle.file.read_bytes()
+        in_blob = handle.dataset is None
+        content = Path(handle.file).read_bytes() if in_blob else bytes(NAMED["npy"].encode(handle.read()))
         if isinstance(stored, Blob):
             return cls("Blob", content)
         metadata = stored.metadata_dict()
@@ -73,13 +75,13 @@ class PayloadCopy:
         about: dict[str, Any] = {"backend": "blob", "payload_kind": handle.kind}
         if handle.kind == "array":
             array = np.asarray(handle)  # which checks that the file is what it was
-            content = handle.file.read_bytes() if handle.dataset is None else bytes(NAMED["npy"].encode(array))
+            content = Path(handle.file).read_bytes() if handle.dataset is None else bytes(NAMED["npy"].encode(array))
             rate = rate or samplerate_hz
             form = {"dtype": str(array.dtype), "shape": tuple(array.shape)}
             about.update(form, samplerate_hz=rate, time_axis=0)
             kind, blob = "application/x-npy", {"format": "npy", **form}
         else:
-            content, blob = handle.file.read_bytes(), {}
+            content, blob = Path(handle.file).read_bytes(), {}
             about["byte_length"] = len(content)
             kind = _CONTENT_TYPES[handle.kind]
             if handle.kind != "bytes":

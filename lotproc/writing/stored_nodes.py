@@ -15,6 +15,7 @@ from ZODB.utils import z64
 from .._jar import Parts
 from .._nodes import plain_file
 from ..errors import DamagedDatabaseError
+from ..zodb.ahead import held
 from ..zodb.encoding import KNOWN, read_node
 from ..zodb.pinned import PinnedStorage, pinned_in_thread
 from ..zodb.plain_buckets import PlainBucket
@@ -120,7 +121,7 @@ class StoredNodes:
         if pinned is None:
             return
         unread = list({node.oid: node for node, _ in wanted if not node.tree and node.oid not in self._ahead}.values())
-        with suppress(DamagedDatabaseError, NotServed):
+        with suppress(KeyError, NotServed):
             if len(unread) > 1:
                 trees = [read_node(record)[1] for record in self._read_many([node.oid for node in unread], pinned)]
                 self._read_many(trees, pinned)
@@ -128,19 +129,18 @@ class StoredNodes:
                     self._read(node)
             parted = {(node.tree, key) for node, key in wanted if node.tree and node.stored is None}
             while parted:
-                within = [(part, key) for oid, key in parted if isinstance(part := self._parts.get(oid, (None,))[0], Parts)]
+                known = [(self._parts[oid][0], key) for oid, key in parted if oid in self._parts]
+                within = [(part, key) for part, key in known if isinstance(part, Parts)]
                 parted = {(part.parts[bisect_right(part.bounds, key)], key) for part, key in within}
                 missing = list({oid: None for oid, _ in parted if oid not in self._parts})
                 for oid, record in zip(missing, self._read_many(missing, pinned), strict=True):
                     self._take(oid, record, self._expected.pop(oid)[1])
 
     def _read_many(self, oids: Sequence[bytes], pinned: PinnedStorage) -> list[bytes]:
-        """Many records, which are kept until they are asked for."""
-        found = pinned.load_many(as_oids(oids))
-        records = [found.one(row) for row in range(len(oids))]
-        tids = [tid.tobytes() for tid in found.tids]
-        self._expected.update(zip(oids, zip(records, tids, strict=True), strict=True))
-        return records
+        """Many records, which are kept until they are asked for; a `KeyError` where one of them is not there."""
+        found = held(pinned, oids)
+        self._expected.update(found)
+        return [found[oid][0] for oid in oids]
 
     def tree_state(self, oid: bytes) -> tuple[Any, bool, bytes]:
         """The state of a tree or of a part of one, whether it is a bucket, and the transaction that stored it.

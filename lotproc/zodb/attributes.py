@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from lotdb import BaseNode
@@ -17,9 +16,10 @@ from .._missing import Missing, Sought
 from .._patterns import PathPattern
 from ..models import NodeRecord, OnError, node_record, unchanged
 from ..snapshots import Inherited, Taken, add_inherited, nearest, record_of
+from .ahead import held_objects
 from .news import are_later, has_news, names_with_news
 from .pinned import PinnedStorage
-from .record_arrays import Flags, Oids, Records, beginning_with
+from .record_arrays import Flags, Oids, Records, beginning_with, one_by_one
 from .records import TREE, are_sorted_names, attributes_in
 from .values import ValueReader
 
@@ -172,8 +172,8 @@ class AttributeReader:
         inherited: Sequence[Inherited | None],
         new: Sequence[bool] | None,
     ) -> Iterator[NodeRecord | _T | None]:
-        (names, inherit, payload), tests, required = self._wanted.taken, self._wanted.tests, self._required
-        read = self._read(found) if payload is None else repeat(None, len(oids))
+        (names, inherit, _), tests, required = self._wanted.taken, self._wanted.tests, self._required
+        read = self._read(oids, found)
         known: Sequence[str] | None = None
         above: Inherited = {}
         own: list[tuple[str, int]] = []
@@ -227,16 +227,26 @@ class AttributeReader:
                 if not self._wanted.collects:
                     return
 
-    def _read(self, found: Records) -> Iterator[Items | None]:
+    def _read(self, oids: Oids, found: Records) -> Iterator[Items | None]:
         """The names and values in records of trees; all names as long as some that are wanted were not found.
 
         So that what is told of those is the same for trees that have split, of which only parts are read otherwise.
+        `None` for what objects are made for, as for all nodes of which a payload is taken.
         """
         start, count = 0, FIRST if self.sought.wanted else TOGETHER
         while start < len(found.starts):
             all_names = self._required is not None or bool(self.sought.wanted)
-            some = found.some(slice(start, start + count))
-            yield from self._values.read(some, self._needed, all_names=all_names)
+            part = slice(start, start + count)
+            some = found.some(part)
+            if self._wanted.taken.payload is None:
+                read = self._values.read(some, self._needed, all_names=all_names)
+            else:
+                read = [None] * len(some.starts)
+            if self._storage.is_far:
+                rows = [row for row, items in enumerate(read) if items is None]
+                if len(rows) > 1:
+                    self._jar.hold(held_objects(self._storage, one_by_one(oids[part][rows]), some.some(rows)))
+            yield from read
             start, count = start + count, TOGETHER
 
     def handed_down(

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._windows import in_windows
 from ..derived import Derived
+from ..errors import ServerError
 from ..models import NodeRecord, node_record
 from ..snapshots import Taken
 from ..write_policies import Policy, targets_of
@@ -83,8 +84,10 @@ class BelowBlocks:
             paths = [old.path(row) for row in range(start, stop)]
             try:
                 found = [each.columns_at(self._lookup(), paths) for each in self._policies]
-            except Exception:  # of which its records tell
-                found = []
+            except Exception as error:
+                if isinstance(error, ServerError):
+                    raise
+                found = []  # of which its records tell
             if found and all(each is not None for each in found):
                 told[:] = True
                 for more, are_told, _, _ in found:  # type: ignore[misc]

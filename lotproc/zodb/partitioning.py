@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeAlias
 
 from .._jar import Parts
+from .ahead import Held, held
 from .pinned import PinnedStorage
 from .records import UnusualRecord, children_or_parts, stored_node
 
@@ -76,6 +78,7 @@ class _Sizes:
     def __init__(self, storage: PinnedStorage, skip_key: Callable[[str], object] | None) -> None:
         self._storage = storage
         self._skips = skip_key or (lambda key: False)
+        self._held: Held = {}  # records that were read ahead
 
     def of_node(self, path: _Path, oid: bytes, depth: int = 0, start: _Path | None = None) -> _Piece:
         """The piece that a node with all below it is."""
@@ -94,23 +97,54 @@ class _Sizes:
         if isinstance(found, Parts):
             starts, parts = [start, *((*path, key) for key in found.bounds)], found.parts
             middle = self._of_tree(path, start, parts[len(parts) // 2], depth)
-            return _Piece(
-                start,
-                len(parts) * middle.size,
-                lambda: [self._of_tree(path, first, oid, depth) for first, oid in zip(starts, parts, strict=True)],
-            )
+
+            def pieces() -> list[_Piece]:
+                self._read_ahead([], parts, depth)
+                return [self._of_tree(path, first, oid, depth) for first, oid in zip(starts, parts, strict=True)]
+
+            return _Piece(start, len(parts) * middle.size, pieces)
         kept = [(key, oid) for key, oid in zip(*found, strict=True) if not self._skips(key)]
         if not kept:
             return _Piece(start)
         key, oid = kept[len(kept) // 2]
-        return _Piece(
-            start,
-            len(kept) * self.of_node((*path, key), oid, depth + 1).size,
-            lambda: [
+
+        def smaller() -> list[_Piece]:
+            self._read_ahead([oid for _, oid in kept], [], depth)
+            return [
                 self.of_node((*path, key), oid, depth, start if number == 0 else None)
                 for number, (key, oid) in enumerate(kept)
-            ],
-        )
+            ]
+
+        return _Piece(start, len(kept) * self.of_node((*path, key), oid, depth + 1).size, smaller)
 
     def _load(self, oid: bytes) -> bytes:
-        return self._storage.load(oid)[0]
+        return (self._held.pop(oid, None) or self._storage.load(oid))[0]
+
+    def _read_ahead(self, nodes: Iterable[bytes], trees: Iterable[bytes], depth: int) -> None:
+        """Read records that sizes are told by many at once, where each is a question to a server.
+
+        Level by level, of nodes and trees: of what is in their middle.
+        """
+        self._held = {}
+        while self._storage.is_far and (nodes or trees) and depth < DEPTH:
+            trees = list(trees)
+            for record, _ in self._hold(nodes):
+                with suppress(UnusualRecord):
+                    trees.append(stored_node(record, of_any_class=True).children)
+            nodes = []
+            while trees:
+                parts = []
+                for record, _ in self._hold(trees):
+                    with suppress(UnusualRecord):
+                        found = children_or_parts(record)
+                        if isinstance(found, Parts):
+                            parts.append(found.parts[len(found.parts) // 2])
+                        elif kept := [oid for key, oid in zip(*found, strict=True) if not self._skips(key)]:
+                            nodes.append(kept[len(kept) // 2])
+                trees = parts
+            depth += 1
+
+    def _hold(self, oids: Iterable[bytes]) -> Iterable[tuple[bytes, bytes]]:
+        found = held(self._storage, oids)
+        self._held.update(found)
+        return found.values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import copy
 from typing import Any
 
@@ -13,16 +14,17 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64
 
 from .._fast import FAST
-from .._jar import RecordJar, gone, unreadable
+from .._jar import RecordJar, costs_one, gone, unreadable
 from .._nodes import plain_file, unwrapped
 from ..errors import OutOfViewError
+from .answers import answered
 from .filestorage import FileIndex, FileRecords, last_complete
 from .record_arrays import Oids, Records, as_oids, one_by_one, put_together
-from .rows import RowRecords, answered, in_postgres
+from .rows import RowRecords, in_postgres
 
 __all__ = [
-    *("PinnedFile", "PinnedInstance", "PinnedRows", "PinnedStorage", "pinned_at", "pinned_in_thread", "pinned_view"),
-    "view_of",
+    *("PinnedFile", "PinnedInstance", "PinnedRows", "PinnedStorage", "keeps_views", "pinned_at", "pinned_in_thread"),
+    *("pinned_view", "view_of"),
 ]
 
 
@@ -52,7 +54,7 @@ def view_of(connection: Any) -> bytes:
     storage, database = connection._normal_storage, connection.db()
     historical: bytes | None = getattr(storage, "_before", None)
     view: bytes | None
-    if _keeps_views(database):
+    if keeps_views(database):
         return historical or _after(_seen_by(storage))
     view = historical or storage._start
     if connection.explicit_transactions and getattr(connection.transaction_manager, "_txn", None) is None:
@@ -64,7 +66,7 @@ def view_of(connection: Any) -> bytes:
     return newest if view is None else min(view, newest)
 
 
-def _keeps_views(database: Any) -> bool:
+def keeps_views(database: Any) -> bool:
     """Whether the storage itself gives each connection a view of its own, as RelStorage does, and not ZODB for it."""
     return database._mvcc_storage is database.storage
 
@@ -83,7 +85,7 @@ def pinned_at(before: bytes | None, db: Any, index: FileIndex | None = None) -> 
         db: The ZODB database.
         index: The index of a FileStorage, if it is at hand.
     """
-    if _keeps_views(db):
+    if keeps_views(db):
         return _pinned_instance(before, db, db._mvcc_storage.new_instance(), is_own=True)
     if before is None:
         before = _newest(db.storage)
@@ -108,7 +110,7 @@ def pinned_view(connection: Any, before: bytes | None = None) -> PinnedStorage:
 def pinned_in_thread(before: bytes, connection: Any) -> PinnedStorage:
     """The records that a connection sees, for its own thread and as long as its view stays; nothing is to be closed."""
     database = connection.db()
-    if _keeps_views(database):
+    if keeps_views(database):
         return _pinned_instance(before, database, connection._normal_storage)
     return pinned_at(before, database)
 
@@ -145,7 +147,7 @@ class PinnedStorage:
     @property
     def must_close(self) -> bool:
         """Whether something may have been opened for these records or those of their siblings."""
-        return _keeps_views(self.db) or len(self.db.databases) > 1
+        return keeps_views(self.db) or len(self.db.databases) > 1
 
     def sibling(self, name: str) -> PinnedStorage:
         """The records of another database of the same family, as the connection sees them."""
@@ -196,7 +198,8 @@ class PinnedStorage:
 
     def _find(self, oid: bytes) -> tuple[bytes, bytes] | None:
         """A record and the transaction that stored it; `None`, or a POSKeyError, if it is not there."""
-        found = self.storage.loadBefore(oid, self.before)
+        with answered(self.storage) if self.is_far else nullcontext():
+            found = self.storage.loadBefore(oid, self.before)
         return None if found is None else found[:2]
 
     def _gone(self, oid: bytes) -> Exception:
@@ -220,10 +223,13 @@ class PinnedStorage:
                 self.expect(pieces[0])
             for piece, following in zip(pieces, [*pieces[1:], []], strict=True):
                 self.expect(following)  # which comes while this piece is read
-                found += [load(oid, before)[:2] for oid in piece]
+                with answered(self.storage) if self.is_far else nullcontext():
+                    found += [load(oid, before)[:2] for oid in piece]
             return found
-        except Exception:  # this tells which it is, and why
-            return [self.load(oid) for oid in oids]
+        except Exception as error:
+            if not costs_one(error):
+                raise
+            return [self.load(oid) for oid in oids]  # this tells which it is, and why
 
 
 class PinnedFile(PinnedStorage):
@@ -249,7 +255,8 @@ class PinnedInstance(PinnedStorage):
         self._is_open = is_own
         try:
             if is_own:
-                instance.poll_invalidations()
+                with answered(instance):
+                    instance.poll_invalidations()
             seen = _after(_seen_by(instance))
             super().__init__(seen if before is None else before, db, instance)
             self.is_far = False
@@ -320,6 +327,9 @@ class PinnedRows(PinnedInstance):
         return self._rows.load_many(oids) or super().load_many(oids)  # which tells what is missing, and why
 
     def _find(self, oid: bytes) -> tuple[bytes, bytes] | None:
+        known = self._rows.taken(oid)
+        if known is not None:
+            return known
         if self._is_current:
             with answered(self.storage):
                 return super()._find(oid)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from multiprocessing import util
 from threading import Lock
 from typing import Any, NamedTuple
@@ -17,15 +18,16 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64, z64
 
-from .._places import is_file
-from ..errors import ArgumentError, DamagedDatabaseError, LotprocError
+from .._places import ServerBlob, is_file, remember_uri
+from ..errors import ArgumentError, DamagedDatabaseError, LotprocError, PayloadError
 from ..models import Place
+from .answers import answered
 from .filestorage import FileIndex, last_complete
-from .pinned import PinnedStorage, pinned_at
-from .storages import opened_database
-from .uris import Wish, shown
+from .pinned import PinnedStorage, keeps_views, pinned_at
+from .storages import BY_URI, opened_storage
+from .uris import Wish, kind_of, shown
 
-__all__ = ["close_servers", "opened_place", "writable_root"]
+__all__ = ["close_servers", "connected", "opened_database", "opened_place", "writable_root"]
 
 #: Databases of files that stay open.
 KEPT_OPEN = 4
@@ -49,10 +51,31 @@ class _File(NamedTuple):
     changed: int
 
 
+class _Server(NamedTuple):
+    """A server that was asked for something.
+
+    Args:
+        database: Its database.
+        resources: What is closed with it.
+        idle: Instances of its storage that fetch blobs, where it gives each connection one.
+    """
+
+    database: DB
+    resources: ExitStack
+    idle: list[Any]
+
+    def close(self) -> None:
+        """Close it with all that is open for it."""
+        with self.resources, closing(self.database):
+            for instance in self.idle:
+                instance.release()
+
+
 #: What is open in this process: files, with what finds their records, the one that was asked for last at the end;
-#: and databases of servers, with what is closed with them, by their URIs and whether they are only read.
+#: servers, by their URIs and whether they are only read; and those whose root somebody has open.
 _files: dict[_File, tuple[DB, FileIndex]] = {}
-_servers: dict[tuple[str, bool], tuple[DB, ExitStack]] = {}
+_servers: dict[tuple[str, bool], _Server] = {}
+_rooted: dict[str, list[_Server]] = {}
 _lock = Lock()
 #: What the process that this one was forked from has open. It is kept, since to close it here would end it there.
 _of_parents: list[Any] = []
@@ -60,9 +83,9 @@ _of_parents: list[Any] = []
 
 def _after_fork() -> None:
     global _lock
-    _of_parents.append((_files.copy(), _servers.copy()))
-    _files.clear()
-    _servers.clear()
+    _of_parents.append((_files.copy(), _servers.copy(), _rooted.copy()))
+    for opened in _files, _servers, _rooted:
+        opened.clear()
     _lock = Lock()
 
 
@@ -73,9 +96,55 @@ if hasattr(os, "register_at_fork"):
 def close_servers() -> None:
     """Close the databases of servers that are open in this process."""
     while _servers:
-        _, (database, resources) = _servers.popitem()
-        with resources:
-            database.close()
+        _, server = _servers.popitem()
+        server.close()
+
+
+@contextmanager
+def opened_database(wish: Wish) -> Iterator[DB]:
+    """The database that a URI names, with a tree or `create`, for whoever wants its root."""
+    server = _opened(wish)
+    rooted = _rooted.setdefault(wish.uri, [])
+    rooted.append(server)
+    try:
+        yield server.database
+    finally:
+        rooted.remove(server)
+        server.close()
+
+
+def _opened(wish: Wish) -> _Server:
+    with ExitStack() as opening:
+        opening.enter_context(wish.resources)
+        storage, options = opened_storage(wish)
+        try:
+            database = DB(storage, **options)
+        except BaseException:
+            storage.close()
+            raise
+        opening.pop_all()
+    remember_uri(database, wish.uri, partial(_FetchedBlob, wish.uri))
+    return _Server(database, wish.resources, [])
+
+
+@contextmanager
+def connected(database: DB) -> Iterator[Any]:
+    """A connection to a database with a transaction manager of its own; what is not committed at the end is undone."""
+    manager = TransactionManager()
+    connection = database.open(manager)
+
+    def end() -> None:
+        manager.abort()
+        connection.close()
+
+    try:
+        yield connection
+    except BaseException:
+        with suppress(Exception):  # of a server that is lost, which is less than what is told, or the same
+            end()
+        raise
+    with answered(database.storage):
+        end()
 
 
 def opened_place(name: str, place: Place, *, now: bool = False) -> PinnedStorage:
@@ -108,20 +177,15 @@ def opened_place(name: str, place: Place, *, now: bool = False) -> PinnedStorage
 @contextmanager
 def writable_root(name: str, place: Place) -> Iterator[BaseNode]:
     """The root of a place on a server, with a connection of its own, as it is by now."""
-    database = _opened_server(name, place, read_only=False)
-    manager = TransactionManager()
-    with closing(database.open(manager)) as connection:
+    with connected(_opened_server(name, place, read_only=False)) as connection:
         try:
-            try:
-                root = connection.get(place.root)
-                root._p_activate()
-            except POSKeyError as error:
-                raise _another(name, place) from error
-            if place.stored not in (None, root._p_serial):
-                raise _another(name, place)
-            yield root
-        finally:
-            manager.abort()
+            root = connection.get(place.root)
+            root._p_activate()
+        except POSKeyError as error:
+            raise _another(name, place) from error
+        if place.stored not in (None, root._p_serial):
+            raise _another(name, place)
+        yield root
 
 
 def _another(name: str, place: Place) -> DamagedDatabaseError:
@@ -136,24 +200,62 @@ def _another(name: str, place: Place) -> DamagedDatabaseError:
 
 def _opened_server(name: str, place: Place, *, read_only: bool) -> DB:
     """The database of a place on a server, as it is by now."""
-    uri = place.uri
+    database = _server(name, place.uri, read_only=read_only).database
+    if not keeps_views(database):  # which is not told at once of what others commit
+        with answered(database.storage):
+            database.storage.sync()
+        if place.before is not None and database.storage.lastTransaction() < _last(place):
+            raise _too_old(name, place)
+    return database
+
+
+def _server(name: str, uri: str, *, read_only: bool) -> _Server:
     with _lock:
         known = _servers.get((uri, False)) or _servers.get((uri, read_only))
         if known is None:
             if not _servers:
                 util.Finalize(None, close_servers, exitpriority=10)
-            wish = Wish(name, uri, create=False, read_only=read_only, timeout=TIMEOUT)
-            with ExitStack() as opening:
-                opening.enter_context(wish.resources)
-                known = opened_database(wish), wish.resources
-                opening.pop_all()
-            _servers[uri, read_only] = known
-    database = known[0]
-    if database._mvcc_storage is not database.storage:  # which is not told at once of what others commit
-        database.storage.sync()
-        if place.before is not None and database.storage.lastTransaction() < _last(place):
-            raise _too_old(name, place)
-    return database
+            # What is configured says by itself whether it is only read.
+            wish = Wish(name, uri, create=False, read_only=read_only and kind_of(uri) in BY_URI, timeout=TIMEOUT)
+            known = _servers[uri, read_only] = _opened(wish)
+    return known
+
+
+class _FetchedBlob(ServerBlob):
+    """A blob that is fetched from its server, into the folder for blobs that its URI names, or this process has."""
+
+    def __fspath__(self) -> str:
+        try:
+            server = _rooted[self.uri][-1]
+        except LookupError:
+            server = _server("the blob of a payload", self.uri, read_only=True)
+        try:
+            if not keeps_views(server.database):
+                with answered(server.database.storage):
+                    return str(server.database.storage.loadBlob(self.oid, self.tid))
+            return self._by_instance(server)
+        except (POSKeyError, AssertionError) as error:  # RelStorage has no better one for a blob that it has no row of
+            raise PayloadError(
+                f"{self!r} is not there any more as transaction {u64(self.tid):#x} stored it",
+                hint="it was replaced or removed since, and packed away: take a new record of its node",
+            ) from error
+
+    def _by_instance(self, server: _Server) -> str:
+        """Its path, by an instance of the storage, each of which is for one thread at a time."""
+        try:
+            instance = server.idle.pop()
+        except IndexError:
+            instance = server.database._mvcc_storage.new_instance()
+        try:
+            with answered(instance):
+                instance.poll_invalidations()
+                path = str(instance.loadBlob(self.oid, self.tid))
+                instance.afterCompletion()  # no transaction stays open that nobody needs
+        except BaseException:
+            instance.release()
+            raise
+        server.idle.append(instance)
+        return path
 
 
 # --- Files -----------------------------------------------------------------------------------------------------------

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from ..errors import ServerError
+from .answers import answered
 from .record_arrays import Numbers, Oids, Records, as_oids, one_by_one, put_together
-from .uris import in_words
 
-__all__ = ["RowRecords", "answered", "in_postgres", "new_ids"]
+__all__ = ["RowRecords", "in_postgres", "new_ids"]
 
 #: Records that one query asks for.
 MOST = 5000
@@ -36,20 +33,6 @@ def in_postgres(storage: Any) -> bool:
     """Whether it is a RelStorage whose rows are in PostgreSQL."""
     adapter = getattr(storage, "_adapter", None)
     return type(adapter).__module__.startswith("relstorage.adapters.postgresql")
-
-
-@contextmanager
-def answered(instance: Any) -> Iterator[None]:
-    """What the driver says of a connection that is lost is said as by all else that asks a server."""
-    try:
-        yield
-    except instance._adapter.driver.disconnected_exceptions as error:
-        raise ServerError(
-            "the server of a tree in PostgreSQL",
-            expected="to answer",
-            got=in_words(error),
-            hint="open the root anew; what was committed is there",
-        ) from error
 
 
 def new_ids(instance: Any, count: int) -> list[bytes]:
@@ -88,6 +71,10 @@ class RowRecords:
             records = (bytes(found.data[start:stop]) for start, stop in found.bounds())
             tids = (tid.tobytes() for tid in found.tids)
             self._expected.update(zip(oids, zip(records, tids, strict=True), strict=True))
+
+    def taken(self, oid: bytes) -> tuple[bytes, bytes] | None:
+        """A record that was read ahead, which is let go of by that."""
+        return self._expected.pop(oid, None)
 
     def load_many(self, oids: Oids) -> Records | None:
         """Many records, in the order of their ids; `None` if one of them is not there, or is too new."""

@@ -14,6 +14,7 @@ from BTrees.OOBTree import OOBTree
 from .._fast import FAST
 from .._jar import RecordJar, costs_one, damaged, path_and_root
 from .._missing import Sought
+from ..errors import ServerError
 from ..models import NodeRecord, OnError, failure_at, in_its_place
 from .attributes import NOTHING_ABOVE, AttributeReader, Wanted
 from .blocks import BlockReader, Piece
@@ -222,7 +223,9 @@ class Scanner:
                 list(chain.from_iterable(children.keys for _, children in together)),
                 as_oids(chain.from_iterable(children.oids for _, children in together)),
             )
-        except Exception:
+        except Exception as error:
+            if isinstance(error, ServerError):
+                raise
             self._follows = False  # so that each error comes at its place
             entries = self._entries_one_by_one(together)
         if isinstance(entries, list):
@@ -377,7 +380,10 @@ class Scanner:
         above = [branch.above.handed_down if branch.above else NOTHING_ABOVE for branch in branches]
         try:
             handed = self._attributes.handed_down(paths, oids[rows], attributes[rows], above)
-        except Exception:  # one by one, so that what can't be read costs those alone that inherit from it
+        except Exception as error:
+            if isinstance(error, ServerError):
+                raise
+            # One by one, so that what can't be read costs those alone that inherit from it.
             handed = [self._attributes.handed_down_by(branch.oid, branch.path) for branch in branches]
         for branch, handed_down in zip(branches, handed, strict=True):
             branch.handed_down = handed_down

@@ -13,7 +13,6 @@ from urllib.request import url2pathname
 
 from zc.lockfile import LockError
 from ZODB._compat import FILESTORAGE_MAGIC
-from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.FileStorage import FileStorageError
 from ZODB.FileStorage.format import CorruptedError
@@ -22,25 +21,15 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import load_current, z64
 
 from .._extras import needed
-from .._places import remember_uri
 from ..errors import ArgumentError, DamagedDatabaseError, ForeignFileError, LotprocError
 from .uris import Wish, in_words, kind_of, no_password, shown
 
-__all__ = ["opened_database", "opened_storage"]
+__all__ = ["BY_URI", "opened_storage"]
+
+#: The schemes of servers that are told by the URI alone, and by no configuration.
+BY_URI = ("zeo", "postgresql", "postgres")
 
 ZEO_PORT = 9991
-
-
-def opened_database(wish: Wish) -> Any:
-    """The database that a URI names, with a tree or `create`."""
-    storage, options = opened_storage(wish)
-    try:
-        database = DB(storage, **options)
-    except BaseException:
-        storage.close()
-        raise
-    remember_uri(database, wish.uri)
-    return database
 
 
 def opened_storage(wish: Wish) -> tuple[Any, dict[str, Any]]:
@@ -53,7 +42,7 @@ def opened_storage(wish: Wish) -> tuple[Any, dict[str, Any]]:
         return _file(wish, wish.uri), {}
     if kind == "zeo":
         return _checked(wish, _zeo(wish)), {}
-    if kind in ("postgresql", "postgres"):
+    if kind in BY_URI:
         return _postgres(wish), {}
     return _by_zodburi(wish)
 
@@ -114,6 +103,37 @@ def _file(wish: Wish, path: str) -> Any:
     return _checked(wish, storage)
 
 
+# --- Connections that are lost ---------------------------------------------------------------------------------------
+
+
+def _patience(timeout: float) -> dict[str, int]:
+    """How long a system waits for the other side of a connection, by the names that libpq has for that."""
+    seconds = max(1, math.ceil(timeout / 6))
+    return {
+        "keepalives": 1,
+        "keepalives_idle": 3 * seconds,
+        "keepalives_interval": seconds,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 6000 * seconds,
+    }
+
+
+def _notice_silence(connection: socket.socket, timeout: float) -> None:
+    """Have the system end a connection whose other side is gone without a word, as where a machine lost its power."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    patience = _patience(timeout)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, ours in (
+        ("TCP_KEEPIDLE", "keepalives_idle"),
+        ("TCP_KEEPINTVL", "keepalives_interval"),
+        ("TCP_KEEPCNT", "keepalives_count"),
+        ("TCP_USER_TIMEOUT", "tcp_user_timeout"),
+    ):
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), patience[ours])
+
+
 # --- ZEO -------------------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +141,15 @@ def _flag(text: str) -> bool:
     if text.lower() not in ("0", "1", "false", "true"):
         raise ValueError(text)
     return text.lower() in ("1", "true")
+
+
+_ZEO_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "storage": str,
+    "blob_dir": str,
+    "shared_blob_dir": _flag,
+    "blob_cache_size": int,
+    "cache_size": int,
+}
 
 
 def _zeo(wish: Wish) -> Any:
@@ -132,7 +161,7 @@ def _zeo(wish: Wish) -> Any:
         address: Any = (parts.hostname or "localhost", parts.port or ZEO_PORT) if parts.netloc else unquote(parts.path)
     except ValueError:
         raise ArgumentError(f"{wish.name}: {shown(wish.uri)}", expected="zeo://host:port or zeo:///socket") from None
-    options = wish.options(parts.query, {"storage": str, "blob_dir": str, "shared_blob_dir": _flag, "cache_size": int})
+    options = wish.options(parts.query, _ZEO_OPTIONS)
     if "blob_dir" not in options:
         options["blob_dir"] = wish.folder_for_blobs()
     try:  # a client would wait for a server that is not there
@@ -146,9 +175,10 @@ def _zeo(wish: Wish) -> Any:
         raise wish.unreachable(error) from error
 
     class ClientStorage(client.ClientStorage):  # type: ignore[misc,name-defined]
-        def notify_connected(self, *args: Any) -> None:
+        def notify_connected(self, connection: Any, *args: Any) -> None:
             self._oids: list[bytes] = []  # a server that was killed, and started again, may give them to others
-            super().notify_connected(*args)
+            _notice_silence(connection.protocol.sm_protocol.transport.get_extra_info("socket"), wish.timeout)
+            super().notify_connected(connection, *args)
 
     try:
         # `server_sync`: a transaction that begins sees what others have committed by then.
@@ -165,6 +195,7 @@ _STORAGE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "keep_history": _flag,
     "blob_dir": str,
     "shared_blob_dir": _flag,
+    "blob_cache_size": int,
     "cache_local_mb": int,
 }
 
@@ -187,7 +218,7 @@ def _postgres(wish: Wish) -> Any:
         raise ArgumentError(f"{wish.name}: {shown(wish.uri)} can't be read: {in_words(error)}") from None
     if fields.get("password") or fields.get("sslpassword"):
         raise no_password(wish.name)
-    fields.setdefault("connect_timeout", str(max(1, math.ceil(wish.timeout))))
+    fields = {"connect_timeout": max(1, math.ceil(wish.timeout)), **_patience(wish.timeout), **fields}
     dsn = driver.extensions.make_dsn(**fields)
     try:
         with closing(driver.connect(dsn)) as connection, closing(connection.cursor()) as cursor:
