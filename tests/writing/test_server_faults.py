@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from recording import examples
-from servers import Postgres, end_of_workers, listens, zeo_server
+from servers import Postgres, end_of_workers, listens, postgres, zeo_server
 from toolz import compose_left
 from trees import opened
 from ZODB.MappingStorage import MappingStorage
@@ -43,7 +43,9 @@ class Server:
 
 
 @dataclass(frozen=True)
-class KillZeo:
+class KillServer:
+    """Kills a server, whose number is in a file."""
+
     number: Path
 
     def __call__(self) -> None:
@@ -100,7 +102,7 @@ def on_zeo(folder: Path, _: Any) -> Iterator[Server]:
     with zeo_server(folder, again=True) as uri:
         names = iter(range(10**6))
         yield Server(
-            lambda: f"{uri}#{next(names)}", KillZeo(folder / "zeo.log.pid"), lambda: listens(uri[len("zeo://") :])
+            lambda: f"{uri}#{next(names)}", KillServer(folder / "zeo.log.pid"), lambda: listens(uri[len("zeo://") :])
         )
 
 
@@ -110,7 +112,13 @@ def in_postgres(_: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     yield Server(server.uri, KillPostgres(server.folder), server.is_up)
 
 
-@pytest.fixture(scope="module", params=[on_zeo, in_postgres], ids=lambda kind: kind.__name__)
+@contextmanager
+def in_postgres_of_its_own(_: Path, __: Any) -> Iterator[Server]:
+    with postgres(again=True) as server:
+        yield Server(server.uri, KillServer(server.folder / "log.pid"), server.is_up)
+
+
+@pytest.fixture(scope="module", params=[on_zeo, in_postgres, in_postgres_of_its_own], ids=lambda kind: kind.__name__)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with request.param(tmp_path_factory.mktemp("faults"), request) as found:
         yield found

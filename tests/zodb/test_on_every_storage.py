@@ -1,9 +1,9 @@
-"""What is done with a tree on a server gives what it gives with one in a file."""
+"""What is done with a tree on any storage gives what it gives with one in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from lotdb import BaseNode
 from servers import in_rows, in_rows_without_history, on_zeo, zeo_server
+from trees import opened
+from view_writer import relational
+from ZODB.blob import BlobStorage
+from ZODB.FileStorage import FileStorage
 
 import lotproc as lp
 
@@ -78,13 +82,45 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         return list(tale(root))
 
 
-@pytest.mark.parametrize("kind", [on_zeo, in_rows, in_rows_without_history], ids=lambda kind: kind.__name__)
+@contextmanager
+def in_two_folders(folder: Path, _: Any) -> Iterator[BaseNode]:
+    storage = FileStorage(str(folder / "corpus.fs"))
+    with opened(BlobStorage(str(folder / "blobs"), storage)) as root:
+        yield root
+
+
+@contextmanager
+def in_sqlite(folder: Path, _: Any, *, history: bool = True) -> Iterator[BaseNode]:
+    pytest.importorskip("relstorage")
+    with opened(relational(folder, history=history)) as root:
+        yield root
+
+
+def in_sqlite_without_history(folder: Path, request: Any) -> Any:
+    return in_sqlite(folder, request, history=False)
+
+
+@contextmanager
+def root_on(kind: Any, folder: Path, request: pytest.FixtureRequest) -> Iterator[BaseNode]:
+    with kind(folder, request) as found:
+        if isinstance(found, BaseNode):
+            yield found
+        else:
+            with lp.open_root(found, create=True) as root:
+                yield root
+
+
+KINDS: list[Any] = [on_zeo, in_rows, in_rows_without_history, in_two_folders, in_sqlite, in_sqlite_without_history]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_it_is_the_same_tale(kind: Any, expected: list[Any], request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    with kind(tmp_path, request) as uri, lp.open_root(uri, create=True) as root:
+    with root_on(kind, tmp_path, request) as root:
+        keeps_history = getattr(root._p_jar.db().storage, "keep_history", True)
         for number, found in enumerate(tale(root)):
             assert found == expected[number], number
-        assert number == len(expected) - (4 if "keep_history" in uri else 1)
-        if "keep_history" in uri:
+        assert number == len(expected) - (1 if keeps_history else 4)
+        if not keeps_history:
             for asked in (lambda: lp.scan("n", root, at=lp.transaction_of(root)), lambda: lp.history(root)):
                 with pytest.raises(lp.ArgumentError):
                     list(asked())
