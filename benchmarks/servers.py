@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from time import sleep
 from typing import Any, TypeAlias
 
+import numpy as np
 from lotdb import BaseNode
 from toolz import compose_left
 
@@ -50,7 +51,8 @@ def on_zeo(folder: Path) -> Iterator[str]:
         path = os.path.join(place, "zeo")
         configuration = f"<zeo>\naddress {path}\n</zeo>\n<filestorage 1>\npath {folder / NAME}\n</filestorage>\n"
         Path(place, "zeo.conf").write_text(configuration)
-        process = subprocess.Popen([sys.executable, "-m", "ZEO.runzeo", "-C", os.path.join(place, "zeo.conf")])
+        command = [sys.executable, "-m", "ZEO.runzeo", "-C", os.path.join(place, "zeo.conf")]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             while not listens(path):
                 sleep(0.02)
@@ -127,7 +129,7 @@ def build_payloads_in_postgres(folder: Path, nodes: int) -> None:
 
     def make(root: BaseNode) -> None:
         for index in range(nodes):
-            root.get_data_node(list(leaf_path(index)), backend="blob").write_bytes(b"payload %d" % index)
+            root.get_data_node(list(leaf_path(index)), backend="blob").write_data(np.full(100, index))
         root._p_jar.transaction_manager.commit()
 
     built_in_postgres(folder, make)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pickle import BINPERSID
 from typing import TypeAlias
 
 from ZODB.serialize import referencesf
@@ -48,7 +49,7 @@ def held_objects(storage: PinnedStorage, nodes: Sequence[bytes], trees: Records)
         record = trees.one(row)
         with suppress(KeyError, UnusualRecord):
             found[stored_node(found[node][0], of_any_class=True).attributes] = record, trees.tids[row].tobytes()
-        waiting += referencesf(record)
+        waiting += _references(record)
     for _ in range(DEPTH):
         waiting = [oid for oid in waiting if oid not in found]
         if not waiting or len(found) + len(waiting) > MOST:
@@ -58,5 +59,11 @@ def held_objects(storage: PinnedStorage, nodes: Sequence[bytes], trees: Records)
         waiting = []
         for record, _ in more.values():
             if b"node_storage" not in record:  # a node, below and above which the whole tree is
-                waiting += referencesf(record)
+                waiting += _references(record)
     return found
+
+
+def _references(record: bytes) -> list[bytes]:
+    """The ids of the objects that a record refers to; few refer to any, and most are known by a look."""
+    references: list[bytes] = referencesf(record) if BINPERSID in record else []
+    return references
