@@ -157,7 +157,7 @@ def postgres(address: str = "", *, again: bool = False) -> Iterator[Postgres]:
         rules = folder / "data" / "pg_hba.conf"
         network = "host all all samenet trust\n" if address else ""
         rules.write_text(f"local all {Postgres.locked} scram-sha-256\n{network}{rules.read_text()}")
-        quick = ["fsync=off", "full_page_writes=off", "shared_buffers=32MB", f"synchronous_commit={again}"]
+        quick = ["fsync=off", "full_page_writes=off", "shared_buffers=32MB"]
         settings = [part for setting in quick for part in ("-c", setting)]
         command = [made.bin_path / "postgres", "-D", folder / "data", "-k", folder, "-h", address, *settings]
         server = Postgres(folder)

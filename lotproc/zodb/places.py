@@ -19,7 +19,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64, z64
 
 from .._places import ServerBlob, is_file, remember_uri
-from ..errors import ArgumentError, DamagedDatabaseError, LotprocError, PayloadError
+from ..errors import ArgumentError, DamagedDatabaseError, LotprocError, PayloadError, ServerError
 from ..models import Place
 from .answers import answered
 from .filestorage import FileIndex, last_complete
@@ -200,13 +200,35 @@ def _another(name: str, place: Place) -> DamagedDatabaseError:
 
 def _opened_server(name: str, place: Place, *, read_only: bool) -> DB:
     """The database of a place on a server, as it is by now."""
-    database = _server(name, place.uri, read_only=read_only).database
-    if not keeps_views(database):  # which is not told at once of what others commit
-        with answered(database.storage):
-            database.storage.sync()
-        if place.before is not None and database.storage.lastTransaction() < _last(place):
+    server = _server(name, place.uri, read_only=read_only)
+    if not keeps_views(server.database):  # which is not told at once of what others commit
+        try:
+            _sync(server)
+        except ServerError:  # a client of ZEO that lost its server may never find it again
+            _forget(server)
+            server = _server(name, place.uri, read_only=read_only)
+            _sync(server)
+        if place.before is not None and server.database.storage.lastTransaction() < _last(place):
             raise _too_old(name, place)
-    return database
+    return server.database
+
+
+def _sync(server: _Server) -> None:
+    with answered(server.database.storage):
+        server.database.storage.sync()
+
+
+def _forget(server: _Server) -> None:
+    """Close the database of a server that is lost, so that it is opened anew."""
+    with _lock:
+        for key, known in list(_servers.items()):
+            if known is server:
+                del _servers[key]
+                break
+        else:  # it is that of a root which somebody has open
+            return
+    with suppress(Exception):
+        server.close()
 
 
 def _server(name: str, uri: str, *, read_only: bool) -> _Server:
@@ -234,6 +256,9 @@ class _FetchedBlob(ServerBlob):
                 with answered(server.database.storage):
                     return str(server.database.storage.loadBlob(self.oid, self.tid))
             return self._by_instance(server)
+        except ServerError:
+            _forget(server)
+            raise
         except (POSKeyError, AssertionError) as error:  # RelStorage has no better one for a blob that it has no row of
             raise PayloadError(
                 f"{self!r} is not there any more as transaction {u64(self.tid):#x} stored it",

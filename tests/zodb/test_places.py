@@ -18,6 +18,7 @@ from trees import exactly, opened
 from ZODB.MappingStorage import MappingStorage
 
 import lotproc as lp
+from lotproc.zodb import places
 from lotproc.zodb.places import close_servers
 
 SPEAKERS, CLIPS = 6, 20
@@ -224,6 +225,24 @@ def test_a_place_after_a_fork(uri: str) -> None:
                 os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
         assert len(list(lp.scan("n", part))) == count
+
+
+def test_a_server_that_was_lost_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("ZEO.Exceptions")
+    with on_zeo(tmp_path, None) as uri:
+        with lp.open_root(uri, create=True) as root:
+            fill(root)
+            (part,) = lp.partitions(1, root)
+        count = len(list(lp.scan("n", part)))
+        (server,) = places._servers.values()
+
+        def lost() -> None:
+            raise exceptions.ClientDisconnected("timed out waiting for connection")
+
+        monkeypatch.setattr(server.database.storage, "sync", lost)
+        assert len(list(lp.scan("n", part))) == count
+        assert server not in places._servers.values()
+        end_of_workers()
 
 
 def test_places_of_older_versions() -> None:
