@@ -105,6 +105,17 @@ def servers(session: nox.Session) -> None:
     session.run("pytest", "--hypothesis-profile=long", *files, *ON_ALL_CORES, *session.posargs)
 
 
+#: Files of tests with executors of other engines.
+ON_ENGINES = ("workers/test_engines", "workers/test_mpi", "workers/test_ray")
+
+
+@nox.session
+def engines(session: nox.Session) -> None:
+    """Process batches on Dask, MPI and Ray."""
+    install(session, extras="all,test,engines")
+    session.run("pytest", *(f"tests/{name}.py" for name in ON_ENGINES), *ON_ALL_CORES, *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""

@@ -5,6 +5,7 @@ Where there is nothing to build, a side gets an empty folder, and the number of 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -51,6 +52,36 @@ def batches_to_executor(folder: Path, count: int) -> Measured:
     with ProcessPoolExecutor(WORKERS) as pool:
         list(pool.map(double_all, batches[: 2 * WORKERS]))  # its workers are started here
         return consumed(lambda: concat(pool.map(double_all, batches)))
+
+
+# Waiting
+
+AT_ONCE, AWAITS = 64, 2_000
+
+
+async def answer(record: lp.NodeRecord) -> lp.ProcessResult:
+    await asyncio.sleep(0.05)
+    return double(record)
+
+
+def awaited(folder: Path, count: int) -> Measured:
+    batches = list(lp.chunked(BATCH, records(count)))
+    return consumed(lambda: concat(lp.parallel_map(lp.each(answer), batches, mode="async", max_workers=AT_ONCE)))
+
+
+def gathered(folder: Path, count: int) -> Measured:
+    batch = records(count)
+
+    async def all_of_them() -> list[lp.ProcessResult]:
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def one(record: lp.NodeRecord) -> lp.ProcessResult:
+            async with room:
+                return await answer(record)
+
+        return list(await asyncio.gather(*map(one, batch)))
+
+    return consumed(lambda: asyncio.run(all_of_them()))
 
 
 # Calls
@@ -175,6 +206,15 @@ def rows(leaves: int) -> list[Row]:
             1.7,
             FASTER,
             size=few,
+        ),
+        like(
+            f"{AWAITS:,} awaits of 50 ms, {AT_ONCE} at once",
+            "`asyncio.gather` with a semaphore",
+            awaited,
+            gathered,
+            1.1,
+            LONGER,
+            size=AWAITS,
         ),
         *(
             like(

@@ -56,6 +56,8 @@ from .joining import join as join
 from .lifting import each as each
 from .lifting import outputs as outputs
 from .parallel import parallel_map as parallel_map
+from .workers.info import WorkerInfo as WorkerInfo
+from .workers.info import worker_info as worker_info
 from .sampling import rng as rng
 from .models import Failure as Failure
 

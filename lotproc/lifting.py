@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from ._items import path_of
 from ._stage import check_function, stage
 from .errors import ResultError, got
 from .models import Failure, NodeRecord, ProcessResult
-from .workers.tasks import Lifted, drained
+from .workers.tasks import Lifted, drained, is_awaited
 
 __all__ = ["each", "outputs"]
 
@@ -34,7 +35,7 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
     [ProcessResult(path=('clip',), output=3.0, attributes={}, relative_path=())]
 
     Args:
-        fn: A function of one record.
+        fn: A function of one record; or a coroutine function, for `parallel_map(mode="async")`.
         batch: Records. A `Failure` among them, of a stage before, is passed on as it is.
 
     Returns:
@@ -46,14 +47,15 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
     """
     check_function("each", "fn", fn, "a function of a record")
 
-    def called(record: T) -> R:
-        inputs = {record.path: record.inputs} if isinstance(record, NodeRecord) and record.inputs else {}
-        result = fn(record)
+    def inputs_of(record: T) -> dict[Any, str]:
+        return {record.path: record.inputs} if isinstance(record, NodeRecord) and record.inputs else {}
+
+    def made(record: T, inputs: dict[Any, str], result: R) -> R:
         if inputs or (type(result) is not ProcessResult and isinstance(result, (Iterator, list, tuple))):
             result = drained(result, inputs)
         return result
 
-    return Lifted(called)
+    return _lifted(fn, inputs_of, made)
 
 
 @overload
@@ -77,7 +79,8 @@ def outputs(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], list[ProcessResul
 
     Args:
         fn: A function of one record, which returns any value that `write` can store, `None` included. Where it is a
-            generator function, its output is the list of what it yields.
+            generator function, its output is the list of what it yields. Or a coroutine function, for
+            `parallel_map(mode="async")`.
         batch: Records. A `Failure` among them, of a stage before, is passed on as it is.
 
     Returns:
@@ -90,9 +93,8 @@ def outputs(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], list[ProcessResul
     """
     check_function("outputs", "fn", fn, "a function of a record")
 
-    def called(record: T) -> ProcessResult:
-        path = path_of("outputs", record)
-        value = drained(fn(record), {})
+    def made(record: T, path: tuple[str, ...], value: Any) -> ProcessResult:
+        value = drained(value, {})
         for item in value if type(value) in (list, tuple) else (value,):
             if isinstance(item, (ProcessResult, Failure)):
                 raise ResultError(
@@ -107,4 +109,24 @@ def outputs(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], list[ProcessResul
             path, value, relative_path=getattr(record, "relative_path", ()), inputs=getattr(record, "inputs", None)
         )
 
-    return Lifted(called)
+    return _lifted(fn, partial(path_of, "outputs"), made)
+
+
+def _lifted(fn: Callable[[Any], Any], look: Callable[[Any], Any], made: Callable[[Any, Any, Any], Any]) -> Lifted:
+    """A function of a record, with what is made of what it returns, or of what comes where that is awaited.
+
+    Args:
+        fn: The function.
+        look: What is looked at before it is called.
+        made: What is made of the record, of that, and of what it returned.
+    """
+
+    def called(record: Any) -> Any:
+        seen = look(record)
+        return made(record, seen, fn(record))
+
+    async def awaited(record: Any) -> Any:
+        seen = look(record)
+        return made(record, seen, await fn(record))
+
+    return Lifted(awaited, waits=True) if is_awaited(fn) else Lifted(called)

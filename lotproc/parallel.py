@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
@@ -11,11 +13,11 @@ from ._stage import check_choice, check_count, check_function, check_on_error, s
 from .errors import ArgumentError, ArgumentTypeError, got
 from .lifting import each
 from .models import Failure, OnError, in_its_place
-from .workers.backends import cpu_count, handed_in, processes, threads
+from .workers.backends import cpu_count, handed_in, processes, threads, workers_of
 from .workers.batches import detached, is_divisible
 from .workers.flight import in_flight, in_line
 from .workers.packing import Initializer, check_picklable
-from .workers.tasks import Outcome, Task
+from .workers.tasks import Outcome, Task, is_awaited
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
@@ -34,13 +36,14 @@ if TYPE_CHECKING:
         timeout: float | None
         initializer: Initializer
         max_tasks_per_child: int | None
+        rate: float | None
 
 
 __all__ = ["each", "parallel_map"]  # what older versions pickled looks for `each` here
 
 B = TypeVar("B")
 R = TypeVar("R")
-Mode: TypeAlias = Literal["sync", "thread", "process"]
+Mode: TypeAlias = Literal["sync", "thread", "process", "async"]
 RetryOn: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
 
@@ -67,6 +70,7 @@ def parallel_map(
     timeout: float | None = None,
     initializer: Initializer = None,
     max_tasks_per_child: int | None = None,
+    rate: float | None = None,
 ) -> Callable[[Iterable[B]], Iterator[Any]]:
     """Call a processor on each batch, many at a time.
 
@@ -94,6 +98,18 @@ def parallel_map(
     A worker process that dies costs the record that it died of, and no other: another takes its place, and the batch
     that it had is run again. If that kills its worker too, it is run in halves, down to the record that is to blame.
 
+    A coroutine function, which waits for a model server or an API, is a processor for `mode="async"`, most of the time
+    as `outputs(fn)` or `each(fn)`: then many records wait at once, in one thread, whatever their batches. Each fails,
+    is tried again and takes too long by itself, and the others of its batch are not asked for again.
+
+    >>> import asyncio
+    >>> from lotproc import outputs
+    >>> async def asked(record):
+    ...     await asyncio.sleep(0.001)
+    ...     return len(record.key)
+    >>> [result.output for result in next(parallel_map(outputs(asked), [batch], mode="async"))]
+    [1, 1, 1]
+
     `numpy.errstate` and decimal's context are for each batch what they are here as it is pulled, in every mode and on
     any executor, or what the initializer sets; in line a processor that changes them changes the caller's. On threads
     the caller's context variables are there too; to processes they can't travel. Random numbers: see `rng`.
@@ -108,14 +124,18 @@ def parallel_map(
         mode: "sync": in line, one after the other; "thread": for work that waits or leaves the interpreter;
             "process": for work in Python, on worker processes. They are kept for a minute for the next call, which
             gives them its working directory, `sys.path`, environment, recursion limit and filters of warnings; the
-            modules that they have loaded stay, unless a file of yours was changed.
-        max_workers: Threads or processes; by default one for each CPU that this process may use. Numeric libraries
+            modules that they have loaded stay, unless a file of yours was changed. "async": for coroutine functions, on
+            an event loop in a thread of its own, so also in a notebook, where one runs already.
+        max_workers: Threads or processes; by default one for each CPU that this process may use. With "async": records
+            that wait at once, by default 32. Numeric libraries
             start so many threads in each process that together there is one for each CPU, unless the environment says
             how many (OMP_NUM_THREADS).
         executor: Any `concurrent.futures.Executor` to use in place of `mode`: Dask, MPI, Ray, Slurm have one. Only its
-            `submit` is used, and it is left running.
+            `submit` is used, and it is left running. What it gets is packed here, so that it takes functions of a
+            notebook, too, and gives back what was raised; unless it is a `ThreadPoolExecutor`. Without `max_workers` it
+            has to say itself how many workers it has.
         buffersize: The most batches that are in flight: pulled, and their results not asked for yet. By default twice
-            the workers. In line there is always one.
+            the workers; with "async" as many as have twice as many records as may wait. In line there is always one.
         ordered: Give the results in the order of the batches; else as they are finished. One that is ready comes out
             before more is pulled, and while the source is slow it is waited for, for a twentieth of the time of a pull.
         on_error: What becomes of a record that `fn` raises an error for, that kills its worker, or that takes too
@@ -125,11 +145,14 @@ def parallel_map(
             batch.
         retry_on: The errors after which it is tried again; a class or a tuple of classes. A worker that died is a
             `WorkerDiedError`, one that took too long a `WorkerTimeoutError`.
-        timeout: Seconds that a worker process may take for a batch, or for a part of one that is run again; then it is
+        timeout: With "async" the seconds that a record may take, each time that it is tried; then it is cancelled. Else
+            seconds that a worker process may take for a batch, or for a part of one that is run again; then it is
             killed. Give it what a whole batch takes, and more. Getting ready does not count: the start, the
             initializer, the loading of `fn`.
         initializer: A function without arguments to call once in each worker (in line: once) before its first batch.
             With it, worker processes are not kept for the next call.
+        rate: With "async": records that are begun in a second, at most, those that are tried again among them, at even
+            steps (a token bucket for a twentieth of a second).
         max_tasks_per_child: How many batches a worker process gets before a fresh one takes its place, for code that
             leaks memory.
 
@@ -142,7 +165,8 @@ def parallel_map(
 
     Raises:
         ArgumentError: An option is out of range, or does not go with the mode.
-        ArgumentTypeError: `fn` is not callable, or an option has the wrong type.
+        ArgumentTypeError: `fn` is not callable, or an option has the wrong type; or `fn` is a coroutine function, and
+            the mode another one than "async", or the other way round.
         NotPicklableError: `fn` or a batch can't be sent to a process.
         LiveNodeError: A batch holds a live node, or on processes `fn` does; use `snapshot` first.
         NotReadyError: The initializer fails, or the processor can't be loaded in a worker; whatever `on_error` is.
@@ -152,26 +176,38 @@ def parallel_map(
             through, and a note that names the batch and its paths.
     """
     check_function("parallel_map", "fn", fn, "a function of a batch")
-    check_choice("parallel_map", "mode", mode, ("sync", "thread", "process"))
+    check_choice("parallel_map", "mode", mode, ("sync", "thread", "process", "async"))
     counts = {"max_workers": max_workers, "buffersize": buffersize, "max_tasks_per_child": max_tasks_per_child}
     for name, value in counts.items():
         if value is not None:
             check_count("parallel_map", name, value)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise ArgumentTypeError("parallel_map: executor", "must have a submit method", got=got(executor))
+    if executor is not None and max_workers is None:
+        _workers_of(executor)
     check_on_error("parallel_map", on_error)
     check_count("parallel_map", "retries", retries, minimum=0)
     where_to = mode if executor is None else "executor"
     _check_workers(where_to, timeout, initializer, max_tasks_per_child)
+    _check_rate(where_to, rate)
+    _check_awaited(where_to, fn)
     task = Task(fn, on_error != "raise", retries, _error_classes(retry_on), in_line=where_to == "sync")
-    if where_to == "process" or isinstance(executor, ProcessPoolExecutor):
+    if where_to == "process" or (executor is not None and not isinstance(executor, ThreadPoolExecutor)):
         check_picklable(task, initializer)  # before any work; pickled again at the start, when all it needs is defined
 
     def run(batches: Iterable[B]) -> Iterator[Any]:
         checked, given = detached(batches), partial(_given, on_error)
         if where_to == "sync":
             return in_line(task, checked, initializer, given)
-        workers = max_workers or cpu_count()
+        if where_to == "async":
+            from .workers.awaiting import AT_ONCE, awaiting  # here, since it loads asyncio
+
+            at_once = max_workers or AT_ONCE
+            backend = awaiting(at_once, task, initializer, timeout, rate)
+            if buffersize is None:
+                return in_flight(task, backend, checked, 2 * at_once, ordered, given, _records_in)
+            return in_flight(task, backend, checked, buffersize, ordered, given)
+        workers = max_workers or (cpu_count() if executor is None else _workers_of(executor))
         if executor is not None:
             backend = handed_in(executor, task)
         elif mode == "thread":
@@ -181,6 +217,15 @@ def parallel_map(
         return in_flight(task, backend, checked, buffersize or 2 * workers, ordered, given)
 
     return run
+
+
+def _workers_of(executor: Executor) -> int:
+    workers = workers_of(executor)
+    if workers is None:
+        raise ArgumentError(
+            f"parallel_map: how many workers {got(executor)} has is not known", hint="say it with max_workers"
+        )
+    return workers
 
 
 def _check_workers(where_to: str, timeout: object, initializer: object, max_tasks_per_child: object) -> None:
@@ -200,8 +245,41 @@ def _check_workers(where_to: str, timeout: object, initializer: object, max_task
         ("timeout", timeout, "only a process can be stopped from outside"),
         ("max_tasks_per_child", max_tasks_per_child, "only worker processes are replaced"),
     ):
-        if value is not None and where_to != "process":
+        is_possible = where_to == "process" or (where_to == "async" and name == "timeout")
+        if value is not None and not is_possible:
             raise ArgumentError(f'parallel_map: {name}={value} needs mode="process", not {given}: {why}')
+
+
+def _check_rate(where_to: str, rate: object) -> None:
+    if rate is None:
+        return
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+        raise ArgumentTypeError("parallel_map: rate", expected="a number of records a second", got=got(rate))
+    if not 0 < rate < math.inf:
+        raise ArgumentError("parallel_map: rate", expected="more than 0 records a second, and finite", got=str(rate))
+    if where_to != "async":
+        raise ArgumentError('parallel_map: rate needs mode="async"', hint="it is for processors that wait")
+
+
+def _check_awaited(where_to: str, fn: Callable[..., Any]) -> None:
+    """Refuse a coroutine function where nobody would await it, and any other function where it would be awaited."""
+    if inspect.isasyncgenfunction(fn):
+        raise ArgumentTypeError("parallel_map: fn", expected="a function, or a coroutine function", got=got(fn))
+    if is_awaited(fn) and where_to != "async":
+        what = f"is a coroutine function, which nobody would await: {got(fn)}"
+        hint = 'mode="async" calls it' + (", without an executor" if where_to == "executor" else "")
+        raise ArgumentTypeError("parallel_map: fn", what, hint=hint)
+    if where_to == "async" and not is_awaited(fn):
+        raise ArgumentTypeError(
+            "parallel_map: fn",
+            expected='a coroutine function for mode="async", or each() or outputs() of one',
+            got=got(fn),
+            hint='write it with `async def`, or take mode="thread"',
+        )
+
+
+def _records_in(batch: Any) -> int:
+    return max(1, len(batch)) if type(batch) in (list, tuple) else 1
 
 
 def _error_classes(retry_on: object) -> tuple[type[BaseException], ...]:

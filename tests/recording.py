@@ -65,7 +65,9 @@ class Source:
 
 
 class InlineExecutor:
-    """The least an executor can be: `submit` alone, which does the work at once."""
+    """The least an executor can be: `submit` alone, which does the work at once, and how many workers it has."""
+
+    max_workers = 2
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -78,6 +80,8 @@ class InlineExecutor:
 
 class HeldExecutor:
     """Holds every call back until the test releases it."""
+
+    max_workers = 2
 
     def __init__(self) -> None:
         self.held: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []

@@ -10,10 +10,11 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from contextvars import Context, copy_context
 from functools import lru_cache
+from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
@@ -25,11 +26,12 @@ from ..errors import NotReadyError, got
 from .arithmetic import Arithmetic, changed_by, within
 from .environment import Environment, Inherited
 from .errors import outcome_of
+from .info import Engine, be_worker, be_worker_of, engine_of
 from .packing import Initializer, packed_batch, packed_task, parcel, run_task
 from .pool import Call, Lease
 from .tasks import Task
 
-__all__ = ["Submit", "begin", "cpu_count", "handed_in", "processes", "threads"]
+__all__ = ["Submit", "begin", "cpu_count", "handed_in", "processes", "threads", "workers_of"]
 
 Submit: TypeAlias = Callable[[Any], "Future[Any]"]
 
@@ -64,7 +66,7 @@ def begin(initializer: Initializer) -> Arithmetic | None:
 @contextmanager
 def threads(workers: int, task: Task, initializer: Initializer) -> Iterator[Submit]:
     """Threads of our own, gone at the end; batches that run by then are waited for, but not long after an interrupt."""
-    pool = _Threads(workers, lambda: _on_thread(task, initializer))
+    pool = _Threads(workers, lambda index: _on_thread(task, initializer, index, workers))
     seconds: float | None = None
     try:
         yield lambda batch: pool.submit((copy_context(), Arithmetic.here(), batch))
@@ -83,8 +85,8 @@ def processes(
     environment = Environment.here(max(1, cpu_count() // workers))
     packed = pickle.dumps((environment, packed_task(task, initializer)))
     is_shared = initializer is None and most_batches is None
-    call = Call(packed, Inherited.now(environment), timeout, most_batches, is_shared)
-    pool = _Threads(workers, lambda: closing(Lease(call)))
+    call = Call(packed, Inherited.now(environment), timeout, most_batches, is_shared, workers)
+    pool = _Threads(workers, lambda index: closing(Lease(call, index)))
     try:
         yield lambda batch: pool.submit(parcel(batch, call.memories))
     finally:
@@ -97,13 +99,29 @@ def processes(
 @contextmanager
 def handed_in(executor: Executor, task: Task) -> Iterator[Submit]:
     """An executor of somebody else's, which is left running."""
-    if isinstance(executor, ProcessPoolExecutor):
-        packed = packed_task(task)
-        yield lambda batch: executor.submit(outcome_of, run_task, packed, packed_batch(batch))
-    elif isinstance(executor, ThreadPoolExecutor):
+    if isinstance(executor, ThreadPoolExecutor):
         yield lambda batch: executor.submit(copy_context().run, outcome_of, within, Arithmetic.here(), task, batch)
     else:
-        yield lambda batch: executor.submit(outcome_of, within, Arithmetic.changed(), task, batch)
+        packed, numbers, engine = packed_task(task), count(), engine_of(executor)
+        yield lambda batch: executor.submit(_run_numbered, next(numbers), engine, packed, packed_batch(batch))
+
+
+def _run_numbered(number: int, engine: Engine, task: bytes, batch: bytes) -> Any:
+    """The packed outcome of a packed batch; by their numbers an engine tells calls apart that are equal else."""
+    be_worker_of(engine)
+    return outcome_of(run_task, task, batch)
+
+
+def workers_of(executor: Any) -> int | None:
+    """How many workers an executor has, if it says so: those of the standard library, loky, Dask, MPI and Ray do."""
+    client: Any = getattr(executor, "_client", None)
+    if hasattr(client, "nthreads"):  # Dask's
+        return sum(client.nthreads().values()) or None
+    for name in ("_max_workers", "max_workers", "num_workers"):
+        found = getattr(executor, name, None)
+        if type(found) is int and found > 0:
+            return found
+    return None
 
 
 class _Threads:
@@ -111,10 +129,10 @@ class _Threads:
 
     Args:
         most: How many there are at most; each is started when there is more to do than the others can take.
-        worker: Opens, in each thread, to what it does with a job.
+        worker: Opens, in each thread, by its number, to what it does with a job.
     """
 
-    def __init__(self, most: int, worker: Callable[[], AbstractContextManager[Callable[[Any], Any]]]) -> None:
+    def __init__(self, most: int, worker: Callable[[int], AbstractContextManager[Callable[[Any], Any]]]) -> None:
         self._most = most
         self._worker = worker
         self._jobs: SimpleQueue[tuple[Future[Any], Any] | None] = SimpleQueue()
@@ -128,7 +146,8 @@ class _Threads:
             self._free -= 1
             if self._free < 0 and len(self._threads) < self._most:
                 self._free += 1
-                self._threads.append(Thread(target=self._work, name=f"lotproc_{len(self._threads)}", daemon=True))
+                index = len(self._threads)
+                self._threads.append(Thread(target=self._work, args=(index,), name=f"lotproc_{index}", daemon=True))
                 self._threads[-1].start()
         self._jobs.put((future, job))
         return future
@@ -146,8 +165,8 @@ class _Threads:
         for thread in self._threads:
             thread.join(None if end is None else max(0.0, end - monotonic()))
 
-    def _work(self) -> None:
-        with self._worker() as work:
+    def _work(self, index: int) -> None:
+        with self._worker(index) as work:
             while (item := self._jobs.get()) is not None:
                 future, job = item
                 if future.set_running_or_notify_cancel():
@@ -161,11 +180,14 @@ class _Threads:
 
 
 @contextmanager
-def _on_thread(task: Task, initializer: Initializer) -> Iterator[Callable[[tuple[Context, Arithmetic, Any]], Any]]:
+def _on_thread(
+    task: Task, initializer: Initializer, index: int, workers: int
+) -> Iterator[Callable[[tuple[Context, Arithmetic, Any]], Any]]:
     """What a thread does with batches: the task itself, with the arithmetic and the context variables of the caller.
 
     Those that the initializer has set are the thread's own.
     """
+    be_worker(index, workers)
     own: Arithmetic | None = None
     failed: NotReadyError | None = None
     try:

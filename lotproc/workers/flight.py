@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from .._clock import waiting
 from .._missing import Notes, tell_all
-from .._tracebacks import error_types
+from .._tracebacks import error_types, said
 from ..errors import LiveNodeError, NotReadyError, WorkerDiedError, WorkerTimeoutError, add_note
 from .backends import Submit, begin
 from .batches import halves, named, span, units_of, where
@@ -59,15 +59,19 @@ def in_flight(
     buffersize: int,
     ordered: bool,
     given: Given,
+    weigh: Callable[[Any], int] = lambda batch: 1,
 ) -> Iterator[Any]:
-    """Keep up to `buffersize` batches in flight, and give what comes of them: what is ready before more is pulled."""
+    """Keep up to `buffersize` batches in flight, and give what comes of them: what is ready before more is pulled.
+
+    Where batches have weights, more are pulled as long as all that are in flight weigh less than that.
+    """
     numbered = enumerate(batches)
     failure: Exception | None = None
     with backend as submit:
         flight = Flight(task, submit, ordered)
         try:
             while True:
-                while failure is None and len(flight) < buffersize and not flight.fails:
+                while failure is None and flight.weight < buffersize and not flight.fails:
                     start = perf_counter()
                     try:
                         index, batch = next(numbered)
@@ -76,7 +80,7 @@ def in_flight(
                     except Exception as error:  # what was submitted before it is still to be had
                         failure = error
                     else:
-                        flight.add(index, batch)
+                        flight.add(index, batch, weigh(batch))
                         del batch
                         if flight.is_ready(PATIENCE * (perf_counter() - start)):
                             break
@@ -100,6 +104,7 @@ class _Part:
         batch: These records, as a batch.
         deaths: How many workers died of it, or of what it is a part of.
         attempts: How often it failed.
+        was_alone: Whether it has run while nothing else did.
         retries: How often it was tried again for `retries`.
         outcome: What became of it.
     """
@@ -107,6 +112,7 @@ class _Part:
     batch: Any
     deaths: int = 0
     attempts: int = 0
+    was_alone: bool = False
     retries: int = 0
     outcome: Outcome | None = None
 
@@ -114,9 +120,10 @@ class _Part:
 class _Entry:
     """A batch in flight, with the parts that it is run in, in order; at first there is one."""
 
-    def __init__(self, index: int, batch: Any) -> None:
+    def __init__(self, index: int, batch: Any, weight: int) -> None:
         self.index = index
         self.batch = batch
+        self.weight = weight
         self.parts = [_Part(batch)]
         self.running = 1
         self.error: BaseException | None = None
@@ -142,6 +149,19 @@ class _Entry:
         return Outcome([item for outcome in outcomes for item in spliced(outcome.result)], in_parts=True)
 
 
+#: What engines raise for a batch whose worker died, by the names of their classes: Dask, Ray, parsl.
+_DEATHS = frozenset(
+    (
+        *("KilledWorker", "WorkerCrashedError", "ActorDiedError", "RayActorError", "NodeDiedError"),
+        *("OutOfMemoryError", "WorkerLost", "ManagerLost"),
+    )
+)
+
+
+def _is_death(error: BaseException) -> bool:
+    return any(kind.__name__ in _DEATHS for kind in type(error).__mro__)
+
+
 class Flight:
     """The batches in flight.
 
@@ -160,16 +180,23 @@ class Flight:
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
         #: What was noted where they were processed.
         self.notes = Notes()
+        #: What is blamed for the death of a worker that others may have been on, to be run when nothing else is; and
+        #: what waits until then.
+        self._suspects: deque[tuple[_Entry, _Part]] = deque()
+        self._held_back: deque[tuple[_Entry, _Part]] = deque()
+        #: What they weigh, all together.
+        self.weight = 0
         #: Whether one of them is sure to end the run.
         self.fails = False
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, index: int, batch: Any) -> None:
+    def add(self, index: int, batch: Any, weight: int) -> None:
         """Take a batch."""
-        entry = _Entry(index, batch)
+        entry = _Entry(index, batch, weight)
         self._entries.append(entry)
+        self.weight += weight
         self._submit(entry, entry.parts[0])
 
     def next(self) -> tuple[Any, Outcome]:
@@ -177,6 +204,7 @@ class Flight:
         while (entry := self._done()) is None:
             self._wait(LOOK_EVERY)
         self._entries.remove(entry)
+        self.weight -= entry.weight
         try:
             if entry.error is not None:
                 raise entry.error
@@ -199,7 +227,8 @@ class Flight:
     def cancel(self) -> None:
         """Let nothing more begin."""
         for future in self._submitted:
-            future.cancel()
+            with suppress(Exception):  # some can't be
+                future.cancel()
 
     def _done(self) -> _Entry | None:
         """The batch that is to be given next, if it is done."""
@@ -216,9 +245,28 @@ class Flight:
         except Empty:
             return False
         self._settle(future, *self._submitted.pop(future))
+        self._go_on()
         return True
 
+    def _go_on(self) -> None:
+        """Run what is suspected of a death alone, one after the other, and then what was held back for that."""
+        if self._submitted:
+            return
+        while self._suspects and not self._submitted:
+            entry, part = self._suspects[0]
+            if part.was_alone or entry.error is not None:
+                self._suspects.popleft()
+                continue
+            part.was_alone = True
+            self._submit(entry, part)
+        if not self._suspects:
+            while self._held_back:
+                self._submit(*self._held_back.popleft())
+
     def _submit(self, entry: _Entry, part: _Part) -> None:
+        if self._suspects and not part.was_alone:
+            self._held_back.append((entry, part))
+            return
         try:
             future = self._backend(part.batch)
         except Exception as error:
@@ -253,6 +301,14 @@ class Flight:
         """Do what follows from the backend having failed with a part, or with all of them."""
         if isinstance(error, (WorkerDiedError, WorkerTimeoutError)):
             self._failed(entry, part, error, is_lost=True)
+        elif _is_death(error):
+            died = WorkerDiedError(f"its worker died: {said(error)}")
+            died.__cause__ = error
+            if not part.was_alone and len(units_of(part.batch)) == 1:  # others may have been on that worker
+                self._suspects.append((entry, part))
+            else:
+                part.deaths = DEATHS  # the engine has run it several times
+                self._failed(entry, part, died, is_lost=True)
         elif isinstance(error, (BrokenExecutor, CancelledError, LiveNodeError, NotReadyError)):
             self._fail(entry, error)
         else:

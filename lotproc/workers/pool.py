@@ -18,7 +18,7 @@ from ..errors import NotReadyError, WorkerDiedError, WorkerTimeoutError
 from .environment import Inherited
 from .memory import LARGE, Memories, Memory, has_memory
 from .packing import Parcel, Returned
-from .process import BATCH, DONE, END_SECONDS, PREPARE, STALE, WITH_MEMORY
+from .process import BATCH, DONE, END_SECONDS, PLACE, PREPARE, STALE, WITH_MEMORY
 from .worker import Worker
 
 __all__ = ["Call", "Lease", "process_pool"]
@@ -111,6 +111,7 @@ class Call:
         timeout: Seconds that a worker may take for a batch.
         most_batches: How many batches a worker gets before another takes its place.
         is_shared: They may have worked for other calls, and may work for others.
+        workers: How many there are at most.
     """
 
     packed: bytes
@@ -118,6 +119,7 @@ class Call:
     timeout: float | None
     most_batches: int | None
     is_shared: bool
+    workers: int
     #: The shared memory that large arrays go through, and whether outcomes have such arrays too.
     memories: Memories = field(default_factory=Memories)
     has_large_outcomes: bool = False
@@ -170,10 +172,16 @@ class Call:
 
 
 class Lease:
-    """What one thread of a call does with batches: one worker processes them, and is replaced where it is lost."""
+    """What one thread of a call does with batches: one worker processes them, and is replaced where it is lost.
 
-    def __init__(self, call: Call) -> None:
+    Args:
+        call: The call.
+        index: The number of its workers.
+    """
+
+    def __init__(self, call: Call, index: int) -> None:
         self._call = call
+        self._first = PLACE.pack(index, call.workers) + call.packed
         self._worker: Worker | None = None
         self._batches = 0
 
@@ -216,7 +224,7 @@ class Lease:
             idle = pool.idle_one(call.inherited) if call.is_shared else None
             worker = idle or pool.new(call.inherited)
             try:
-                kind, answer = call.ask(worker, PREPARE, call.packed, PATIENCE if idle else None)
+                kind, answer = call.ask(worker, PREPARE, self._first, PATIENCE if idle else None)
             except CancelledError:
                 pool.dismiss(worker)
                 raise

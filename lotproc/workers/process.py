@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
+from struct import Struct
 from threading import Lock, Thread
 from time import sleep
 from typing import Any
@@ -23,16 +24,19 @@ from typing import Any
 from .arithmetic import changed_by
 from .environment import LoadedCode
 from .errors import ErrorOutcome
+from .info import be_worker
 from .memory import Memory, receive_memory, too_many_files
 from .packing import run_packed
 
-__all__ = ["BATCH", "DONE", "END_SECONDS", "PREPARE", "REST", "STALE", "WITH_MEMORY", "serve"]
+__all__ = ["BATCH", "DONE", "END_SECONDS", "PLACE", "PREPARE", "REST", "STALE", "WITH_MEMORY", "serve"]
 
 #: What a parent says: here is what to do with batches; here is a batch; wait, there may be more from another call.
 PREPARE, BATCH, REST = b"P", b"B", b"R"
 #: What a worker answers: here is the outcome, if one was asked for; here is the error; take another, files were
 #: changed that I have loaded.
 DONE, FAILED, STALE = b"D", b"F", b"S"
+#: What stands before what a worker is prepared with: its number, and how many there are.
+PLACE = Struct(">II")
 #: What both say: the same as `BATCH` or `DONE`, and the large arrays are in the memory that came with the batch.
 WITH_MEMORY = b"M"
 
@@ -159,7 +163,8 @@ def _end_in_time() -> None:
 
 def _prepared(packed: Any) -> Callable[[Any, Memory | None], tuple[bytes, bool]]:
     """What processes packed batches from now on: with the arithmetic of the caller, or that of an initializer."""
-    environment, packed_task = pickle.loads(packed)
+    be_worker(*PLACE.unpack(packed[: PLACE.size]), in_thread=False)
+    environment, packed_task = pickle.loads(packed[PLACE.size :])
     environment.take()
     task, initializer = pickle.loads(packed_task)
     environment.take_filters()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -13,11 +14,11 @@ from .._missing import Note, noting
 from .._pickling import by_value, dumps_detached
 from .._stage import Stage
 from .._tracebacks import error_types
-from ..errors import ProcessorError, add_note
+from ..errors import ArgumentTypeError, ProcessorError, add_note
 from ..models import Failure, NodeRecord, ProcessResult, counted, failure_at, with_inputs
 from .batches import Unit, named, units_of, where
 
-__all__ = ["Lifted", "Outcome", "Task", "drained", "failure_of", "spliced"]
+__all__ = ["Lifted", "Outcome", "Task", "drained", "failure_of", "inputs_of", "is_awaited", "spliced"]
 
 
 class Outcome(NamedTuple):
@@ -36,22 +37,33 @@ class Outcome(NamedTuple):
 
 
 class Lifted:
-    """A function of one record as a processor of a batch, which loses nothing of what it made before a record fails."""
+    """A function of one record as a processor of a batch, which loses nothing of what it made before a record fails.
 
-    def __init__(self, call: Callable[[Any], Any]) -> None:
-        self._call = call
+    Args:
+        call: The function.
+        waits: Whether it is a coroutine function, for `parallel_map(mode="async")`.
+    """
+
+    def __init__(self, call: Callable[[Any], Any], *, waits: bool = False) -> None:
+        self.call, self.waits = call, waits
 
     def __call__(self, batch: Iterable[Any]) -> list[Any]:
         return self.into([], batch)
 
     def into(self, results: list[Any], batch: Iterable[Any]) -> list[Any]:
-        """The results with what is made of each record of a batch; a `Failure` is handed on."""
+        """The results with what is made of each record of a batch; a `Failure` is handed on.
+
+        Raises:
+            ArgumentTypeError: It is a coroutine function.
+        """
+        if self.waits:
+            raise ArgumentTypeError("a coroutine function is a processor for", 'parallel_map(..., mode="async") alone')
         for position, record in enumerate(batch):
             if type(record) is Failure:
                 results.append(record)
                 continue
             try:
-                results.append(self._call(record))  # drained there, where it is known which record's it is
+                results.append(self.call(record))  # drained there, where it is known which record's it is
             except error_types() as error:
                 add_note(error, f"lotproc: at {where(record)}, record {position} of its batch")
                 raise
@@ -125,11 +137,11 @@ class Task:
                 records = type(batch)(item for item in batch if type(item) is not Failure)
                 return [*(spliced(self._called(records)) if records else ()), *failures]
         try:
-            if FAST and kept is not None and (lifted := self._lifted()) and type(batch) in (list, tuple):
+            if FAST and kept is not None and (lifted := self.lifted()) and type(batch) in (list, tuple):
                 made = lifted.into(kept, batch)
             else:
                 made = self.fn(batch)
-            return drained(made, _inputs(batch))
+            return drained(made, inputs_of(batch))
         except AttributeError as error:
             if error.obj is batch:
                 add_note(
@@ -143,7 +155,7 @@ class Task:
                 raise
             raise ProcessorError(f"SystemExit: {error}") from error
 
-    def _lifted(self) -> Lifted | None:
+    def lifted(self) -> Lifted | None:
         """The processor, where it is a function of one record that was lifted, and nothing else."""
         run = self.fn.run if isinstance(self.fn, Stage) else None
         return run if isinstance(run, Lifted) else None
@@ -151,7 +163,7 @@ class Task:
     def _kept(self, made: Any, unit: Unit, packed: Callable[[Any], Any]) -> Any:
         """What one record gives, of which something was made already."""
         try:
-            result = drained([made], _inputs(unit.batch))
+            result = drained([made], inputs_of(unit.batch))
             packed(result)
             return result
         except error_types():
@@ -174,6 +186,14 @@ class Task:
         raise error
 
 
+def is_awaited(fn: Callable[..., Any]) -> bool:
+    """Whether what a function returns is to be awaited."""
+    lifted = fn.run if isinstance(fn, Stage) else None
+    if isinstance(lifted, Lifted):
+        return lifted.waits
+    return any(map(inspect.iscoroutinefunction, (fn, type(fn).__call__)))
+
+
 def _loaded(packed: bytes, *options: Any) -> Task:
     return Task(pickle.loads(packed), *options)
 
@@ -189,7 +209,7 @@ def spliced(result: Any) -> Iterable[Any]:
     return result if type(result) in (list, tuple) else [result]
 
 
-def _inputs(batch: Any) -> Mapping[Any, str]:
+def inputs_of(batch: Any) -> Mapping[Any, str]:
     """The inputs of records by their paths; of a stream all records have them, or none."""
     records = batch if type(batch) in (list, tuple) else [batch]
     if not any(type(record) is NodeRecord and record.inputs for record in records[:1]):

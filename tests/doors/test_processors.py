@@ -203,7 +203,7 @@ def test_building_runs_nothing() -> None:
         ({"buffer_size": 0}, "at least 1, got 0"),
         ({"prepare_fn": len, "attribute_names": ["x"]}, "not both"),
         ({"attribute_names": ["x"], "include_all_attributes": True}, "not both"),
-        ({"mode": "fork"}, "must be one of 'sync', 'thread', 'process', got 'fork'"),
+        ({"mode": "fork"}, "must be one of 'sync', 'thread', 'process', 'async', got 'fork'"),
         ({"workers": 0}, "at least 1, got 0"),
     ],
 )

@@ -448,7 +448,7 @@ locale = contextvars.ContextVar("locale", default="none")
 opened = contextvars.ContextVar("opened", default="nothing")
 
 
-@pytest.mark.parametrize("way", ["sync", "thread", "threads", "inline"])
+@pytest.mark.parametrize("way", ["sync", "thread", "threads"])
 def test_context_variables_of_the_caller_are_there_on_threads(way: str) -> None:
     def seen(batch: Any) -> str:
         value = locale.get()
@@ -545,7 +545,7 @@ GENERATORS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
-@pytest.mark.parametrize("way", ["process", "processes"])
+@pytest.mark.parametrize("way", ["process", "processes", "inline"])
 def test_a_generator_that_goes_to_workers_draws_a_warning_at_the_users_line(kind: str, way: str) -> None:
     with pytest.warns(UserWarning, match=r"use lotproc\.rng\(record\)") as caught:
         mapped(way, GENERATORS[kind], [[1]])
@@ -554,7 +554,7 @@ def test_a_generator_that_goes_to_workers_draws_a_warning_at_the_users_line(kind
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match="rng"):
             mapped(way, GENERATORS[kind], [[1]])
-        for here in ("sync", "thread", "threads", "inline"):
+        for here in ("sync", "thread", "threads"):
             list(mapped(here, GENERATORS[kind], [[1]]))
 
 
