@@ -57,7 +57,10 @@ class Lifted:
             ArgumentTypeError: It is a coroutine function.
         """
         if self.waits:
-            raise ArgumentTypeError("a coroutine function is a processor for", 'parallel_map(..., mode="async") alone')
+            raise ArgumentTypeError(
+                "a coroutine function is no processor here, where nobody awaits it",
+                hint='parallel_map(..., mode="async") does',
+            )
         for position, record in enumerate(batch):
             if type(record) is Failure:
                 results.append(record)
