@@ -33,7 +33,9 @@ def answered(storage: Any) -> Iterator[None]:
 
 
 def _is_lost(storage: Any, error: Exception) -> bool:
-    if type(error).__name__ == "ClientDisconnected":  # of ZEO, which need not be installed
+    # By their names, since neither need be installed: what ZEO raises, and psycopg2 where no answer came from a server,
+    # whose errors have classes of their own.
+    if type(error).__name__ in ("ClientDisconnected", "DatabaseError"):
         return True
     adapter = getattr(storage, "_adapter", None)
     return adapter is not None and isinstance(error, adapter.driver.disconnected_exceptions)

@@ -65,8 +65,8 @@ class _Server(NamedTuple):
     idle: list[Any]
 
     def close(self) -> None:
-        """Close it with all that is open for it."""
-        with self.resources, closing(self.database):
+        """Close it with all that is open for it; what is lost is closed."""
+        with self.resources, suppress(ServerError), answered(self.database.storage), closing(self.database):
             for instance in self.idle:
                 instance.release()
 

@@ -21,6 +21,7 @@ from lotdb import add_blob
 from servers import Postgres, end_of_workers, postgres, zeo_server
 
 import lotproc as lp
+from lotproc.zodb.places import close_servers
 
 SPEAKERS, CLIPS = 12, 60
 #: Seconds that a server has to answer, and seconds after which a test that is still waiting has shown that it hangs.
@@ -171,6 +172,20 @@ def test_a_connection_that_is_cut(behind: tuple[str, Proxy], on_error: Any) -> N
     assert shown or "zeo" in uri  # a client of ZEO connects again by itself
     with lp.open_root(uri) as root:
         assert list(lp.scan("n", root)) == whole
+
+
+def test_what_is_lost_is_closed(behind: tuple[str, Proxy]) -> None:
+    uri, proxy = behind
+    with lp.open_root(uri, create=True) as root:
+        fill(root)
+        (part,) = lp.partitions(1, root)
+        (record,) = lp.scan((), root, path="speaker_00/clip_00", payload="data")
+    with alarm():
+        assert len(list(lp.scan("n", part))) == SPEAKERS * CLIPS
+        assert record.payload.read() == b"of the first"
+        proxy.cut()
+        close_servers()
+        assert len(list(lp.scan("n", part))) == SPEAKERS * CLIPS
 
 
 # --- Another host ----------------------------------------------------------------------------------------------------
