@@ -6,12 +6,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from lotdb import BaseNode
 from ZODB.blob import Blob, BushyLayout
-from ZODB.utils import u64, z64
+from ZODB.utils import z64
 
 from ._jar import RecordJar
 from ._nodes import connection_of, has_changes, plain_file, unwrapped
@@ -42,13 +41,6 @@ class ServerBlob(os.PathLike[str]):
         """Where it is in a folder of blobs, as ZODB lays them out."""
         path: str = BushyLayout().getBlobFilePath(self.oid, self.tid)
         return path.replace(os.sep, "/")
-
-    def __fspath__(self) -> str:
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        server = urlsplit(self.uri)
-        return f"<blob {u64(self.oid):#x} of {server.scheme}://{server.netloc.rpartition('@')[2]}{server.path}>"
 
 
 class _Opened(NamedTuple):

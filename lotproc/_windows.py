@@ -40,15 +40,15 @@ def in_windows(
         ended = error is not None or len(window) < size
         try:
             given = answer(window)
-        except Exception as failed:
-            if isinstance(failed, ServerError):
-                raise
+        except ServerError:
+            raise
+        except Exception:
             given = []
             try:
                 for item in window:
                     given += answer_one(item)
-            except Exception as again:
-                error, ended = again, True
+            except Exception as failed:
+                error, ended = failed, True
         yield from given
         is_live = any(issubclass(kind, BaseNode) for kind in set(map(type, window)))
         size = min(2 * size, LIVE_WINDOW if is_live else WINDOW)

@@ -13,9 +13,10 @@ from ._stage import check_choice, check_count, check_function, check_on_error, s
 from .errors import ArgumentError, ArgumentTypeError, got
 from .lifting import each
 from .models import Failure, OnError, in_its_place
-from .workers.backends import cpu_count, handed_in, processes, threads, workers_of
+from .workers.backends import cpu_count, handed_in, processes, threads
 from .workers.batches import detached, is_divisible
 from .workers.flight import in_flight, in_line
+from .workers.info import workers_of
 from .workers.packing import Initializer, check_picklable
 from .workers.tasks import Outcome, Task, is_awaited
 
@@ -184,7 +185,7 @@ def parallel_map(
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise ArgumentTypeError("parallel_map: executor", "must have a submit method", got=got(executor))
     if executor is not None and max_workers is None:
-        _workers_of(executor)
+        max_workers = _workers_of(executor)
     check_on_error("parallel_map", on_error)
     check_count("parallel_map", "retries", retries, minimum=0)
     where_to = mode if executor is None else "executor"
@@ -207,7 +208,7 @@ def parallel_map(
             if buffersize is None:
                 return in_flight(task, backend, checked, 2 * at_once, ordered, given, _records_in)
             return in_flight(task, backend, checked, buffersize, ordered, given)
-        workers = max_workers or (cpu_count() if executor is None else _workers_of(executor))
+        workers = max_workers or cpu_count()
         if executor is not None:
             backend = handed_in(executor, task)
         elif mode == "thread":

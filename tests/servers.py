@@ -17,14 +17,29 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from lotdb import BaseNode, add_blob
 
 from lotproc.workers.pool import process_pool
+from lotproc.zodb.pinned import PinnedRows
 from lotproc.zodb.places import close_servers
+from lotproc.zodb.rows import RowRecords
 
 __all__ = [
-    *("Postgres", "end_of_workers", "in_file", "in_rows", "in_rows_without_history", "listens", "on_zeo", "postgres"),
+    *(
+        "Postgres",
+        "counted_questions",
+        "end_of_workers",
+        "fill",
+        "in_file",
+        "in_rows",
+        "in_rows_without_history",
+        "listens",
+        "on_zeo",
+        "postgres",
+    ),
     *("running", "zeo_server"),
 ]
 
@@ -219,6 +234,39 @@ def in_rows(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 @contextmanager
 def in_rows_without_history(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     yield request.getfixturevalue("postgres_server").uri(keep_history="false")
+
+
+def fill(root: BaseNode, speakers: int, clips: int) -> None:
+    """A tree of clips with numbers, the first of them with a blob, committed."""
+    for speaker in range(speakers):
+        for clip in range(clips):
+            root.gns([f"speaker_{speaker:02}", f"clip_{clip:02}"]).set_attribute("n", 100 * speaker + clip)
+    add_blob(root.gns(["speaker_00", "clip_00"]), "data", b"of the first")
+    root._p_jar.transaction_manager.commit()
+
+
+@contextmanager
+def counted_questions() -> Iterator[Callable[[], tuple[int, int]]]:
+    """Counts since the last look the questions to PostgreSQL, and the records that were read many at once."""
+    asked: list[int] = []
+    query = RowRecords._query
+
+    def counted(rows: RowRecords, numbers: Any) -> Any:
+        asked.append(len(numbers))
+        return query(rows, numbers)
+
+    with (
+        mock.patch.object(RowRecords, "_query", counted),
+        mock.patch.object(PinnedRows, "load", autospec=True, side_effect=PinnedRows.load) as single,
+    ):
+
+        def questions() -> tuple[int, int]:
+            found = len(asked) + single.call_count, sum(asked)
+            asked.clear()
+            single.reset_mock()
+            return found
+
+        yield questions
 
 
 def end_of_workers() -> None:

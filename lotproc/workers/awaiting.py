@@ -14,16 +14,15 @@ from threading import Thread
 from typing import Any
 
 from .._clock import ticking
-from .._interrupts import is_interrupt
 from .._missing import noting
 from .._tracebacks import error_types
 from ..errors import NotReadyError, WorkerTimeoutError, add_note
 from ..models import Failure, counted
-from .backends import INTERRUPT_SECONDS, Submit, begin
+from .backends import Submit, begun_in_thread, closed_in_time
 from .batches import Unit, units_of, where
 from .errors import ErrorOutcome
 from .packing import Initializer
-from .tasks import Outcome, Task, drained, failure_of, inputs_of, spliced
+from .tasks import Outcome, Task, drained, failure_of, inputs_of, spliced, without_failures
 
 __all__ = ["AT_ONCE", "awaiting"]
 
@@ -49,14 +48,8 @@ def awaiting(
         rate: Records that are begun in a second, at most.
     """
     waiter = _Waiter(most, task, initializer, timeout, rate)
-    seconds: float | None = None
-    try:
+    with closed_in_time(waiter.close):
         yield waiter.submit
-    except BaseException as error:
-        seconds = INTERRUPT_SECONDS if is_interrupt(error) else None
-        raise
-    finally:
-        waiter.close(seconds)
 
 
 class _Waiter:
@@ -104,12 +97,7 @@ class _Waiter:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        try:
-            begin(self._initializer)
-        except NotReadyError as error:
-            self._failed = error
-        except BaseException as error:  # SystemExit, say, which is nobody's to catch in a thread
-            self._failed = NotReadyError(f"parallel_map: the initializer failed: {error!r}")
+        _, self._failed = begun_in_thread(self._initializer)
         try:
             self._loop.run_forever()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -141,11 +129,9 @@ class _Waiter:
 
     async def _of_whole(self, batch: Any) -> Outcome:
         """What becomes of a batch as a whole; where it fails, and failures are collected, of each record alone."""
-        failures = [item for item in batch if type(item) is Failure] if type(batch) in (list, tuple) else []
-        if failures:
-            batch = type(batch)(item for item in batch if type(item) is not Failure)
-            if not batch:
-                return Outcome(failures)
+        batch, failures = without_failures(batch)
+        if failures and not batch:
+            return Outcome(failures)
         fn, units = self._task.fn, units_of(batch) if self._task.collects else [Unit(batch, batch)]
         in_parts = False
         if len(units) == 1:

@@ -31,7 +31,7 @@ from .packing import Initializer, packed_batch, packed_task, parcel, run_task
 from .pool import Call, Lease
 from .tasks import Task
 
-__all__ = ["Submit", "begin", "cpu_count", "handed_in", "processes", "threads", "workers_of"]
+__all__ = ["Submit", "begin", "begun_in_thread", "closed_in_time", "cpu_count", "handed_in", "processes", "threads"]
 
 Submit: TypeAlias = Callable[[Any], "Future[Any]"]
 
@@ -63,18 +63,35 @@ def begin(initializer: Initializer) -> Arithmetic | None:
         ) from error
 
 
+def begun_in_thread(initializer: Initializer) -> tuple[Arithmetic | None, NotReadyError | None]:
+    """The same in a thread that is to live on: with the error, if it fails."""
+    try:
+        return begin(initializer), None
+    except NotReadyError as error:
+        return None, error
+    except BaseException as error:  # SystemExit, say, which is nobody's to catch in a thread
+        return None, NotReadyError(f"parallel_map: the initializer {got(initializer)} failed: {error!r}")
+
+
 @contextmanager
 def threads(workers: int, task: Task, initializer: Initializer) -> Iterator[Submit]:
     """Threads of our own, gone at the end; batches that run by then are waited for, but not long after an interrupt."""
     pool = _Threads(workers, lambda index: _on_thread(task, initializer, index, workers))
+    with closed_in_time(pool.close):
+        yield lambda batch: pool.submit((copy_context(), Arithmetic.here(), batch))
+
+
+@contextmanager
+def closed_in_time(close: Callable[[float | None], None]) -> Iterator[None]:
+    """Close what waits for its threads, at the end; after an interrupt with the few seconds that it may wait."""
     seconds: float | None = None
     try:
-        yield lambda batch: pool.submit((copy_context(), Arithmetic.here(), batch))
+        yield
     except BaseException as error:
         seconds = INTERRUPT_SECONDS if is_interrupt(error) else None
         raise
     finally:
-        pool.close(seconds)
+        close(seconds)
 
 
 @contextmanager
@@ -110,18 +127,6 @@ def _run_numbered(number: int, engine: Engine, task: bytes, batch: bytes) -> Any
     """The packed outcome of a packed batch; by their numbers an engine tells calls apart that are equal else."""
     be_worker_of(engine)
     return outcome_of(run_task, task, batch)
-
-
-def workers_of(executor: Any) -> int | None:
-    """How many workers an executor has, if it says so: those of the standard library, loky, Dask, MPI and Ray do."""
-    client: Any = getattr(executor, "_client", None)
-    if hasattr(client, "nthreads"):  # Dask's
-        return sum(client.nthreads().values()) or None
-    for name in ("_max_workers", "max_workers", "num_workers"):
-        found = getattr(executor, name, None)
-        if type(found) is int and found > 0:
-            return found
-    return None
 
 
 class _Threads:
@@ -188,14 +193,7 @@ def _on_thread(
     Those that the initializer has set are the thread's own.
     """
     be_worker(index, workers)
-    own: Arithmetic | None = None
-    failed: NotReadyError | None = None
-    try:
-        own = begin(initializer)
-    except NotReadyError as error:
-        failed = error
-    except BaseException as error:  # SystemExit, say, which is nobody's to catch in a thread
-        failed = NotReadyError(f"parallel_map: the initializer {got(initializer)} failed: {error!r}")
+    own, failed = begun_in_thread(initializer)
     variables = list(copy_context().items()) if initializer else []
 
     def called(arithmetic: Arithmetic, batch: Any) -> Any:

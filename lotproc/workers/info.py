@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from .._public import public
 
-__all__ = ["Engine", "WorkerInfo", "be_worker", "be_worker_of", "engine_of", "worker_info"]
+__all__ = ["Engine", "WorkerInfo", "be_worker", "be_worker_of", "engine_of", "worker_info", "workers_of"]
 
 #: An engine that tells its workers which they are: its name, and what else is needed for that.
 Engine: TypeAlias = "tuple[str, tuple[str, ...]] | None"
@@ -61,11 +61,24 @@ def be_worker(index: int, count: int, *, in_thread: bool = True) -> None:
         _of_process = WorkerInfo(index, count)
 
 
+def workers_of(executor: Any) -> int | None:
+    """How many workers an executor has, if it says so: those of the standard library, loky, Dask, MPI and Ray do."""
+    if threads := _threads_of_dask(executor):
+        return sum(threads.values())
+    found = (getattr(executor, name, None) for name in ("_max_workers", "max_workers", "num_workers"))
+    return next((number for number in found if type(number) is int and number > 0), None)
+
+
+def _threads_of_dask(executor: Any) -> dict[str, int]:
+    """How many threads each worker of Dask has, by its address, if it is Dask's executor."""
+    client: Any = getattr(executor, "_client", None)
+    return dict(client.nthreads()) if hasattr(client, "nthreads") else {}
+
+
 def engine_of(executor: Any) -> Engine:
     """The engine behind an executor, if it is one of those."""
-    client: Any = getattr(executor, "_client", None)
-    if hasattr(client, "nthreads"):
-        return "dask", tuple(sorted(client.nthreads()))
+    if threads := _threads_of_dask(executor):
+        return "dask", tuple(sorted(threads))
     if type(executor).__module__.startswith("mpi4py."):
         return "mpi", ()
     return None

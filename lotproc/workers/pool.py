@@ -180,8 +180,7 @@ class Lease:
     """
 
     def __init__(self, call: Call, index: int) -> None:
-        self._call = call
-        self._first = PLACE.pack(index, call.workers) + call.packed
+        self._call, self._index = call, index
         self._worker: Worker | None = None
         self._batches = 0
 
@@ -224,7 +223,8 @@ class Lease:
             idle = pool.idle_one(call.inherited) if call.is_shared else None
             worker = idle or pool.new(call.inherited)
             try:
-                kind, answer = call.ask(worker, PREPARE, self._first, PATIENCE if idle else None)
+                place = PLACE.pack(self._index, call.workers)
+                kind, answer = call.ask(worker, PREPARE, place + call.packed, PATIENCE if idle else None)
             except CancelledError:
                 pool.dismiss(worker)
                 raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,14 +10,23 @@ from typing import Any, NamedTuple
 
 from .._fast import FAST
 from .._missing import Note, noting
-from .._pickling import by_value, dumps_detached
 from .._stage import Stage
 from .._tracebacks import error_types
 from ..errors import ArgumentTypeError, ProcessorError, add_note
 from ..models import Failure, NodeRecord, ProcessResult, counted, failure_at, with_inputs
 from .batches import Unit, named, units_of, where
 
-__all__ = ["Lifted", "Outcome", "Task", "drained", "failure_of", "inputs_of", "is_awaited", "spliced"]
+__all__ = [
+    "Lifted",
+    "Outcome",
+    "Task",
+    "drained",
+    "failure_of",
+    "inputs_of",
+    "is_awaited",
+    "spliced",
+    "without_failures",
+]
 
 
 class Outcome(NamedTuple):
@@ -119,10 +127,6 @@ class Task:
                     return packed(results[0])
             return packed([item for result in results for item in spliced(result)], in_parts=True)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # for executors of others, which pickle in their own ways
-        packed = dumps_detached(self.fn, pickler=by_value())
-        return _loaded, (packed, self.collects, self.retries, self.retry_on, self.in_line)
-
     def may_retry(self, error: BaseException, retries: int) -> bool:
         """Whether what failed with this error may be tried again, after so many retries."""
         is_cancellation = not isinstance(error, Exception)  # which counts as one
@@ -134,10 +138,9 @@ class Task:
 
         What it has made of single records, where it works on these, is in `kept` also if it fails.
         """
-        if type(batch) in (list, tuple) and not isinstance(self.fn, Stage):  # which knows what to do with it
-            failures = [item for item in batch if type(item) is Failure]
+        if not isinstance(self.fn, Stage):  # which knows what to do with it
+            records, failures = without_failures(batch)
             if failures:
-                records = type(batch)(item for item in batch if type(item) is not Failure)
                 return [*(spliced(self._called(records)) if records else ()), *failures]
         try:
             if FAST and kept is not None and (lifted := self.lifted()) and type(batch) in (list, tuple):
@@ -160,8 +163,7 @@ class Task:
 
     def lifted(self) -> Lifted | None:
         """The processor, where it is a function of one record that was lifted, and nothing else."""
-        run = self.fn.run if isinstance(self.fn, Stage) else None
-        return run if isinstance(run, Lifted) else None
+        return _lifted(self.fn)
 
     def _kept(self, made: Any, unit: Unit, packed: Callable[[Any], Any]) -> Any:
         """What one record gives, of which something was made already."""
@@ -189,16 +191,22 @@ class Task:
         raise error
 
 
+def _lifted(fn: Callable[..., Any]) -> Lifted | None:
+    run = fn.run if isinstance(fn, Stage) else None
+    return run if isinstance(run, Lifted) else None
+
+
 def is_awaited(fn: Callable[..., Any]) -> bool:
     """Whether what a function returns is to be awaited."""
-    lifted = fn.run if isinstance(fn, Stage) else None
-    if isinstance(lifted, Lifted):
+    if (lifted := _lifted(fn)) is not None:
         return lifted.waits
     return any(map(inspect.iscoroutinefunction, (fn, type(fn).__call__)))
 
 
-def _loaded(packed: bytes, *options: Any) -> Task:
-    return Task(pickle.loads(packed), *options)
+def without_failures(batch: Any) -> tuple[Any, list[Failure]]:
+    """The records of a batch, as a batch, and the failures of a stage before that are among them."""
+    failures = [item for item in batch if type(item) is Failure] if type(batch) in (list, tuple) else []
+    return type(batch)(item for item in batch if type(item) is not Failure) if failures else batch, failures
 
 
 def failure_of(error: BaseException, unit: Unit, attempts: int) -> Failure:

@@ -29,10 +29,9 @@ def held(storage: PinnedStorage, oids: Iterable[bytes]) -> Held:
     """Records of objects; none if one of them is not there, which is told of where that is asked for by itself."""
     each = list(dict.fromkeys(oids))
     try:
-        records = storage.load_many(as_oids(each))
+        return storage.load_many(as_oids(each)).by_oid(each)
     except (DamagedDatabaseError, OutOfViewError):
         return {}
-    return {oid: (records.one(row), records.tids[row].tobytes()) for row, oid in enumerate(each)}
 
 
 def held_objects(storage: PinnedStorage, nodes: Sequence[bytes], trees: Records) -> Held:

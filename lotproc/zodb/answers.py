@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .._nodes import class_name
 from ..errors import ServerError
 from .uris import in_words
 
@@ -35,7 +36,7 @@ def answered(storage: Any) -> Iterator[None]:
 def _is_lost(storage: Any, error: Exception) -> bool:
     # By their names, since neither need be installed: what ZEO raises, and psycopg2 where no answer came from a server,
     # whose errors have classes of their own.
-    if type(error).__name__ in ("ClientDisconnected", "DatabaseError"):
+    if class_name(error) in ("ZEO.Exceptions.ClientDisconnected", "psycopg2.DatabaseError"):
         return True
     adapter = getattr(storage, "_adapter", None)
     return adapter is not None and isinstance(error, adapter.driver.disconnected_exceptions)

@@ -84,10 +84,10 @@ class BelowBlocks:
             paths = [old.path(row) for row in range(start, stop)]
             try:
                 found = [each.columns_at(self._lookup(), paths) for each in self._policies]
-            except Exception as error:
-                if isinstance(error, ServerError):
-                    raise
-                found = []  # of which its records tell
+            except ServerError:
+                raise
+            except Exception:  # of which its records tell
+                found = []
             if found and all(each is not None for each in found):
                 told[:] = True
                 for more, are_told, _, _ in found:  # type: ignore[misc]

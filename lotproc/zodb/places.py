@@ -246,6 +246,9 @@ def _server(name: str, uri: str, *, read_only: bool) -> _Server:
 class _FetchedBlob(ServerBlob):
     """A blob that is fetched from its server, into the folder for blobs that its URI names, or this process has."""
 
+    def __repr__(self) -> str:
+        return f"<blob {u64(self.oid):#x} of {shown(self.uri)}>"
+
     def __fspath__(self) -> str:
         try:
             server = _rooted[self.uri][-1]

@@ -44,6 +44,12 @@ class Records(NamedTuple):
         """Those in some rows."""
         return self._replace(starts=self.starts[rows], lengths=self.lengths[rows], tids=self.tids[rows])
 
+    def by_oid(self, oids: Iterable[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
+        """Each with the transaction that stored it, by the ids of their objects, which are given in their order."""
+        records = (bytes(self.data[start:stop]) for start, stop in self.bounds())
+        tids = (tid.tobytes() for tid in self.tids)
+        return dict(zip(oids, zip(records, tids, strict=True), strict=True))
+
     def one(self, row: int) -> bytes:
         """One of them."""
         start = int(self.starts[row])

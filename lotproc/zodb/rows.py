@@ -68,9 +68,7 @@ class RowRecords:
         if found is not None:
             if len(self._expected) + len(oids) > MOST_EXPECTED:
                 self._expected.clear()  # which costs queries where they are read after all
-            records = (bytes(found.data[start:stop]) for start, stop in found.bounds())
-            tids = (tid.tobytes() for tid in found.tids)
-            self._expected.update(zip(oids, zip(records, tids, strict=True), strict=True))
+            self._expected.update(found.by_oid(oids))
 
     def taken(self, oid: bytes) -> tuple[bytes, bytes] | None:
         """A record that was read ahead, which is let go of by that."""

@@ -223,9 +223,9 @@ class Scanner:
                 list(chain.from_iterable(children.keys for _, children in together)),
                 as_oids(chain.from_iterable(children.oids for _, children in together)),
             )
-        except Exception as error:
-            if isinstance(error, ServerError):
-                raise
+        except ServerError:
+            raise
+        except Exception:
             self._follows = False  # so that each error comes at its place
             entries = self._entries_one_by_one(together)
         if isinstance(entries, list):
@@ -380,10 +380,9 @@ class Scanner:
         above = [branch.above.handed_down if branch.above else NOTHING_ABOVE for branch in branches]
         try:
             handed = self._attributes.handed_down(paths, oids[rows], attributes[rows], above)
-        except Exception as error:
-            if isinstance(error, ServerError):
-                raise
-            # One by one, so that what can't be read costs those alone that inherit from it.
+        except ServerError:
+            raise
+        except Exception:  # one by one, so that what can't be read costs those alone that inherit from it
             handed = [self._attributes.handed_down_by(branch.oid, branch.path) for branch in branches]
         for branch, handed_down in zip(branches, handed, strict=True):
             branch.handed_down = handed_down

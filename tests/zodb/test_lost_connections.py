@@ -17,8 +17,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from lotdb import add_blob
-from servers import Postgres, end_of_workers, postgres, zeo_server
+from servers import Postgres, end_of_workers, fill, postgres, zeo_server
 
 import lotproc as lp
 from lotproc.zodb.places import close_servers
@@ -52,8 +51,8 @@ class Proxy:
             while True:
                 client = self._listening.accept()[0]
                 server = socket.socket(socket.AF_UNIX)
-                self._open += [client, server]
                 server.connect(self._server)
+                self._open += [client, server]  # not before: what is cut as it connects would end this thread
                 Thread(target=self._pass, args=(client, server), daemon=True).start()
                 Thread(target=self._pass, args=(server, client, True), daemon=True).start()
 
@@ -108,14 +107,6 @@ def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
         end_of_workers()
 
 
-def fill(root: Any) -> None:
-    for speaker in range(SPEAKERS):
-        for clip in range(CLIPS):
-            root.gns([f"speaker_{speaker:02}", f"clip_{clip:02}"]).set_attribute("n", 100 * speaker + clip)
-    add_blob(root.gns(["speaker_00", "clip_00"]), "data", b"of the first")
-    root._p_jar.transaction_manager.commit()
-
-
 @contextmanager
 def alarm() -> Iterator[None]:
     """End the block with an error that nothing catches where it hangs."""
@@ -136,7 +127,7 @@ def test_a_slow_connection(behind: tuple[str, Proxy]) -> None:
     uri, proxy = behind
     proxy.pause = 0.003
     with alarm(), lp.open_root(uri, create=True) as root:
-        fill(root)
+        fill(root, SPEAKERS, CLIPS)
         records = list(lp.scan("n", root))
         assert len(records) == SPEAKERS * CLIPS
         results = [[lp.ProcessResult(record.path, 1) for record in records]]
@@ -146,7 +137,7 @@ def test_a_slow_connection(behind: tuple[str, Proxy]) -> None:
 def test_a_server_that_says_nothing(behind: tuple[str, Proxy]) -> None:
     uri, proxy = behind
     with lp.open_root(uri, create=True) as root:
-        fill(root)
+        fill(root, SPEAKERS, CLIPS)
     proxy.is_silent = True
     with alarm(), pytest.raises(lp.ServerError), lp.open_root(uri, timeout=TIMEOUT):
         raise AssertionError
@@ -157,7 +148,7 @@ def test_a_connection_that_is_cut(behind: tuple[str, Proxy], on_error: Any) -> N
     """The error is that of the server, also where the errors of single nodes are collected; and nothing is lost."""
     uri, proxy = behind
     with lp.open_root(uri, create=True) as root:
-        fill(root)
+        fill(root, SPEAKERS, CLIPS)
         whole = list(lp.scan("n", root))
     shown = 0
     for after in (1, 4, 9, 17, 30):
@@ -177,7 +168,7 @@ def test_a_connection_that_is_cut(behind: tuple[str, Proxy], on_error: Any) -> N
 def test_what_is_lost_is_closed(behind: tuple[str, Proxy]) -> None:
     uri, proxy = behind
     with lp.open_root(uri, create=True) as root:
-        fill(root)
+        fill(root, SPEAKERS, CLIPS)
         (part,) = lp.partitions(1, root)
         (record,) = lp.scan((), root, path="speaker_00/clip_00", payload="data")
     with alarm():
@@ -244,7 +235,7 @@ def test_places_and_handles_on_another_host(kind: str, other_host: str, tmp_path
             server = stack.enter_context(postgres(address=HERE))
             uri = server.uri().replace("@/", f"@{HERE}/").partition("?")[0]
         with lp.open_root(uri, create=True) as root:
-            fill(root)
+            fill(root, SPEAKERS, CLIPS)
             parts = lp.partitions(3, root)
             records = list(lp.scan((), root, path="speaker_00/clip_00", payload="data"))
         done = on_other_host(other_host, PROGRAM, pickle.dumps((parts, records)))

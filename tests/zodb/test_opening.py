@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from lotdb import LOTDB, BaseNode, add_blob
-from servers import Postgres, zeo_server
+from servers import Postgres, in_rows, on_zeo, zeo_server
 from toolz import pipe
 from ZODB.DB import DB
 from ZODB.MappingStorage import MappingStorage
@@ -41,17 +41,6 @@ def uri_of_a_file(folder: Path, _: Any) -> Iterator[str]:
 def zodburi_of_a_file(folder: Path, _: Any) -> Iterator[str]:
     pytest.importorskip("zodburi")
     yield f"file://{folder}/corpus.fs?blobstorage_dir={folder}/blobs"
-
-
-@contextmanager
-def server_of_a_file(folder: Path, _: Any) -> Iterator[str]:
-    with zeo_server(folder) as uri:
-        yield uri
-
-
-@contextmanager
-def rows(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.getfixturevalue("postgres_server").uri()
 
 
 @contextmanager
@@ -82,7 +71,7 @@ def configured(folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 KINDS: list[Any] = [
-    *(path_of_a_file, uri_of_a_file, zodburi_of_a_file, server_of_a_file, rows, rows_without_history, configured),
+    *(path_of_a_file, uri_of_a_file, zodburi_of_a_file, on_zeo, in_rows, rows_without_history, configured),
 ]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lotdb import BaseNode, add_blob
-from servers import end_of_workers, in_file, in_rows, in_rows_without_history, on_zeo
+from lotdb import BaseNode
+from servers import end_of_workers, fill, in_file, in_rows, in_rows_without_history, on_zeo
 from toolz import compose_left
 from trees import exactly, opened
 from ZODB.MappingStorage import MappingStorage
@@ -32,21 +32,13 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A storage with a tree."""
     with request.param(tmp_path, request) as found:
         with lp.open_root(found, create=True) as root:
-            fill(root)
+            fill(root, SPEAKERS, CLIPS)
         yield found
         end_of_workers()
 
 
 on_all = pytest.mark.parametrize("uri", [in_file, *SHARED], indirect=True, ids=lambda kind: kind.__name__)
 on_servers = pytest.mark.parametrize("uri", SHARED, indirect=True, ids=lambda kind: kind.__name__)
-
-
-def fill(root: BaseNode) -> None:
-    for speaker in range(SPEAKERS):
-        for clip in range(CLIPS):
-            root.gns([f"speaker_{speaker}", f"clip_{clip:02}"]).set_attribute("n", 100 * speaker + clip)
-    add_blob(root.gns(["speaker_0", "clip_00"]), "data", b"of the first")
-    root._p_jar.transaction_manager.commit()
 
 
 def double(record: lp.NodeRecord) -> int:
@@ -86,7 +78,7 @@ def expected(policy: Any) -> list[Any]:
     with opened(MappingStorage()) as root:
         for speaker in range(SPEAKERS):
             for clip in range(CLIPS):
-                root.gns([f"speaker_{speaker}", f"clip_{clip:02}"]).set_attribute("n", 100 * speaker + clip)
+                root.gns([f"speaker_{speaker:02}", f"clip_{clip:02}"]).set_attribute("n", 100 * speaker + clip)
         root._p_jar.transaction_manager.commit()
         writing(policy, root)(root)
         return all_of(root)
@@ -104,7 +96,7 @@ def test_parts_are_the_whole_wherever_they_are_read(uri: str, mode: Any) -> None
         assert len(parts) > 2
         assert max(len(pickle.dumps(part)) for part in parts) < 1024
         if mode == "process":  # what comes later is not seen
-            root.gns(["speaker_0", "clip_new"]).set_attribute("n", 0)
+            root.gns(["speaker_00", "clip_new"]).set_attribute("n", 0)
             root._p_jar.transaction_manager.commit()
             if "keep_history=false" in uri:
                 parts = lp.partitions(4, root)
@@ -117,7 +109,7 @@ def test_parts_are_the_whole_wherever_they_are_read(uri: str, mode: Any) -> None
 def test_handles_are_read_elsewhere(uri: str) -> None:
     with lp.open_root(uri) as root:
         parts = lp.partitions(2, root)
-        read = compose_left(lp.scan((), payload="data", path="speaker_0/clip_00"), lp.each(payload_of))
+        read = compose_left(lp.scan((), payload="data", path="speaker_00/clip_00"), lp.each(payload_of))
         found = lp.parallel_map(read, parts, mode="process", max_workers=1)
         assert [item for batch in found for item in batch] == [b"of the first"]
 
@@ -147,7 +139,7 @@ def test_pending_travels_and_reads_what_is_there_by_then(uri: str) -> None:
 def test_a_scan_goes_on_while_pending_reads_the_file_anew(tmp_path: Path) -> None:
     policy = lp.inline("_p")
     with lp.open_root(tmp_path / "corpus.fs", create=True) as root:
-        fill(root)
+        fill(root, SPEAKERS, CLIPS)
         (part,) = lp.partitions(1, root)
         scanned = lp.scan("n", part)
         records = [next(scanned)]
@@ -165,7 +157,7 @@ def test_what_has_no_place_says_so(tmp_path: Path) -> None:
         with pytest.raises(lp.NotPicklableError):
             pickle.dumps(lp.pending(lp.inline("_p"), root))
     with lp.open_root(tmp_path / "corpus.fs", create=True) as root:
-        fill(root)
+        fill(root, SPEAKERS, CLIPS)
         pickle.dumps(lp.pending(lp.inline("_p"), root))
         with pytest.raises(lp.NotPicklableError):
             pickle.dumps(lp.write(lp.inline("_p"), root))
@@ -181,7 +173,7 @@ def test_what_has_no_place_says_so(tmp_path: Path) -> None:
 def test_another_file_in_its_place(tmp_path: Path) -> None:
     path = tmp_path / "corpus.fs"
     with lp.open_root(path, create=True) as root:
-        fill(root)
+        fill(root, SPEAKERS, CLIPS)
     shutil.copy(path, tmp_path / "older.fs")
     with lp.open_root(path) as root:
         root.set_attribute("n", 1)
@@ -190,7 +182,7 @@ def test_another_file_in_its_place(tmp_path: Path) -> None:
     for other in ("older.fs", "another.fs"):
         if other == "another.fs":
             with lp.open_root(tmp_path / other, create=True) as root:
-                fill(root)
+                fill(root, SPEAKERS, CLIPS)
         os.replace(tmp_path / other, path)
         with pytest.raises(lp.DamagedDatabaseError):
             lp.scan("n", part)
@@ -207,7 +199,7 @@ def test_another_tree_on_the_server(uri: str) -> None:
     with pytest.raises(lp.DamagedDatabaseError):
         lp.scan("n", other)
     with pytest.raises(lp.DamagedDatabaseError):
-        lp.write(lp.inline("_p"), other, [lp.ProcessResult(("speaker_0", "clip_00"), 1)])
+        lp.write(lp.inline("_p"), other, [lp.ProcessResult(("speaker_00", "clip_00"), 1)])
 
 
 @on_all
@@ -231,7 +223,7 @@ def test_a_server_that_was_lost_is_opened_anew(tmp_path: Path, monkeypatch: pyte
     exceptions = pytest.importorskip("ZEO.Exceptions")
     with on_zeo(tmp_path, None) as uri:
         with lp.open_root(uri, create=True) as root:
-            fill(root)
+            fill(root, SPEAKERS, CLIPS)
             (part,) = lp.partitions(1, root)
         count = len(list(lp.scan("n", part)))
         (server,) = places._servers.values()

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, strategies as st
 from lotdb import BaseNode
-from servers import Postgres, zeo_server
+from servers import Postgres, counted_questions, zeo_server
 from transaction import TransactionManager
 from trees import exactly, opened, scanned_live
 from view_writer import relational
@@ -22,9 +22,8 @@ import lotproc as lp
 from lotproc._fast import FAST
 from lotproc.zodb import pinned as _pinned, rows as _rows
 from lotproc.zodb.appending import new_oids
-from lotproc.zodb.pinned import PinnedInstance, PinnedRows, PinnedStorage, pinned_at
+from lotproc.zodb.pinned import PinnedInstance, PinnedStorage, pinned_at
 from lotproc.zodb.record_arrays import as_oids
-from lotproc.zodb.rows import RowRecords
 from lotproc.zodb.storages import opened_storage
 from lotproc.zodb.uris import Wish
 
@@ -173,33 +172,21 @@ def test_few_queries(postgres_server: Postgres, history: bool) -> None:
         lp.write(lp.inline("_p"), root, results, commit_every=1000, version="1")
         root._p_jar.cacheMinimize()
 
-        asked: list[int] = []
-        query = RowRecords._query
-
-        def counted(rows: RowRecords, numbers: Any) -> Any:
-            asked.append(len(numbers))
-            return query(rows, numbers)
-
-        with (
-            mock.patch.object(RowRecords, "_query", counted),
-            mock.patch.object(PinnedRows, "load", autospec=True, side_effect=PinnedRows.load) as single,
-        ):
+        with counted_questions() as questions:
             for stage, most in (
                 (lambda: lp.scan("n", root, skip="_*"), 35),
                 (lambda: lp.scan("result", root, where="_p"), 45),
                 (lambda: lp.pending(lp.inline("_p"), root, records, version="1"), 70),
             ):
-                asked.clear()
-                single.reset_mock()
                 assert len(list(stage())) in (0, len(records))
-                assert len(asked) + single.call_count <= most
-                assert sum(asked) > len(records)
-            asked.clear()
-            single.reset_mock()
+                count, read = questions()
+                assert count <= most
+                assert read > len(records)
             batches = lp.chunked(300, results)
             assert lp.write(lp.inline("_q"), root, batches, commit_every=600).written == len(records)
-            assert len(asked) + single.call_count <= 40
-            assert sum(asked) > len(records)
+            count, read = questions()
+            assert count <= 40
+            assert read > len(records)
 
 
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=6))

@@ -6,19 +6,16 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 from lotdb import BaseNode, add_blob
-from servers import Postgres, end_of_workers, in_rows, in_rows_without_history, on_zeo
+from servers import Postgres, counted_questions, end_of_workers, in_rows, in_rows_without_history, on_zeo
 
 import lotproc as lp
 from lotproc._fast import FAST
 from lotproc._places import ServerBlob
-from lotproc.zodb.pinned import PinnedRows
 from lotproc.zodb.places import close_servers
-from lotproc.zodb.rows import RowRecords
 
 NODES = 12
 
@@ -160,21 +157,9 @@ def test_few_queries(postgres_server: Postgres, history: bool) -> None:
         for speaker in range(300):
             root.gns([f"speaker_{speaker:03}", "session", "clip"]).set_attribute("n", 1)
         root._p_jar.transaction_manager.commit()
-        asked: list[int] = []
-        query = RowRecords._query
-
-        def counted(rows: RowRecords, numbers: Any) -> Any:
-            asked.append(len(numbers))
-            return query(rows, numbers)
-
-        with (
-            mock.patch.object(RowRecords, "_query", counted),
-            mock.patch.object(PinnedRows, "load", autospec=True, side_effect=PinnedRows.load) as single,
-        ):
+        with counted_questions() as questions:
             records = list(lp.scan((), root, payload="data", path="ann/*"))
             assert len(records) == 600
-            assert len(asked) + single.call_count < 60
-            asked.clear()
-            single.reset_mock()
+            assert questions()[0] < 60
             assert len(lp.partitions(8, root)) > 4
-            assert len(asked) + single.call_count < 60
+            assert questions()[0] < 60
