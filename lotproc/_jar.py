@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from traceback import walk_tb
 from typing import Any, NamedTuple, TypeAlias
 
 from BTrees.OOBTree import OOBTree, OOBucket
@@ -15,6 +16,7 @@ from ZODB.POSException import ConnectionStateError, ReadOnlyError, StorageError
 from ZODB.serialize import ObjectReader
 from ZODB.utils import u64
 
+from ._nodes import class_name
 from .errors import DamagedDatabaseError, OutOfViewError, ServerError, as_text
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
         "costs_one",
         "damaged",
         "gone",
+        "is_lost",
         "items_or_parts_in",
         "path_and_root",
     ),
@@ -37,6 +40,8 @@ __all__ = [
 KEPT = 400
 #: Nodes between two trims of the cache.
 TRIM_EVERY = 200
+#: The modules that ask servers through database drivers.
+_ASK_SERVERS = ("relstorage.", "lotproc.zodb.rows")
 
 
 class RecordJar:
@@ -238,7 +243,24 @@ def _tuple_in(state: Any, odd: int) -> Any:
 
 def costs_one(error: Exception) -> bool:
     """Whether an error is that of one node, and not of the connection, or of the storage as a whole."""
-    return not isinstance(error, (TransientError, ConnectionStateError, StorageError, ServerError))
+    of_all = (TransientError, ConnectionStateError, StorageError, ServerError)
+    return not isinstance(error, of_all) and not is_lost(error)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error is what a driver says of a connection to the server of a tree that is lost."""
+    # By their names, since none of them need be installed.
+    name = class_name(error)
+    if name == "ZEO.Exceptions.ClientDisconnected":
+        return True
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    if name == "builtins.TypeError":  # of Python 3.13.0, where something is written to what was just closed
+        return modules[-1:] == ["asyncio.selector_events"] and any(each.startswith("ZEO.") for each in modules)
+    # Of psycopg2 one without a class of its own, too, where no answer came. Not those of a program's own database.
+    of_drivers = {kind.__name__ for kind in type(error).__mro__ if not kind.__module__.startswith("sqlite3")}
+    if name != "psycopg2.DatabaseError" and of_drivers.isdisjoint(("OperationalError", "InterfaceError")):
+        return False
+    return any(each.startswith(_ASK_SERVERS) for each in modules)
 
 
 def damaged(oid: bytes, what: str) -> DamagedDatabaseError:
@@ -256,7 +278,7 @@ def gone(oid: bytes, before: bytes) -> DamagedDatabaseError:
 def unreadable(oid: bytes, error: Exception) -> Exception:
     """The error for a record that some other error comes of."""
     reason = error.__cause__ or error
-    if isinstance(reason, OutOfViewError):
+    if isinstance(reason, OutOfViewError) or (isinstance(reason, Exception) and not costs_one(reason)):
         return reason
     return damaged(oid, f"can't be read: {type(reason).__name__}: {reason}")
 

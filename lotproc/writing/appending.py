@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from lotdb import BaseNode, DataNode, DataObject
 
+from .._jar import costs_one
 from .._nodes import find
 from ..errors import ArgumentError, PayloadError, got
 from ..models import Write
@@ -95,6 +96,8 @@ def appended(
     except (MemoryError, ImportError):
         raise
     except Exception as error:
+        if not costs_one(error):
+            raise
         raise PayloadError(what, f"can't be appended to, since it can't be read: {error}", path=path) from error
     new = _array(value)
     if old.dtype != new.dtype or old.shape[1:] != new.shape[1:]:

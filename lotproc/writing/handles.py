@@ -10,6 +10,7 @@ from lotdb import BaseNode, BlobObject, DataObject
 from ZODB.blob import Blob
 from ZODB.interfaces import IBlobStorage
 
+from .._jar import costs_one
 from .._values import inside, is_flat, iterator_in
 from ..errors import ArgumentError, MissingExtraError, NotPicklableError, PayloadError
 from ..payloads import PayloadHandle
@@ -160,6 +161,8 @@ def _read(path: tuple[str, ...], name: str, value: Any, make: Callable[[Any], An
     except (MemoryError, MissingExtraError):
         raise
     except Exception as error:
+        if not costs_one(error):
+            raise
         raise PayloadError(
             f"write: attribute {name!r}",
             f"is, or holds, a handle to a payload that can't be read: {type(error).__name__}: {error}",

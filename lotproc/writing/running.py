@@ -171,6 +171,7 @@ def write(
             results that can't be applied again.
         ConflictError: Others were in the way of a commit, 30 times in turn; or once, where the results can't be applied
             again: the connection had something else to commit, or more than 10,000 results belong to the commit.
+        ServerError: The tree's server was lost; what was committed is there.
         OSError: The disk is full; what was committed is intact, and the same process can go on once there is room, or
             close the database.
     """

@@ -16,6 +16,7 @@ from .._nodes import connection_of
 from .._stage import check_count
 from ..commits import DESCRIPTION, commit_text
 from ..errors import ArgumentError, ArgumentTypeError, ReadOnlyTreeError, add_note, got
+from ..zodb.answers import answered
 from ..zodb.appending import check_there, clear_remains
 
 __all__ = ["Changes", "check_within", "check_writable", "is_clean", "undone_on_failure"]
@@ -82,7 +83,16 @@ def undone_on_failure(root: BaseNode) -> Iterator[Changes]:
     """Undo what was changed inside, or since the last commit of the changes that this gives, when it fails.
 
     Changes that were there before stay. On a tree in memory nothing is undone.
+
+    Raises:
+        ServerError: The tree's server was lost.
     """
+    with answered(), _undone(root) as changes:
+        yield changes
+
+
+@contextmanager
+def _undone(root: BaseNode) -> Iterator[Changes]:
     connection = connection_of(root)
     try:
         changes = Changes(connection)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from .._nodes import class_name
+from .._jar import is_lost
 from ..errors import ServerError
 from .uris import in_words
 
@@ -14,8 +13,8 @@ __all__ = ["answered"]
 
 
 @contextmanager
-def answered(storage: Any) -> Iterator[None]:
-    """A block that asks a server, by a storage or an instance of one.
+def answered() -> Iterator[None]:
+    """A block that asks a server.
 
     Raises:
         ServerError: Its connection is lost.
@@ -23,20 +22,11 @@ def answered(storage: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_lost(storage, error):
+        if not is_lost(error):
             raise
         raise ServerError(
             "the server of a tree",
-            expected="to answer",
+            expected="one that answers",
             got=in_words(error),
             hint="open the root anew; what was committed is there",
         ) from error
-
-
-def _is_lost(storage: Any, error: Exception) -> bool:
-    # By their names, since neither need be installed: what ZEO raises, and psycopg2 where no answer came from a server,
-    # whose errors have classes of their own.
-    if class_name(error) in ("ZEO.Exceptions.ClientDisconnected", "psycopg2.DatabaseError"):
-        return True
-    adapter = getattr(storage, "_adapter", None)
-    return adapter is not None and isinstance(error, adapter.driver.disconnected_exceptions)

@@ -198,7 +198,7 @@ class PinnedStorage:
 
     def _find(self, oid: bytes) -> tuple[bytes, bytes] | None:
         """A record and the transaction that stored it; `None`, or a POSKeyError, if it is not there."""
-        with answered(self.storage) if self.is_far else nullcontext():
+        with answered() if self.is_far else nullcontext():
             found = self.storage.loadBefore(oid, self.before)
         return None if found is None else found[:2]
 
@@ -223,7 +223,7 @@ class PinnedStorage:
                 self.expect(pieces[0])
             for piece, following in zip(pieces, [*pieces[1:], []], strict=True):
                 self.expect(following)  # which comes while this piece is read
-                with answered(self.storage) if self.is_far else nullcontext():
+                with answered() if self.is_far else nullcontext():
                     found += [load(oid, before)[:2] for oid in piece]
             return found
         except Exception as error:
@@ -255,7 +255,7 @@ class PinnedInstance(PinnedStorage):
         self._is_open = is_own
         try:
             if is_own:
-                with answered(instance):
+                with answered():
                     instance.poll_invalidations()
             seen = _after(_seen_by(instance))
             super().__init__(seen if before is None else before, db, instance)
@@ -331,7 +331,7 @@ class PinnedRows(PinnedInstance):
         if known is not None:
             return known
         if self._is_current:
-            with answered(self.storage):
+            with answered():
                 return super()._find(oid)
         found = self._rows.load_many(as_oids([oid]))  # the storage would make three queries
         return None if found is None else (found.one(0), found.tids.tobytes())

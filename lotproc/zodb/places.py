@@ -66,7 +66,7 @@ class _Server(NamedTuple):
 
     def close(self) -> None:
         """Close it with all that is open for it; what is lost is closed."""
-        with self.resources, suppress(ServerError), answered(self.database.storage), closing(self.database):
+        with self.resources, suppress(ServerError), answered(), closing(self.database):
             for instance in self.idle:
                 instance.release()
 
@@ -118,7 +118,8 @@ def _opened(wish: Wish) -> _Server:
         opening.enter_context(wish.resources)
         storage, options = opened_storage(wish)
         try:
-            database = DB(storage, **options)
+            with answered():
+                database = DB(storage, **options)
         except BaseException:
             storage.close()
             raise
@@ -129,7 +130,17 @@ def _opened(wish: Wish) -> _Server:
 
 @contextmanager
 def connected(database: DB) -> Iterator[Any]:
-    """A connection to a database with a transaction manager of its own; what is not committed at the end is undone."""
+    """A connection to a database with a transaction manager of its own; what is not committed at the end is undone.
+
+    Raises:
+        ServerError: Its server was lost, also as it was asked inside.
+    """
+    with answered(), _connected(database) as connection:
+        yield connection
+
+
+@contextmanager
+def _connected(database: DB) -> Iterator[Any]:
     manager = TransactionManager()
     connection = database.open(manager)
 
@@ -140,11 +151,10 @@ def connected(database: DB) -> Iterator[Any]:
     try:
         yield connection
     except BaseException:
-        with suppress(Exception):  # of a server that is lost, which is less than what is told, or the same
+        with suppress(Exception):  # less than what is told, or the same
             end()
         raise
-    with answered(database.storage):
-        end()
+    end()
 
 
 def opened_place(name: str, place: Place, *, now: bool = False) -> PinnedStorage:
@@ -214,7 +224,7 @@ def _opened_server(name: str, place: Place, *, read_only: bool) -> DB:
 
 
 def _sync(server: _Server) -> None:
-    with answered(server.database.storage):
+    with answered():
         server.database.storage.sync()
 
 
@@ -256,7 +266,7 @@ class _FetchedBlob(ServerBlob):
             server = _server("the blob of a payload", self.uri, read_only=True)
         try:
             if not keeps_views(server.database):
-                with answered(server.database.storage):
+                with answered():
                     return str(server.database.storage.loadBlob(self.oid, self.tid))
             return self._by_instance(server)
         except ServerError:
@@ -275,7 +285,7 @@ class _FetchedBlob(ServerBlob):
         except IndexError:
             instance = server.database._mvcc_storage.new_instance()
         try:
-            with answered(instance):
+            with answered():
                 instance.poll_invalidations()
                 path = str(instance.loadBlob(self.oid, self.tid))
                 instance.afterCompletion()  # no transaction stays open that nobody needs

@@ -109,7 +109,7 @@ class RowRecords:
 
     def _query(self, numbers: Numbers) -> list[tuple[int, int, Any]]:
         ids = f"{{{','.join(map(str, numbers.tolist()))}}}"
-        with answered(self._instance):
+        with answered():
             cursor = self._instance._load_connection.cursor
             if self._instance.keep_history:
                 cursor.execute(_BEFORE, (ids, self._end))

@@ -22,6 +22,7 @@ from ZODB.utils import load_current, z64
 
 from .._extras import needed
 from ..errors import ArgumentError, DamagedDatabaseError, ForeignFileError, LotprocError
+from .answers import answered
 from .uris import Wish, in_words, kind_of, no_password, shown
 
 __all__ = ["BY_URI", "opened_storage"]
@@ -50,8 +51,9 @@ def opened_storage(wish: Wish) -> tuple[Any, dict[str, Any]]:
 def _checked(wish: Wish, storage: Any) -> Any:
     """The storage, if there is something in it, or `create`; closed otherwise."""
     try:
-        if not wish.create and not _has_root(storage):
-            raise wish.no_tree("no tree is in what is")
+        with answered():
+            if not wish.create and not _has_root(storage):
+                raise wish.no_tree("no tree is in what is")
     except BaseException:
         storage.close()
         raise

@@ -11,9 +11,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from itertools import count
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 import pytest
@@ -38,12 +37,12 @@ class Proxy:
     def __init__(self, server: str, path: str) -> None:
         self.pause, self.is_silent = 0.0, False
         self._server, self._over = server, Event()
+        self._lock = Lock()
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(path)
         self._listening.listen()
         self._open: list[socket.socket] = []
-        self._passed = count()
-        self.cut_after = 10**9  # pieces of data that come from the server
+        self._left: int | None = None
         Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -62,12 +61,25 @@ class Proxy:
                 while self.is_silent and not self._over.wait(0.02):
                     pass
                 self._over.wait(self.pause)
-                if counts and next(self._passed) >= self.cut_after:
-                    self.cut()
+                if counts:
+                    self._count()
                 target.sendall(data)
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _count(self) -> None:
+        with self._lock:
+            if self._left is not None:
+                self._left -= 1
+                if self._left < 0:
+                    self._left = None
+                    self.cut()
+
+    def cut_after(self, pieces: int | None) -> None:
+        """End all connections, once, after so many pieces of data that come from the server; `None`: not any more."""
+        with self._lock:
+            self._left = pieces
 
     def cut(self) -> None:
         """End all connections."""
@@ -143,26 +155,66 @@ def test_a_server_that_says_nothing(behind: tuple[str, Proxy]) -> None:
         raise AssertionError
 
 
-@pytest.mark.parametrize("on_error", ["raise", "collect"])
-def test_a_connection_that_is_cut(behind: tuple[str, Proxy], on_error: Any) -> None:
+def read_records(root: Any, _: Any, on_error: Any) -> None:
+    assert len(list(lp.scan("n", root, on_error=on_error, skip="_p", payload="data"))) == SPEAKERS * CLIPS
+
+
+def read_nodes(root: Any, _: Any, on_error: Any) -> None:
+    found = list(lp.snapshot("n", lp.leaves(root, skip="_p"), on_error=on_error))
+    assert len(found) == SPEAKERS * CLIPS
+    assert not any(isinstance(each, lp.Failure) for each in found)
+
+
+def write_below(root: Any, records: list[Any], _: Any) -> None:
+    lp.write(lp.inline("_p"), root, [[lp.ProcessResult(record.path, 1)] for record in records], commit_every=50)
+
+
+def write_attributes(root: Any, records: list[Any], _: Any) -> None:
+    lp.write(lp.fresh(), root, [[lp.ProcessResult(record.path, 1)] for record in records], commit_every=50)
+
+
+def delete_results(root: Any, records: list[Any], _: Any) -> None:
+    lp.delete(root, [(*record.path, "_p") for record in records], commit_every=50)
+
+
+READS = [(read_records, "raise"), (read_records, "collect"), (read_nodes, "raise"), (read_nodes, "collect")]
+
+
+@pytest.mark.parametrize(
+    ("use", "on_error"), [*READS, *((use, None) for use in (write_below, write_attributes, delete_results))]
+)
+def test_a_connection_that_is_cut(behind: tuple[str, Proxy], use: Any, on_error: Any) -> None:
     """The error is that of the server, also where the errors of single nodes are collected; and nothing is lost."""
     uri, proxy = behind
     with lp.open_root(uri, create=True) as root:
         fill(root, SPEAKERS, CLIPS)
         whole = list(lp.scan("n", root))
-    shown = 0
-    for after in (1, 4, 9, 17, 30):
-        with alarm(), suppress(lp.ServerError), lp.open_root(uri, timeout=TIMEOUT) as root:
-            scanned = lp.scan("n", root, on_error=on_error, payload="data")
-            proxy.cut_after = next(proxy._passed) + after
-            shown += 1
-            found = list(scanned)
-            assert [record.path for record in found] == [record.path for record in whole]
-            shown -= 1
-        proxy.cut_after = 10**9
-    assert shown or "zeo" in uri  # a client of ZEO connects again by itself
+    lost = 0
+    for after in (0, 1, 2, 5, 12, 30):
+        try:
+            with alarm(), lp.open_root(uri, timeout=TIMEOUT) as root:
+                proxy.cut_after(after)
+                use(root, whole, on_error)
+        except lp.ServerError:
+            lost += 1
+        proxy.cut_after(None)
+    assert lost or "zeo" in uri  # a client of ZEO connects again by itself
     with lp.open_root(uri) as root:
-        assert list(lp.scan("n", root)) == whole
+        use(root, whole, on_error)
+        assert list(lp.scan("n", root, skip="_p")) == whole
+
+
+@pytest.mark.parametrize("after", range(12))
+def test_a_connection_that_is_cut_as_it_is_made(behind: tuple[str, Proxy], after: int) -> None:
+    uri, proxy = behind
+    with lp.open_root(uri, create=True) as root:
+        fill(root, 1, 1)
+    proxy.cut_after(after)
+    with alarm(), suppress(lp.ServerError), lp.open_root(uri, timeout=TIMEOUT):
+        proxy.cut_after(None)
+    proxy.cut_after(None)
+    with lp.open_root(uri, timeout=TIMEOUT) as root:
+        assert len(list(lp.scan("n", root))) == 1
 
 
 def test_what_is_lost_is_closed(behind: tuple[str, Proxy]) -> None:
