@@ -126,9 +126,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, with no optional package installed."""
-    install(session, "mypy")
+    """Check types, with no optional package installed; what users write, as pyright's strict mode sees it, too."""
+    install(session, "mypy", "pyright[nodejs]")
     session.run("mypy", *session.posargs)
+    allowed = ("--allowlist", "tests/typing/allowed.txt")
+    session.run("python", "-m", "mypy.stubtest", "--mypy-config-file", "setup.cfg", *allowed, "lotproc")
+    session.run("pyright")
 
 
 @nox.session

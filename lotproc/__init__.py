@@ -2,17 +2,16 @@
 
     traverse -> filter -> snapshot -> batch -> process -> write
 
-Each stage takes its data last, and waits for it where it is left out, so stages compose with `toolz.pipe`:
+Each stage takes its data last, and waits for it where it is left out, so stages compose with `pipe`:
 
     >>> from lotdb import BaseNode
-    >>> from toolz import pipe
     >>> import lotproc as lp
     >>> root = BaseNode("corpus")
     >>> for key, seconds in (("clip_1", 1.5), ("clip_2", 0.5)):
     ...     _ = root.gns(["ann", key]).set_attribute("seconds", seconds)
     >>> def double(record):
     ...     return lp.ProcessResult(record.path, output=2 * record.attributes["seconds"])
-    >>> report = pipe(
+    >>> report = lp.pipe(
     ...     root,
     ...     lp.leaves(skip="_*"),
     ...     lp.snapshot("seconds"),
@@ -29,7 +28,19 @@ import sys
 import lazy_loader
 
 # The names are in `__init__.pyi`. Loading each on first use keeps `import lotproc` as light as it can be.
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, _names, __all__ = lazy_loader.attach_stub(__name__, __file__)
+#: Older names of what has others now, which work and are not offered.
+_OLDER = {
+    *("filter_node_list", "node_list_to_dataframe", "tree_to_dataframe"),
+    *("load_files_directory", "load_files_folder", "load_small_files_directory", "load_small_files_folder"),
+    *("PreparationSpec", "ProcessingSpec", "SelectionSpec"),
+    *("add_preparation_stage", "add_processing_stage", "add_write_stage"),
+    *("build_node_process_pipeline", "build_selection_pipeline", "node_process_cruncher"),
+}
+
+
+def __dir__():  # type: ignore[no-untyped-def]
+    return sorted({*_names()} - _OLDER)
 
 
 def __getattr__(name):  # type: ignore[no-untyped-def]

@@ -41,6 +41,11 @@ from .stores import StoredPayload as StoredPayload
 from .stores import shuffled as shuffled
 from .stores import token_batches as token_batches
 
+# Stages one behind the other, and your own
+from .composing import compose_left as compose_left
+from .composing import pipe as pipe
+from ._stage import stage as stage
+
 # Detach, batch, process
 from .models import NodeRecord as NodeRecord
 from .models import ProcessResult as ProcessResult

@@ -25,7 +25,7 @@ from copy import deepcopy
 from itertools import takewhile
 from numbers import Integral
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from ._is_node import is_node
 from ._items import no_item
@@ -42,6 +42,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+P = ParamSpec("P")
+D = TypeVar("D")
+R = TypeVar("R")
+D_contra = TypeVar("D_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 #: Arguments that may be several values, and so an iterator of them.
 _SEVERAL = frozenset({"names", "inherit", "where", "depths"})
@@ -169,7 +174,21 @@ def _brief(value: object) -> str:
     return "..." if value is ... else repr(value)
 
 
-def stage(
+class OfOptions(Protocol[P, D_contra, R_co]):
+    """A function of options and, behind them, of the data: what `stage` makes, for type checkers."""
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Callable[[D_contra], R_co]: ...
+    @overload
+    def __call__(self, *args: Any, **kwargs: Any) -> R_co: ...
+
+
+@overload
+def stage(data: str) -> Callable[[Callable[P, Callable[[D], R]]], OfOptions[P, D, R]]: ...
+@overload
+def stage(data: str, **of_ours: Any) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]: ...
+@public
+def stage(  # type: ignore[misc]  # the options are those of lotproc's own stages, and of no interest to others
     data: str,
     *,
     also: type | None = None,
@@ -180,6 +199,27 @@ def stage(
 ) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]:
     """Make a function of options, which returns a function of the data, into a stage.
 
+    >>> from lotproc import stage
+    >>> @stage("items")
+    ... def every(n):
+    ...     if n < 1:
+    ...         raise ValueError("every: n must be 1 or more")
+    ...     def run(items):
+    ...         for index, item in enumerate(items):
+    ...             if index % n == 0:
+    ...                 yield item
+    ...     return run
+    >>> list(every(2, "abcde"))
+    ['a', 'c', 'e']
+    >>> every(2)
+    every(2)
+    >>> list(every(2)("abcde"))
+    ['a', 'c', 'e']
+
+    The function is called with the options as soon as all positional ones are there, and checks them; what it returns
+    is called with the data. Options with defaults are keyword-only. What is given in place of the data and can't be, a
+    node for an iterable say, is refused. An iterator that the stage returns closes the data's, when it is closed.
+
     Args:
         data: The name of the data argument: "root" for a tree, else the name of an iterable.
         also: What the stage takes in place of a root.
@@ -188,9 +228,20 @@ def stage(
         place: An argument that may be a root, and becomes its `Place` where the stage is pickled.
         single: An option without which the data is one item, and not an iterable of them.
         instead: A positional argument, and the option that may be given in place of it.
+
+    Returns:
+        A decorator. The stage gives what the inner function gives, or without the data a `Stage` that waits for it, and
+        that pickles where its arguments do and the stage can be imported.
+
+    Raises:
+        ArgumentTypeError: The function has a positional option with a default, `*args` or `**kwargs`, behind which the
+            data could not be told.
     """
 
     def decorate(options: Callable[..., Callable[[Any], Any]]) -> Callable[..., Any]:
+        is_ours = options.__module__.startswith("lotproc.") and not options.__name__.startswith("_")
+        if not is_ours:
+            _check_options(options)
         signature = _with_data(inspect.signature(options), data)
         plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
         shape = f"{options.__name__}{signature.replace(parameters=plain)}"
@@ -221,6 +272,9 @@ def stage(
             if missing and missing != [data]:
                 return Stage(call, given)  # curried further: more than the data is still to come
             run = options(**{name: value for name, value in given.items() if name != data})
+            if not callable(run):
+                what = f"must return the function of its {data}, got {got(run)}"
+                raise ArgumentTypeError(f"{options.__name__}: the function that stage() was given {what}")
             if stream and isinstance(given.get(stream), Iterator):
                 run = _once(options.__name__, stream, given[stream], run)
             kind = "item" if single and given.get(single) is None else data
@@ -229,10 +283,21 @@ def stage(
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.place = place  # type: ignore[attr-defined]
-        is_ours = options.__module__.startswith("lotproc.") and not options.__name__.startswith("_")
         return public(call) if is_ours else call
 
     return decorate
+
+
+def _check_options(options: Callable[..., Any]) -> None:
+    """Refuse a function whose options can't be told from the data that comes behind them."""
+    for name, parameter in inspect.signature(options).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            what = "options that have names, each of its own"
+        elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty:
+            what = f"an option with a default behind a *, as in {options.__name__}(*, {name}=...)"
+        else:
+            continue
+        raise ArgumentTypeError(f"stage: {options.__name__}()", expected=what, got=str(parameter))
 
 
 def _with_data(signature: inspect.Signature, data: str) -> inspect.Signature:

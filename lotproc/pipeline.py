@@ -11,7 +11,7 @@ from toolz import pipe
 
 from ._missing import Notes, noting, tell_all
 from ._public import public
-from ._stage import MayHoldRoot, Stage, check_choice, check_function, check_root, stage
+from ._stage import MayHoldRoot, check_choice, check_function, check_root, stage
 from .buffering import chunked
 from .errors import ArgumentError, ArgumentTypeError, got
 from .filters import match_key
@@ -217,7 +217,7 @@ def _map(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], Iterator[Any]]:
 
 
 @stage("batches")
-def _in_batches(step: Stage) -> Callable[[Iterable[list[T]]], Iterator[list[Any]]]:
+def _in_batches(step: Callable[[Any], Any]) -> Callable[[Iterable[list[T]]], Iterator[list[Any]]]:
     """A stage over the items of each batch; batches that it leaves empty are dropped."""
 
     def run(batches: Iterable[list[T]]) -> Iterator[list[Any]]:

@@ -32,6 +32,13 @@ def test_every_public_name_is_there() -> None:
         getattr(lotproc, name)
 
 
+def test_older_names_are_there_and_not_offered() -> None:
+    offered = set(dir(lotproc))
+    older = lotproc._OLDER  # type: ignore[attr-defined]
+    assert older < set(lotproc.__all__) == offered | older
+    assert not older & offered
+
+
 def test_a_name_that_is_misspelt_is_told_with_what_python_needs_to_name_the_nearest() -> None:
     with pytest.raises(AttributeError) as caught:
         lotproc.leafs  # type: ignore[attr-defined]  # noqa: B018

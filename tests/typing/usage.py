@@ -31,6 +31,7 @@ from lotproc import (
     chunked,
     chunked_by,
     chunked_bytes,
+    compose_left,
     delete,
     each,
     failures,
@@ -50,6 +51,7 @@ from lotproc import (
     parallel_map,
     partitions,
     pending,
+    pipe,
     plan,
     progress,
     retry_failed,
@@ -60,6 +62,7 @@ from lotproc import (
     show,
     snapshot,
     split,
+    stage,
     status,
     table_by_path,
     to_parquet,
@@ -72,6 +75,7 @@ from lotproc import (
 Nodes = Iterator[BaseNode]
 NodesOf = Callable[[BaseNode], Nodes]
 Records = Iterator[NodeRecord]
+Batch = list[NodeRecord]
 
 
 def traversal(root: BaseNode) -> None:
@@ -93,12 +97,31 @@ def filters(records: Iterable[NodeRecord]) -> None:
     assert_type(match_key("^clip_", records, invert=True), Records)
     assert_type(match_path("speaker_*/**", records), Records)
     assert_type(where("duration", 1.2, records), Records)
-    assert_type(where("duration", lambda seconds: seconds > 1, records), Records)
+    assert_type(where("duration", callable, records), Records)
     assert_type(match_key("^clip_")(records), Records)
     assert_type(match_path("speaker_*/**", invert=True)(records), Records)
     assert_type(where("duration", 1.2)(records), Records)
     waiting: Callable[[Iterable[NodeRecord]], Records] = match_key("^clip_")
     assert_type(waiting(records), Records)
+
+
+@stage("records")
+def longer(seconds: float, *, attribute: str = "duration") -> Callable[[Iterable[NodeRecord]], Records]:
+    return lambda records: (record for record in records if record.attributes[attribute] > seconds)
+
+
+def in_a_row(root: BaseNode, records: list[NodeRecord]) -> None:
+    batches = pipe(root, leaves(), snapshot("s"), match_key("^clip"), longer(2.0), chunked(8))
+    assert_type(batches, Iterator[list[NodeRecord]])
+    assert_type(pipe(batches, parallel_map(outputs(seconds_of)), write(inline("_p"), root)), WriteReport)
+    assert_type(pipe(records, sample(0.1), split({"a": 1.0}, part="a"), gather(1), chunked_by(1)), Iterator[Batch])
+    steps = compose_left(longer(1.0, attribute="s"), chunked(8), parallel_map(each(summarize)))
+    assert_type(steps(records), Iterator[list[ProcessResult]])
+    assert_type(longer(1.0), Callable[[Iterable[NodeRecord]], Records])
+    assert_type(longer(1.0, records), Records)
+    pipe(1, chunked(8))  # type: ignore[arg-type]
+    pipe(records, longer(1.0), write(inline("_p"), root), chunked(8))  # type: ignore[misc]
+    stage("records")(len)  # type: ignore[arg-type]
 
 
 def splitting(record: NodeRecord, records: Iterable[NodeRecord]) -> None:
@@ -264,10 +287,11 @@ def mistakes(root: BaseNode, records: Iterable[NodeRecord], handle: PayloadHandl
 
 
 def lambdas(records: list[NodeRecord]) -> None:
-    """Lambdas have no types of their own; partial calls take them all the same."""
-    each(lambda record: ProcessResult(record.path))(records)
-    parallel_map(lambda batch: len(batch), mode="thread")([records])
-    chunked_by(lambda record: record.key)(records)
+    """Lambdas have no types of their own; mypy takes them in partial calls all the same, and pyright those of data."""
+    each(lambda record: ProcessResult(record.path))(records)  # pyright: ignore
+    parallel_map(lambda batch: len(batch), mode="thread")([records])  # pyright: ignore
+    chunked_by(lambda record: record.key)(records)  # pyright: ignore
+    assert_type(each(lambda record: ProcessResult(record.path), records), list[ProcessResult])
 
 
 def views_and_tables(root: BaseNode, records: list[NodeRecord]) -> None:
