@@ -187,8 +187,8 @@ class OfOptions(Protocol[P, D_contra, R_co]):
 def stage(data: str) -> Callable[[Callable[P, Callable[[D], R]]], OfOptions[P, D, R]]: ...
 @overload
 def stage(data: str, **of_ours: Any) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]: ...
-@public
-def stage(  # type: ignore[misc]  # the options are those of lotproc's own stages, and of no interest to others
+@public  # type: ignore[misc]  # the options are those of lotproc's own stages, and of no interest to others
+def stage(
     data: str,
     *,
     also: type | None = None,
