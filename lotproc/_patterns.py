@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from .errors import ArgumentTypeError, PatternError, got
 
-__all__ = ["PathPattern", "has_slash", "key_glob", "regex"]
+__all__ = ["PathPattern", "check_braces", "has_slash", "key_glob", "regex"]
 
 _WILDCARDS = re.compile(r"[*?\[]")
 #: A whole `[...]`; by the rules of fnmatch a `]` right behind `[` or `[!` is one of its characters.
 _CLASS = re.compile(r"\[(?:!|(?!!))(?:\]|(?=[^\]]))[^\]]*\]")
+#: What a shell would take for several patterns: `{wav,mp3}`.
+_BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
+#: What takes globs where a regular expression was expected.
+_FOR_GLOBS = {"match_key": "match_path('**/{}')", "scan": "path='**/{}'"}
 
 
 def regex(name: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
@@ -24,7 +28,9 @@ def regex(name: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise PatternError(f"{name}: {pattern!r} is no regular expression: {error}") from None
+        instead = _FOR_GLOBS.get(name) if "*" in pattern or "?" in pattern else None
+        hint = instead and f"for a glob there is {instead.format(pattern)}"
+        raise PatternError(f"{name}: {pattern!r}", f"is no regular expression: {error}", hint=hint) from None
 
 
 def key_glob(name: str, pattern: str) -> Callable[[str], object]:
@@ -33,11 +39,22 @@ def key_glob(name: str, pattern: str) -> Callable[[str], object]:
         raise ArgumentTypeError(f"{name}: a glob", expected="a str", got=got(pattern))
     if not pattern:
         raise PatternError(f"{name}: the glob '' matches no key", hint="give at least one character")
+    check_braces(name, pattern)
     if "[" in _CLASS.sub("", pattern):
         raise PatternError(
             f"{name}: the glob {pattern!r} has a '[' without its ']'", hint="write '[[]' for the character itself"
         )
     return re.compile(fnmatch.translate(pattern)).match
+
+
+def check_braces(name: str, glob: str) -> None:
+    """Refuse `{wav,mp3}`, which is no part of a glob here, and would find nothing in silence."""
+    if _BRACES.search(_CLASS.sub("", glob)):
+        raise PatternError(
+            f"{name}: the glob {glob!r}",
+            "has braces, which stand for themselves alone",
+            hint="give each of the patterns by itself, in a list where one is taken; '[{]' is the character",
+        )
 
 
 def has_slash(glob: str) -> bool:
@@ -68,6 +85,8 @@ class PathPattern:
                 expected="a str like 'speaker_*/**' or a tuple of components",
                 got=got(pattern),
             )
+        if isinstance(pattern, str):
+            check_braces(name, pattern)  # of which a slash may be a part
         components = pattern.split("/") if isinstance(pattern, str) else list(pattern)
         if not components:
             raise PatternError(f"{name}: the path pattern {pattern!r} has no component")

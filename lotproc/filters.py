@@ -40,7 +40,8 @@ def match_key(regex: str | re.Pattern[str], *, invert: bool = False) -> Callable
     ['clip_001']
 
     Args:
-        regex: A str or a compiled pattern, searched as `re.search` does: anchor it with `^` and `$` where needed.
+        regex: A str or a compiled pattern, searched as `re.search` does: anchor it with `^` and `$` where needed. For
+            globs there is `match_path("**/*.wav")`.
         items: Nodes or records; a `Failure` among them is kept.
         invert: Keep those that do not match.
 

@@ -100,7 +100,9 @@ def content_of(node: BaseNode) -> Any:
 
 
 def files_of(folder: Path) -> list[IndexedFile]:
-    return list(index_files(folder, "**"))
+    """All files, by their stems, also where several have one."""
+    found = index_files(folder, "**", skip=None, key="name")
+    return [IndexedFile((*item.path[:-1], os.path.splitext(item.file.name)[0]), item.file) for item in found]
 
 
 def write_wav(path: Path, samples: int = 100, rate: int = 8000) -> bytes:
@@ -122,14 +124,18 @@ def test_all_files_that_rglob_finds_in_its_sorted_order(
 ) -> None:
     top = make(tmp_path_factory.getbasetemp() / f"law_{next(NUMBERS)}", content)
     everything = sorted(path for path in top.rglob("*") if path.is_file())
-    assert [found.file for found in index_files(top, "**")] == everything
-    expected = [path for path in everything if path.name.casefold().endswith(".wav")]
-    found = list(index_files(top))
-    assert [item.file for item in found] == expected
-    for item in found:
-        *folders, name = item.file.relative_to(top).parts
-        assert item.path == (*folders, os.path.splitext(name)[0])
-        assert all(item.path)
+    found = list(index_files(top, "**", skip=None, key="name"))
+    assert [item.file for item in found] == everything
+    assert [item.path for item in found] == [path.relative_to(top).parts for path in everything]
+    seen = [path for path in everything if not any(part.startswith(".") for part in path.relative_to(top).parts)]
+    expected = [path for path in seen if path.name.casefold().endswith(".wav")]
+    paths = [(*path.relative_to(top).parts[:-1], os.path.splitext(path.name)[0]) for path in expected]
+    if len(set(paths)) < len(paths):
+        with pytest.raises(ArgumentError, match='key="name"') as caught:
+            list(index_files(top))
+        assert caught.value.path in [path for path in paths if paths.count(path) > 1]
+    else:
+        assert list(index_files(top)) == [*map(IndexedFile, paths, expected)]
     shutil.rmtree(top)
 
 
@@ -280,7 +286,7 @@ def test_every_file_is_a_reference_or_in_the_report(
 ) -> None:
     top = make(tmp_path_factory.getbasetemp() / f"law_{next(NUMBERS)}", content)
     root = BaseNode("root")
-    report = pipe(index_files(top, "**"), ingest_files(root))
+    report = pipe(files_of(top), ingest_files(root))
     first: dict[tuple[str, ...], str] = {}
     for item in files_of(top):
         first.setdefault(item.path, str(item.file))
@@ -289,7 +295,7 @@ def test_every_file_is_a_reference_or_in_the_report(
     for path, file in first.items():
         assert root.get_node_path(path, create=False).get_attribute("file").filepath == file
     before = content_of(root)
-    again = ingest_files(root, index_files(top, "**"))
+    again = ingest_files(root, files_of(top))
     assert (again.ingested, again.skipped, again.failures) == (0, len(first), report.failures)
     assert content_of(root) == before
     shutil.rmtree(top)
