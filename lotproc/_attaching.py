@@ -18,6 +18,7 @@ __all__ = ["Unusable", "check_opens", "check_regular", "opens", "read", "reason_
 #: Modules that lotdb imports to read files: what to install, and the extra that brings it.
 _EXTRAS = {
     "scipy": ("scipy", "files"),
+    "soundfile": ("soundfile", "files"),
     "pandas": ("pandas", "files"),
     "PIL": ("Pillow", "files"),
     "zarr": ("zarr", "zarr"),

@@ -13,6 +13,12 @@ from lotdb import DataNode, DataObject, DataWriter, PathFileObj
 
 __all__ = ["attach_content"]
 
+#: What soundfile reads so that it can be told whether a file was cut off, by suffixes. WAV files are read without it.
+SOUNDS = frozenset(["aif", "aifc", "aiff", "au", "flac", "mp3", "oga", "ogg", "opus", "rf64", "snd", "w64"])
+#: The dtypes of samples that need no rounding, by kinds that soundfile tells; of all others, 32-bit floats.
+_INTEGERS = {"PCM_S8": "int16", "PCM_U8": "int16", "PCM_16": "int16", "ALAW": "int16", "ULAW": "int16"}
+_DTYPES = {**_INTEGERS, "PCM_24": "int32", "PCM_32": "int32", "DOUBLE": "float64"}
+
 #: From this size on, a WAV header of a program that wrote to a pipe says that it did not know the size: what sox writes
 #: there; others write more, or 0.
 UNKNOWN_SIZE = 0x7FFFF000
@@ -30,10 +36,10 @@ def attach_content(
     kind = file.suffix.lstrip(".").lower()
     options = {"data_attribute": attribute, "backend": backend, "database": database}
     source_rate = None
-    if kind == "wav":
-        source_rate, samples = _sound(file)
+    if kind == "wav" or kind in SOUNDS:
+        source_rate, samples = _sound(file) if kind == "wav" else _other_sound(file)
         samplerate_hz = source_rate if samplerate_hz is None else samplerate_hz
-        DataWriter.write_array(node, samples, samplerate_hz=samplerate_hz, content_type="audio/wav", **options)
+        DataWriter.write_array(node, samples, samplerate_hz=samplerate_hz, content_type=f"audio/{kind}", **options)
     elif kind in ("png", "jpg", "jpeg"):
         mode, pixels = _picture(file)
         options |= {"metadata": {"image_mode": mode}, "content_type": f"image/{'png' if kind == 'png' else 'jpeg'}"}
@@ -49,7 +55,6 @@ def attach_content(
         DataWriter.write_text(node, file.read_bytes().decode(), data_attribute=attribute)
     else:
         DataWriter.attach_file(node, str(file), samplerate_hz=samplerate_hz, **options)
-        return
     node.set_attribute("_source_filepath", PathFileObj(filepath=str(file)))
     node.set_attribute("_source_format", kind)
     node.set_attribute("_source_filename", file.name)
@@ -76,6 +81,43 @@ def _sound(file: Path) -> tuple[float, np.ndarray[Any, Any]]:
     if len(samples) == 0:
         raise ValueError("it has no samples")
     return float(rate), samples.reshape(len(samples), -1)
+
+
+def _other_sound(file: Path) -> tuple[float, np.ndarray[Any, Any]]:
+    """The samples per second of any other file of sound, and the samples, as those of WAV files are."""
+    import soundfile
+
+    with soundfile.SoundFile(file) as opened:
+        expected, rate, form, said = len(opened), float(opened.samplerate), opened.format, opened.extra_info
+        samples = opened.read(dtype=_DTYPES.get(opened.subtype, "float32"), always_2d=True)
+    if len(samples) == 0:
+        raise ValueError("it has no samples")
+    if form == "MP3" and not _tells_length(file):
+        if len(samples) == expected:  # an estimate, behind which nothing is read
+            raise ValueError("its header does not tell its length, so it can't be read to its end; write it anew")
+    elif len(samples) < expected or "(should be" in said or (form == "OGG" and not _ends(file)):
+        raise ValueError("it was cut off, or its header is wrong")
+    return rate, samples
+
+
+def _tells_length(file: Path) -> bool:
+    """Whether the first frame of an MP3 file is one that tells how many there are."""
+    with file.open("rb") as opened:
+        head = opened.read(10)
+        is_tagged = head[:3] == b"ID3" and len(head) == 10
+        size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)) if is_tagged else -10
+        opened.seek(10 + size)
+        first = opened.read(200)
+    return b"Xing" in first or b"Info" in first
+
+
+def _ends(file: Path) -> bool:
+    """Whether the last page of an Ogg file says that it is the last."""
+    with file.open("rb") as opened:
+        opened.seek(max(0, os.fstat(opened.fileno()).st_size - 2 * 65_307))  # a page is no longer
+        data = opened.read()
+    last = data.rfind(b"OggS\0")
+    return last >= 0 and len(data) > last + 5 and bool(data[last + 5] & 4)
 
 
 def _sizes(file: BinaryIO) -> dict[int, bytes]:

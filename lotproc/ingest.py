@@ -121,14 +121,16 @@ def ingest_files(
     Args:
         root: The lotdb node to attach below, in memory or persistent.
         files: From `index_files`, or any `IndexedFile`s.
-        content: Read the files (wav, npy, csv, txt, png and jpg as what they are, others as bytes) into data nodes;
-            else store references to them, and only look whether they can be opened. Of a wav file whose header leaves
-            the size open, as programs that write to a pipe do, what is there is read. The pixels of a picture with a
-            palette are its colours. A table is kept byte for byte.
+        content: Read the files (sound, npy, csv, txt, png and jpg as what they are, others as bytes) into data nodes;
+            else store references to them, and only look whether they can be opened. Sound is wav, and what soundfile
+            reads: flac, ogg, oga, opus, mp3, aiff, aif, aifc, au, snd, w64, rf64; ints where the file has ints, else
+            32-bit floats, time first, then channels. Of a wav file whose header leaves the size open, as programs that
+            write to a pipe do, what is there is read. The pixels of a picture with a palette are its colours. A table
+            is kept byte for byte.
         attribute: The attribute to set: by default "file" for a reference, "data" for content. Content also sets
             lotdb's `_source_...` attributes. A node that is there keeps its others, its children and its class.
         backend: Where arrays go: "blob" or "zarr".
-        samplerate_hz: Samples per second; by default what a wav file says.
+        samplerate_hz: Samples per second; by default what a file of sound says.
         database: The `LOTDB` whose zarr store to use; needed for "zarr".
         if_exists: What to do where the node has the attribute: "skip" the file, "replace" the value, or an "error". To
             replace a reference by the same one counts as skipped.

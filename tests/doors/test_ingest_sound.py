@@ -1,0 +1,119 @@
+"""Sound that soundfile reads: the samples that it has, whole or reported."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from lotdb import BaseNode
+
+import lotproc as lp
+
+SOUND = np.stack([np.arange(-4000, 4000), np.arange(8000) % 777], axis=1).astype("int16")
+#: Suffix, format, kind of samples, what they are read as, and what is written for that.
+KINDS: list[Any] = [
+    ("flac", "FLAC", "PCM_16", "int16", SOUND),
+    ("flac", "FLAC", "PCM_24", "int32", SOUND.astype("int32") << 8),
+    ("FLAC", "FLAC", "PCM_S8", "int16", SOUND >> 8 << 8),
+    ("aiff", "AIFF", "PCM_16", "int16", SOUND),
+    ("aif", "AIFF", "FLOAT", "float32", (SOUND / 2**15).astype("float32")),
+    ("au", "AU", "DOUBLE", "float64", SOUND / 2**15),
+    ("snd", "AU", "PCM_32", "int32", SOUND.astype("int32") << 16),
+    ("w64", "W64", "PCM_16", "int16", SOUND),
+    ("rf64", "RF64", "PCM_16", "int16", SOUND),
+    ("ogg", "OGG", "VORBIS", "float32", None),
+    ("oga", "OGG", "VORBIS", "float32", None),
+    ("opus", "OGG", "OPUS", "float32", None),
+    ("mp3", "MP3", "MPEG_LAYER_III", "float32", None),
+]
+
+
+@pytest.fixture
+def soundfile() -> Any:
+    return pytest.importorskip("soundfile")
+
+
+def ingested(*files: Path) -> tuple[lp.IngestReport, BaseNode]:
+    root = BaseNode("root")
+    return lp.ingest_files(root, [lp.IndexedFile((file.name,), file) for file in files], content=True), root
+
+
+@pytest.mark.parametrize(("suffix", "form", "kind", "dtype", "samples"), KINDS)
+def test_sound_comes_back(
+    tmp_path: Path, soundfile: Any, suffix: str, form: str, kind: str, dtype: str, samples: Any
+) -> None:
+    file = tmp_path / f"a.{suffix}"
+    written = (SOUND / 2**15).astype("float32") if samples is None else samples
+    soundfile.write(file, written, 48000, format=form, subtype=kind)
+    report, root = ingested(file)
+    assert report == lp.IngestReport(1)
+    node = root.gn(file.name)
+    stored = node.get_attribute("data")
+    found = node.read_data()
+    assert (found.dtype, found.shape, stored.samplerate_hz) == (dtype, SOUND.shape, 48000)
+    assert stored.content_type == f"audio/{suffix.lower()}"
+    assert node.get_attribute("_source_samplerate_hz") == 48000
+    if samples is not None:
+        np.testing.assert_array_equal(found, samples)
+    else:
+        np.testing.assert_array_equal(found, soundfile.read(file, dtype="float32", always_2d=True)[0])
+
+
+@given(kind=st.sampled_from(KINDS), part=st.floats(0, 0.9999))
+@settings(deadline=None)
+def test_a_file_that_was_cut_off_is_reported(kind: Any, part: float, tmp_path_factory: pytest.TempPathFactory) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    suffix, form, subtype, _, samples = kind
+    file = tmp_path_factory.getbasetemp() / f"cut.{suffix}"
+    soundfile.write(file, SOUND if samples is None else samples, 48000, format=form, subtype=subtype)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(part * len(whole))])
+    report, root = ingested(file)
+    assert [failure.file for failure in report.failures] == [file]
+    assert not root.node_storage
+
+
+def test_no_samples_and_no_sound_are_reported(tmp_path: Path, soundfile: Any) -> None:
+    soundfile.write(tmp_path / "a.flac", SOUND[:0], 8000)
+    (tmp_path / "b.ogg").write_bytes(b"no sound at all")
+    report, _ = ingested(tmp_path / "a.flac", tmp_path / "b.ogg")
+    assert [failure.file.name for failure in report.failures] == ["a.flac", "b.ogg"]
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\2\1" + bytes(257)])
+def test_an_mp3_that_does_not_tell_its_length_is_read_to_its_end_or_reported(
+    tmp_path: Path, soundfile: Any, tag: bytes
+) -> None:
+    noise = np.random.default_rng(0).normal(size=100_000) * 0.3
+    for name, sound in (("quiet first", [np.zeros(100_000), noise]), ("loud first", [noise, np.zeros(100_000)])):
+        file = tmp_path / f"{name}.mp3"
+        soundfile.write(file, np.concatenate(sound), 44100, bitrate_mode="VARIABLE", compression_level=0.5)
+        whole = file.read_bytes()
+        file.write_bytes(tag + whole)
+        report, root = ingested(file)
+        assert (report.ingested, len(root.gn(file.name).read_data())) == (1, 200_000)
+        file.write_bytes(tag + whole[whole.index(whole[:2], 4) :])  # without the frame that has the number of all
+        report, root = ingested(file)
+        if report.ingested:
+            assert len(root.gn(file.name).read_data()) >= 200_000
+        else:
+            assert "length" in report.failures[0].reason
+    assert report.failures  # what is loud first is longer than it looks
+
+
+def test_without_soundfile_the_extra_is_named_and_wav_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    (tmp_path / "a.flac").touch()
+    with pytest.raises(lp.MissingExtraError, match=r'pip install "lotproc\[files\]"'):
+        ingested(tmp_path / "a.flac")
+    wavfile = pytest.importorskip("scipy.io.wavfile")
+    wavfile.write(tmp_path / "a.wav", 8000, SOUND)
+    report, root = ingested(tmp_path / "a.wav")
+    assert report == lp.IngestReport(1)
+    np.testing.assert_array_equal(root.gn("a.wav").read_data(), SOUND)
