@@ -11,13 +11,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from lotdb import DataNode, DataObject, DataWriter, PathFileObj
 
-__all__ = ["attach_content"]
+__all__ = ["attach_content", "is_changed"]
 
 #: What soundfile reads so that it can be told whether a file was cut off, by suffixes. WAV files are read without it.
 SOUNDS = frozenset(["aif", "aifc", "aiff", "au", "flac", "mp3", "oga", "ogg", "opus", "rf64", "snd", "w64"])
 #: The dtypes of samples that need no rounding, by kinds that soundfile tells; of all others, 32-bit floats.
 _INTEGERS = {"PCM_S8": "int16", "PCM_U8": "int16", "PCM_16": "int16", "ALAW": "int16", "ULAW": "int16"}
 _DTYPES = {**_INTEGERS, "PCM_24": "int32", "PCM_32": "int32", "DOUBLE": "float64"}
+#: Where a payload says what it was read from.
+SOURCE = "ingested_from"
 
 #: From this size on, a WAV header of a program that wrote to a pipe says that it did not know the size: what sox writes
 #: there; others write more, or 0.
@@ -34,6 +36,7 @@ def attach_content(
         Exception: What the packages that read such files raise.
     """
     kind = file.suffix.lstrip(".").lower()
+    source = _source(file, samplerate_hz)
     options = {"data_attribute": attribute, "backend": backend, "database": database}
     source_rate = None
     if kind == "wav" or kind in SOUNDS:
@@ -55,11 +58,28 @@ def attach_content(
         DataWriter.write_text(node, file.read_bytes().decode(), data_attribute=attribute)
     else:
         DataWriter.attach_file(node, str(file), samplerate_hz=samplerate_hz, **options)
+    node.get_attribute(attribute).set_metadata(SOURCE, source)
     node.set_attribute("_source_filepath", PathFileObj(filepath=str(file)))
     node.set_attribute("_source_format", kind)
     node.set_attribute("_source_filename", file.name)
     if source_rate is not None:
         node.set_attribute("_source_samplerate_hz", source_rate)
+
+
+def is_changed(stored: Any, file: Path, samplerate_hz: float | None) -> bool:
+    """Whether a payload was read from a file that has another size or time of modification since, or another rate."""
+    source = stored.get_metadata(SOURCE) if isinstance(stored, DataObject) else None
+    return isinstance(source, tuple) and source[0] == str(file) and source != _source(file, samplerate_hz)
+
+
+def _source(file: Path, samplerate_hz: float | None) -> tuple[Any, ...]:
+    """What tells that a file is the one that was read, and that it was read in the same way."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return (str(file),)
+    rate = None if samplerate_hz is None else float(samplerate_hz)
+    return str(file), status.st_size, status.st_mtime_ns, rate
 
 
 # --- Sound ----------------------------------------------------------------------------------------------------------

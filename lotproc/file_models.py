@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from .models import commits_text, counted
 
 __all__ = ["FileFailure", "IndexedFile", "IngestReport"]
 
+#: Lines of each list of a report, at most: in a terminal, and in a notebook, where lists are closed at first.
+MOST_LINES = 20
+MOST_ROWS = 200
+
 
 @public
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class IndexedFile:
     """A file, and the path of its node.
 
     Args:
-        path: Keys from below the root: the folders, and the file's name without its suffix.
+        path: Keys from below the root: the folders, and the file's name, with its suffix or without.
         file: The file itself, absolute.
         reason: Why it is left out: it is a folder that could not be listed. `None` for a file.
     """
@@ -50,7 +55,7 @@ class FileFailure:
 @public
 @dataclass(frozen=True)
 class IngestReport:
-    """What `ingest_files` did.
+    """What `ingest_files` did: text when printed, and HTML in a notebook.
 
     >>> from pathlib import Path
     >>> from lotproc import FileFailure, IngestReport
@@ -59,12 +64,16 @@ class IngestReport:
       a.wav: it is empty
 
     Args:
-        ingested: Files attached.
+        ingested: Files attached, those of `updated` among them.
         skipped: Files left out because their node had the attribute already.
         commits: Transactions committed; 0 where the caller commits.
         failures: Files that can't be read, or whose node belongs to another file of the same run.
         inner: Paths of nodes that have the attribute as others below them do, `a/c` beside `a/c/x`. They are no leaves,
             so `leaves` and `scan` do not give their files.
+        updated: Paths of nodes that had the attribute, and got it anew.
+        gone: The nodes whose file is gone, and these files; with `gone="report"` or `"delete"`.
+        deleted: Nodes deleted with `gone="delete"`: those of files that are gone, all that were below them, and those
+            above them that stood for nothing any more.
     """
 
     ingested: int = 0
@@ -72,18 +81,56 @@ class IngestReport:
     commits: int = 0
     failures: tuple[FileFailure, ...] = ()
     inner: tuple[tuple[str, ...], ...] = ()
+    updated: tuple[tuple[str, ...], ...] = ()
+    gone: tuple[IndexedFile, ...] = ()
+    deleted: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Without what it did not have once, where that says nothing: stamps of inputs are made of this.
-        return {name: value for name, value in vars(self).items() if name != "inner" or value}
+        return {name: value for name, value in vars(self).items() if name in _FIRST or value}
 
     def __str__(self) -> str:
+        lines = [self._counts()]
+        for _, found in self._lists():
+            lines += found[:MOST_LINES]
+            if len(found) > MOST_LINES:
+                lines.append(f"… {len(found) - MOST_LINES:,} more")
+        return "\n  ".join(lines)
+
+    def _repr_html_(self) -> str:
+        parts = [f"<div><b>{html.escape(self._counts())}</b></div>"]
+        for title, found in self._lists():
+            items = [f"<li>{html.escape(line)}</li>" for line in found[:MOST_ROWS]]
+            if len(found) > MOST_ROWS:
+                items.append(f"<li><i>… {len(found) - MOST_ROWS:,} more</i></li>")
+            listed = f'<ul style="list-style:none;margin:0;padding-left:1.5em">{"".join(items)}</ul>'
+            parts.append(f"<details><summary>{len(found):,} {title}</summary>{listed}</details>")
+        return '<div style="font-family:monospace">' + "".join(parts) + "</div>"
+
+    def _counts(self) -> str:
         parts = [
             counted(self.ingested, "file") + " ingested",
+            *([f"{len(self.updated):,} of them again"] if self.updated else []),
             *([f"{self.skipped:,} skipped"] if self.skipped else []),
             *([f"{len(self.failures):,} failed"] if self.failures else []),
             *([f"{counted(len(self.inner), 'node')} with a file above others"] if self.inner else []),
-            commits_text(self.commits, self.ingested > 0),
+            *([f"{len(self.gone):,} gone"] if self.gone else []),
+            *([f"{counted(self.deleted, 'node')} deleted"] if self.deleted else []),
+            commits_text(self.commits, self.ingested > 0 or self.deleted > 0),
         ]
+        return ", ".join(parts)
+
+    def _lists(self) -> list[tuple[str, list[str]]]:
+        """What there are lists of, and the lines of each that is not empty."""
         above = [f"{as_text(path)}: is no leaf, so scan() does not give its file; rename it" for path in self.inner]
-        return "\n  ".join([", ".join(parts), *map(str, self.failures), *map(as_utf8, above)])
+        lists = {
+            "failed": [*map(str, self.failures)],
+            "with a file above others": [*map(as_utf8, above)],
+            "ingested again": [as_utf8(f"{as_text(path)}: its file is another now") for path in self.updated],
+            "gone": [as_utf8(f"{each.file}: is gone") for each in self.gone],
+        }
+        return [(title, lines) for title, lines in lists.items() if lines]
+
+
+#: What a report had from the beginning.
+_FIRST = frozenset({"ingested", "skipped", "commits", "failures"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from numbers import Real
 from pathlib import Path
@@ -12,21 +12,26 @@ from typing import Any, Literal, TypeAlias, overload
 from lotdb import BaseNode, DataNode
 
 from ._attaching import Unusable, check_opens, check_regular, opens, read, refer, refers
+from ._contents import is_changed
 from ._fast import FAST
+from ._gone import Deletions, attributes_of_file, nodes_without_file
 from ._interrupts import uninterrupted
+from ._items import node_path
 from ._nodes import connection_of, find
 from ._stage import check_choice, check_root, stage
 from .errors import ArgumentError, ArgumentTypeError, ExistsError, as_text, got
 from .file_models import FileFailure, IndexedFile, IngestReport
-from .indexing import index_files
+from .indexing import FolderFiles, index_files
 from .loading import (
     load_files_directory,
     load_files_folder,
     load_small_files_directory,
     load_small_files_folder,
 )
+from .models import counted
 from .traversal import walk
 from .writing.conflicts import MOST_WAITING
+from .writing.deleting import delete
 from .writing.new_files import NewFiles
 from .writing.storable import check_classes, stored_attributes
 from .writing.transactions import check_writable, undone_on_failure
@@ -43,7 +48,8 @@ __all__ = [
 ]
 
 Backend: TypeAlias = Literal["blob", "zarr"]
-IfExists: TypeAlias = Literal["skip", "replace", "error"]
+IfExists: TypeAlias = Literal["update", "skip", "replace", "error"]
+Gone: TypeAlias = Literal["report", "delete"]
 
 _Path: TypeAlias = "tuple[str, ...]"
 _Checked: TypeAlias = "tuple[_Path, Path, str | None]"
@@ -67,7 +73,8 @@ def ingest_files(
     backend: Backend = "blob",
     samplerate_hz: float | None = None,
     database: Any = None,
-    if_exists: IfExists = "skip",
+    if_exists: IfExists = "update",
+    gone: Gone | None = None,
     commit_every: int | Literal["auto"] | None = "auto",
 ) -> IngestReport: ...
 @overload
@@ -79,7 +86,8 @@ def ingest_files(
     backend: Backend = "blob",
     samplerate_hz: float | None = None,
     database: Any = None,
-    if_exists: IfExists = "skip",
+    if_exists: IfExists = "update",
+    gone: Gone | None = None,
     commit_every: int | Literal["auto"] | None = "auto",
 ) -> Callable[[Iterable[IndexedFile]], IngestReport]: ...
 @stage("files")
@@ -91,7 +99,8 @@ def ingest_files(
     backend: Backend = "blob",
     samplerate_hz: float | None = None,
     database: Any = None,
-    if_exists: IfExists = "skip",
+    if_exists: IfExists = "update",
+    gone: Gone | None = None,
     commit_every: int | Literal["auto"] | None = "auto",
 ) -> Callable[[Iterable[IndexedFile]], IngestReport]:
     """Attach files to the nodes of a tree, by reference or with their content.
@@ -115,6 +124,15 @@ def ingest_files(
     with nodes below it. That is no leaf, so `leaves` and `scan` do not give it. The report names it among its `inner`
     nodes: rename one of the two before more is computed, or deleted as `obsolete`.
 
+    Of the same folder again, what is new comes in, and content whose file was changed is read again. With `gone=`,
+    nodes below `root` whose file is not there any more are told, too, or deleted: those that an earlier run put there
+    from this folder, whose file would be among those that `index_files` gives now, by its patterns and its `skip`, and
+    does not lie in a folder that could not be listed. A node whose file is gone and that another file is for now,
+    `clip.flac` in place of `clip.wav`, gets that. A node is deleted as `delete` does it, in commits of its own: with
+    all that is on it and below it, results too, while those elsewhere are `obsolete` then. With it go the nodes above
+    that have nothing on them or below them any more. Where another file is on the node or below it, it loses its own
+    alone.
+
     With commits, references for new nodes are stored as whole records, in a fifth of the time that live nodes take; the
     tree shows them from the commit on. What the source of the files changes in the tree meanwhile comes where it came.
 
@@ -132,19 +150,24 @@ def ingest_files(
         backend: Where arrays go: "blob" or "zarr".
         samplerate_hz: Samples per second; by default what a file of sound says.
         database: The `LOTDB` whose zarr store to use; needed for "zarr".
-        if_exists: What to do where the node has the attribute: "skip" the file, "replace" the value, or an "error". To
-            replace a reference by the same one counts as skipped.
+        if_exists: What to do where the node has the attribute: "skip" the file; "update", which skips it unless the
+            value is the content of this file, and the file has another size or time since, or `samplerate_hz` is
+            another; "replace" the value; or an "error". To replace a reference by the same one counts as skipped.
+        gone: What becomes of nodes whose file is gone: "report" tells them, "delete" deletes them. Goes through all
+            nodes below `root`, and needs what `index_files` gives, as it is.
         commit_every: Commit whenever so many files were attached, and at the end. "auto": every 1,000 files, if the
             tree is in a database. `None`: the caller commits.
 
     Returns:
-        A report. Takes the files in their order, one at a time, or with `if_exists="skip"` and references up to 1,000
-        at once, never more than the next commit needs. Holds one file's content and the paths of all. For the
-        connection's thread only.
+        A report. Takes the files in their order, one at a time; references up to 1,000 at once, unless `if_exists` is
+        "replace" or "error", but never more than the next commit needs. Holds one file's content and the paths of all.
+        For the connection's thread only.
 
     Raises:
-        ArgumentError: An option can't be used, or there is nothing to commit to: the tree is in memory.
-        ArgumentTypeError: `root` is no node, an item no `IndexedFile`, or an option of a wrong type.
+        ArgumentError: An option can't be used, or there is nothing to commit to: the tree is in memory. With
+            `gone="delete"`, there is no file at all, as where a disk is not mounted.
+        ArgumentTypeError: `root` is no node, an item no `IndexedFile`, or an option of a wrong type. With `gone=`, the
+            files are not what `index_files` gives.
         ExistsError: A node has the attribute, with `if_exists="error"`.
         MissingExtraError: A package to read a file with is not installed.
         ReadOnlyTreeError: The database is open for reading only.
@@ -152,7 +175,9 @@ def ingest_files(
     name = "ingest_files"
     check_root(name, root)
     check_choice(name, "backend", backend, ("blob", "zarr"))
-    check_choice(name, "if_exists", if_exists, ("skip", "replace", "error"))
+    check_choice(name, "if_exists", if_exists, ("update", "skip", "replace", "error"))
+    if gone is not None:
+        check_choice(name, "gone", gone, ("report", "delete"))
     if attribute is None:
         attribute = "data" if content else "file"
     if not isinstance(attribute, str) or not attribute:
@@ -170,18 +195,25 @@ def ingest_files(
     in_bulk = FAST and not content and commit_every is not None and commit_every <= MOST_WAITING
     file_attribute = FileAttribute(attribute) if in_bulk else None
 
-    def attach(path: _Path, file: Path, put: Callable[[Any, str, Any], None], *, is_checked: bool = False) -> bool:
+    def is_kept(stored: Any, file: Path) -> bool:
+        """Whether what a node has stays."""
+        if content:
+            return if_exists == "skip" or (if_exists == "update" and not is_changed(stored, file, samplerate_hz))
+        return if_exists in ("skip", "update") or (if_exists == "replace" and refers(stored, file))
+
+    def attach(path: _Path, file: Path, put: _Put, *, is_checked: bool = False, is_due: bool = False) -> bool:
         """Attach one file; says whether there was anything to do.
 
-        One that was checked before can be opened, and what its node got since came later.
+        One that was checked before can be opened, and what its node got since came later. One that is due takes the
+        place of what is there.
         """
         parent = _parent(root, path)
         existing = parent.node_storage.get(path[-1])
         stored = None if existing is None else stored_attributes(name, path, existing).get(attribute)
         if stored is not None:
-            if is_checked or if_exists == "skip" or (if_exists == "replace" and not content and refers(stored, file)):
+            if is_checked or (not is_due and is_kept(stored, file)):
                 return False
-            if if_exists == "error":
+            if not is_due and if_exists == "error":
                 raise ExistsError(f"{name}: {as_text(path)} has {attribute!r} already, and {file} was to set it")
         if not is_checked:
             check_regular(file)
@@ -201,11 +233,17 @@ def ingest_files(
             check_classes(name, path, existing, node.attribute_storage)
             for key, value in node.attribute_storage.items():
                 put(existing.attribute_storage, key, value)
+        if stored is not None:
+            put.updated[path] = None
         return True
 
     def run(files: Iterable[IndexedFile]) -> IngestReport:
+        if gone is not None and not isinstance(files, FolderFiles):
+            expected, hint = "what index_files() gives, as it is, with gone=", "its skip= leaves files out"
+            raise ArgumentTypeError(f"{name}: files", expected=expected, got=got(files), hint=hint)
         sources: dict[_Path, Path] = {}
         failures = []
+        unlisted: set[Path] = set()  # folders that could not be listed
         inner: set[_Path] = set()  # nodes that got a file above those of others
         ingested = skipped = commits = waiting = 0
         new: NewFiles | None = None  # what new nodes wait in, where they can be stored as records
@@ -221,9 +259,9 @@ def ingest_files(
             for path, file in () if new is None else new.taken_out():
                 attach(path, file, put, is_checked=True)
 
-        def commit() -> None:
+        def commit(**counts: int) -> None:
             nonlocal commits, waiting
-            changes.describe(name, "", None, {"ingested": waiting})
+            changes.describe(name, "", None, {"ingested": waiting, **counts})
             with uninterrupted():
                 is_stored = new is not None and new.commit()
                 if is_stored:
@@ -285,13 +323,46 @@ def ingest_files(
             )
             return tuple(sorted(inner))
 
-        with undone_on_failure(root) as changes, _undone_in_memory(root) as put:
+        def attach_others(others: Iterable[IndexedFile]) -> None:
+            """Attach files that were skipped for another one in their node, which is gone."""
+            nonlocal ingested, skipped, waiting, new
+            for each in others:
+                skipped -= 1
+                try:
+                    attach(each.path, each.file, put, is_due=True)
+                except Unusable as unusable:
+                    failures.append(FileFailure(each.file, each.path, str(unusable)))
+                    continue
+                ingested, waiting, new = ingested + 1, waiting + 1, None
+                if waiting == commit_every:
+                    commit()
+            if waiting and commit_every is not None:
+                commit()
+
+        def delete_without(without: Iterable[IndexedFile]) -> int:
+            """Delete the nodes whose file is gone; says how many went."""
+            nonlocal commits, inner, new
+            new = None  # what it knows is over
+            going = Deletions(root, attribute, (each.path for each in without))
+            for _, node in going.kept:
+                for each in [*attributes_of_file(node, attribute)]:
+                    put(node.attribute_storage, each, _ABSENT)
+            if going.kept and commit_every is not None:
+                commit(detached=len(going.kept))
+                new = None
+            above = node_path(root)
+            commits += delete(root, [(*above, *path) for path in going.paths], commit_every=commit_every).commits
+            nodes = ((path, find(root, path)) for path in inner)
+            inner = {path for path, node in nodes if node is not None and _is_above(node, attribute)}
+            return going.nodes
+
+        with undone_on_failure(root) as changes, _Put(root) as put:
             begin()
-            source = iter(files)
+            source = files.left if isinstance(files, FolderFiles) else iter(files)
             end: Exception | bool = False
             while not end:
                 # Only what may be skipped has to be looked up; and nothing is pulled behind a file that ends the run.
-                lookup = new if if_exists == "skip" else None
+                lookup = new if if_exists in ("skip", "update") else None
                 most = 1 if lookup is None or commit_every is None else min(WINDOW, commit_every - waiting)
                 window, changed, end = pulled(source, most)
                 have = lookup.have([path for path, _, _ in window]) if lookup and window else [None] * len(window)
@@ -301,6 +372,7 @@ def ingest_files(
                         new = there = None
                     if reason is not None:
                         failures.append(FileFailure(file, path, reason))
+                        unlisted.add(file)
                         continue
                     try:
                         known = sources.get(path, file)
@@ -320,7 +392,19 @@ def ingest_files(
                 raise end
             if waiting and commit_every is not None:
                 commit()
-            report = IngestReport(ingested, skipped, commits, tuple(failures), inner_nodes())
+            without: list[IndexedFile] = []
+            deleted = 0
+            if isinstance(files, FolderFiles) and gone is not None:
+                others, without = nodes_without_file(root, attribute, content, sources, files, unlisted)
+                attach_others(others)
+                if gone == "delete" and without:
+                    if not sources and len(failures) == len(unlisted):
+                        raise _nothing_there(files, len(without))
+                    deleted = delete_without(without)
+            updated = tuple(put.updated)
+            report = IngestReport(
+                ingested, skipped, commits, tuple(failures), inner_nodes(), updated, tuple(without), deleted
+            )
         return report
 
     return run
@@ -371,26 +455,42 @@ def _unlinked(node: BaseNode, root: BaseNode) -> Iterator[BaseNode]:
         node = node.parent
 
 
-@contextmanager
-def _undone_in_memory(root: BaseNode) -> Iterator[Callable[[Any, str, Any], None]]:
-    """Gives a function that puts a value into a storage, and puts the old ones back when the block fails.
+class _Put:
+    """Puts a value into a storage, or takes it out; in memory, the old ones come back when the block fails.
 
-    Only for trees in memory; a database undoes by itself.
+    A database undoes by itself.
     """
-    in_memory = connection_of(root) is None
-    replaced: list[tuple[Any, str, Any]] = []
 
-    def put(storage: Any, key: str, value: Any) -> None:
-        if in_memory:
-            replaced.append((storage, key, storage.get(key, _ABSENT)))
+    def __init__(self, root: BaseNode) -> None:
+        #: The paths whose value was put in the place of another.
+        self.updated: dict[_Path, None] = {}
+        self._in_memory = connection_of(root) is None
+        self._replaced: list[tuple[Any, str, Any]] = []
+
+    def __call__(self, storage: Any, key: str, value: Any) -> None:
+        if self._in_memory:
+            self._replaced.append((storage, key, storage.get(key, _ABSENT)))
+        _set(storage, key, value)
+
+    def __enter__(self) -> _Put:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for storage, key, value in reversed(self._replaced):
+                _set(storage, key, value)
+
+
+def _set(storage: Any, key: str, value: Any) -> None:
+    if value is not _ABSENT:
         storage[key] = value
+    elif key in storage:
+        del storage[key]
 
-    try:
-        yield put
-    except BaseException:
-        for storage, key, value in reversed(replaced):
-            if value is _ABSENT:
-                del storage[key]
-            else:
-                storage[key] = value
-        raise
+
+def _nothing_there(files: FolderFiles, number: int) -> ArgumentError:
+    return ArgumentError(
+        f"ingest_files: {str(files.folder)!r}",
+        f"has no file that matches, and gone='delete' would delete all that have one, {counted(number, 'node')}",
+        hint="is its disk there? If all of it is to go, delete() the nodes",
+    )

@@ -20,8 +20,8 @@ ROWS: list[dict[str, str]] = [
     {"facade": "__init__ targets pipeline processors"},
     {
         "doors": "opening scanning revisions comparing resuming leftovers states _marked _undone parallel executors "
-        "lifting joining _join_sides sources copying indexing ingest _attaching _contents loading export serialization "
-        "views summaries testing"
+        "lifting joining _join_sides sources copying indexing ingest _attaching _contents _gone loading export "
+        "serialization views summaries testing"
     },
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"zodb": "zodb", "stores": "stores"},

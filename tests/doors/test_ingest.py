@@ -449,7 +449,7 @@ def test_if_exists(folder: Path) -> None:
     assert ingest_files(root, [IndexedFile(("a",), old)], if_exists="replace") == IngestReport(skipped=1)
     assert root.gn("a").get_attribute("file") is stored
     assert stored.filepath == str(old)
-    assert ingest_files(root, new, if_exists="replace") == IngestReport(ingested=2)
+    assert ingest_files(root, new, if_exists="replace") == IngestReport(ingested=2, updated=(("a",),))
     assert root.gn("a").get_attribute("file").filepath == str(files[0])
     assert root.gn("b").get_attribute("file").filepath == str(files[1])
 
@@ -1051,7 +1051,8 @@ def test_a_read_only_database(db: LOTDB, tmp_path: Path, commit_every: int | Non
         ({"commit_every": 2}, ArgumentError, "commit_every=2 needs a tree in a database; 'root' is in memory$"),
         ({"commit_every": 0}, ArgumentError, "commit_every must be at least 1"),
         ({"backend": "hdf5"}, ArgumentError, "backend must be one of 'blob', 'zarr'"),
-        ({"if_exists": "merge"}, ArgumentError, "if_exists must be one of 'skip', 'replace', 'error'"),
+        ({"if_exists": "merge"}, ArgumentError, "if_exists must be one of 'update', 'skip', 'replace', 'error'"),
+        ({"gone": True}, ArgumentError, "gone must be one of 'report', 'delete'"),
         ({"attribute": ""}, ArgumentTypeError, "attribute must be the name"),
         ({"attribute": 3}, ArgumentTypeError, "attribute must be the name"),
         ({"samplerate_hz": 0}, ArgumentError, "samplerate_hz must be more than 0"),
