@@ -13,7 +13,7 @@ Each stage takes its data last, and waits for it where it is left out, so stages
     ...     return lp.ProcessResult(record.path, output=2 * record.attributes["seconds"])
     >>> report = lp.pipe(
     ...     root,
-    ...     lp.leaves(skip="_*"),
+    ...     lp.leaves(skip="_proc"),
     ...     lp.snapshot("seconds"),
     ...     lp.chunked(128),
     ...     lp.parallel_map(lp.each(double), mode="thread"),

@@ -87,8 +87,8 @@ def diff(before: Iterable[Any]) -> Callable[[Iterable[Any]], Iterator[Any]]:
     ~ b: seconds 2.0 -> 2.5
     + d
 
-    The tree then and now: `diff(scan(..., root, at=then, skip="_*"), scan(..., root, skip="_*"))`. Without `skip`, a
-    clip below which results were written since is no leaf any more, and told as removed.
+    The tree then and now: `diff(scan(..., root, at=then, skip="_proc"), scan(..., root, skip="_proc"))`. Without
+    `skip`, a clip below which results were written since is no leaf any more, and told as removed.
 
     Args:
         before: Records in the order of paths; an iterator can be used once, and is closed with what this returns.

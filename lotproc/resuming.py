@@ -70,9 +70,9 @@ def pending(
     >>> _ = root.gns(["clip_1", "_proc"]).set_attribute("_version", "mfcc-3")
     >>> _ = root.gns(["clip_2", "_proc"]).set_attribute("_version", "mfcc-2")
     >>> _ = root.gns(["clip_3"])
-    >>> [clip.key for clip in pending(inline("_proc"), root, leaves(root, skip="_*"))]
+    >>> [clip.key for clip in pending(inline("_proc"), root, leaves(root, skip="_proc"))]
     ['clip_3']
-    >>> [clip.key for clip in pending(inline("_proc"), root, leaves(root, skip="_*"), version="mfcc-3")]
+    >>> [clip.key for clip in pending(inline("_proc"), root, leaves(root, skip="_proc"), version="mfcc-3")]
     ['clip_2', 'clip_3']
 
     What is left out is what `write(policy, root, version=...)` has written, or anything else that is at the same path

@@ -141,7 +141,7 @@ def status(
     >>> for path in (["ann", "clip_1"], ["ann", "clip_2"], ["bob", "clip_1"]):
     ...     _ = root.gns(path)
     >>> _ = write(policy, root, [ProcessResult(("ann", "clip_1"), 0.5)], version="f0-2")
-    >>> status(policy, root, leaves(root, skip="_*"), version="f0-2", by=1)
+    >>> status(policy, root, leaves(root, skip="_proc"), version="f0-2", by=1)
             records  done  new
     in all        3     1    2
     ann           2     1    1

@@ -56,7 +56,7 @@ def leaves(*, skip: Skip = None) -> Callable[[BaseNode], Iterator[BaseNode]]:
 
     Args:
         root: Any lotdb node, in memory or persistent. A root without children is its own leaf.
-        skip: Branches that do not exist for this walk: a glob on their keys (`"_*"`), or a function that is true for
+        skip: Branches that do not exist for this walk: a glob on their keys (`"_proc"`), or a function that is true for
             their top nodes. A node all of whose children are skipped is a leaf.
 
     Returns:

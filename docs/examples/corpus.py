@@ -33,11 +33,10 @@ def log_mel(record):
 def main(recordings, speakers, output):
     """Bring the corpus up to date; return the records of the two sets, whose features are handles."""
     mel, parts = lp.inline("_mel"), {"train": 0.8, "test": 0.2}
-    clips = lp.scan("file", where={"file": bool}, skip="_*")
+    clips = lp.scan("file", where={"file": bool}, skip="_mel")
     with closing(LOTDB(path=output, name="corpus")) as database:
         root = database.open_connection()
-        print(lp.ingest_files(root, lp.index_files(recordings)))
-        print(lp.delete(root, [one for one in clips(root) if not one.attributes["file"].exists()], commit_every=1000))
+        print(lp.ingest_files(root, lp.index_files(recordings), gone="delete"))
         table = lp.table_by_path(speakers, key=["speaker"])
         lp.write(lp.mirror(), root, table.results(), output_attribute=None, commit_every=1000)
 
@@ -48,11 +47,11 @@ def main(recordings, speakers, output):
         print(report, *report.failures, sep="\n")
 
         below = {name: (mel, name) for name in ("seconds", "level")}
-        done = lp.scan((), inherit=["age", "sex"], below=below, where={"seconds": bool}, skip="_*")
+        done = lp.scan((), inherit=["age", "sex"], below=below, where={"seconds": bool}, skip="_mel")
         totals = lp.rollup({"clips": lp.folds.count(), "seconds": lp.folds.total("seconds")}, done(root))
         lp.write(lp.mirror(), root, totals, output_attribute="totals", commit_every=1000)
         lp.to_parquet(f"{output}/clips.parquet", done(root))
-        features = list(lp.scan((), root, below={"mel": mel}, where={"mel": bool}, skip="_*"))
+        features = list(lp.scan((), root, below={"mel": mel}, where={"mel": bool}, skip="_mel"))
     return [list(lp.split(parts, features, part=part)) for part in parts]
 
 
