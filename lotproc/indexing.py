@@ -137,17 +137,13 @@ class _Several:
         self.start = tuple(pattern.start for pattern in patterns)
 
     def step(self, positions: tuple[frozenset[int], ...], key: str) -> tuple[frozenset[int], ...]:
-        after = tuple(
-            pattern.step(each, key) if each else each for pattern, each in zip(self._patterns, positions, strict=True)
-        )
-        return after if any(after) else ()
+        return tuple(map(PathPattern.step, self._patterns, positions, repeat(key)))
 
     def accepts(self, positions: tuple[frozenset[int], ...]) -> bool:
         return any(map(PathPattern.accepts, self._patterns, positions))
 
     def literals(self, positions: tuple[frozenset[int], ...]) -> list[str] | None:
-        found = [pattern.literals(each) for pattern, each in zip(self._patterns, positions, strict=True) if each]
-        return [] if all(each == [] for each in found) else None
+        return [] if all(each == [] for each in map(PathPattern.literals, self._patterns, positions)) else None
 
     def matches(self, path: Iterable[str]) -> bool:
         keys = tuple(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import shutil
 from itertools import count
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_a_sound_and_its_transcript_go_in_by_their_names(folder: Path) -> None:
     assert [item.path for item in lp.index_files(folder)] == [("ann", "clip"), ("drafts", "clip")]
     hidden = [item.file.name for item in lp.index_files(folder, skip=None)]
     assert hidden == ["old.wav", "._clip.wav", "clip.wav", "clip.wav"]
+
+
+def test_folders_in_which_no_pattern_can_match_are_not_entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: entered.append(Path(path).name) or scandir(path))
+    assert [item.path for item in lp.index_files(folder, ["drafts/*.wav", "ann/*/*", "*.wav"])] == [("drafts", "clip")]
+    assert entered == [folder.name, folder.name, "ann", "drafts"]  # the first time to see whether it can be listed
+    entered.clear()
+    assert list(lp.index_files(folder, ["a*", "d*", "**/x*"], skip=["ann", "drafts/*", ".*"])) == []
+    assert entered == [folder.name, folder.name, "drafts"]
+    entered.clear()
+    assert list(lp.index_files(folder, ["a*", "d*"])) == []
+    assert entered == [folder.name, folder.name]
 
 
 def test_two_files_of_one_stem_are_refused_before_any_of_their_folder(folder: Path) -> None:
