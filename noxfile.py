@@ -81,6 +81,7 @@ LAWS = (
     *("zodb/test_one_view", "zodb/test_scanning", "zodb/test_along_paths", "zodb/test_through_time"),
     *("zodb/test_columns", "zodb/test_many_values", "zodb/test_resuming", "writing/test_two_planes"),
     *("writing/test_writing", "writing/test_stamps", "doors/test_export", "doors/test_ingest"),
+    "doors/test_ingest_again",
     *("workers/test_parallel", "stores/test_stores"),
 )
 

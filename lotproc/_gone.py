@@ -34,7 +34,7 @@ def nodes_without_file(
     files: FolderFiles,
     unlisted: AbstractSet[Path],
 ) -> tuple[list[IndexedFile], list[IndexedFile]]:
-    """The nodes whose file is gone: those that another file is for, with that one, and all others, with theirs.
+    """The nodes whose file is gone from the folder: those that another file is for, with that, and others, with theirs.
 
     Of the latter only those whose file would be among these files if it were there, and not in a folder that could not
     be listed.
@@ -57,7 +57,8 @@ def nodes_without_file(
             continue
         file = Path(name)
         if there is not None:
-            replaced.append(IndexedFile(path, there))
+            if files.folder in file.parents:
+                replaced.append(IndexedFile(path, there))
         elif files.has_place_for(file, path) and unlisted.isdisjoint([file, *file.parents]):
             gone.append(IndexedFile(path, file))
     return replaced, gone

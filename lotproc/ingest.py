@@ -34,7 +34,7 @@ from .writing.conflicts import MOST_WAITING
 from .writing.deleting import delete
 from .writing.new_files import NewFiles
 from .writing.storable import check_classes, stored_attributes
-from .writing.transactions import check_writable, undone_on_failure
+from .writing.transactions import ABSENT, Put, check_writable, undone_on_failure
 from .zodb.file_records import FileAttribute
 from .zodb.records import NotServed
 
@@ -52,9 +52,9 @@ IfExists: TypeAlias = Literal["update", "skip", "replace", "error"]
 Gone: TypeAlias = Literal["report", "delete"]
 
 _Path: TypeAlias = "tuple[str, ...]"
+_Paths: TypeAlias = "dict[_Path, None]"
 _Checked: TypeAlias = "tuple[_Path, Path, str | None]"
 
-_ABSENT = object()
 _STR = frozenset({str})
 
 #: Files that are looked up together.
@@ -127,8 +127,8 @@ def ingest_files(
     Of the same folder again, what is new comes in, and content whose file was changed is read again. With `gone=`,
     nodes below `root` whose file is not there any more are told, too, or deleted: those that an earlier run put there
     from this folder, whose file would be among those that `index_files` gives now, by its patterns and its `skip`, and
-    does not lie in a folder that could not be listed. A node whose file is gone and that another file is for now,
-    `clip.flac` in place of `clip.wav`, gets that. A node is deleted as `delete` does it, in commits of its own: with
+    does not lie in a folder that could not be listed. Where another file of the folder is for such a node now,
+    `clip.flac` in place of `clip.wav`, it gets that. A node is deleted as `delete` does it, in commits of its own: with
     all that is on it and below it, results too, while those elsewhere are `obsolete` then. With it go the nodes above
     that have nothing on them or below them any more. Where another file is on the node or below it, it loses its own
     alone.
@@ -201,7 +201,9 @@ def ingest_files(
             return if_exists == "skip" or (if_exists == "update" and not is_changed(stored, file, samplerate_hz))
         return if_exists in ("skip", "update") or (if_exists == "replace" and refers(stored, file))
 
-    def attach(path: _Path, file: Path, put: _Put, *, is_checked: bool = False, is_due: bool = False) -> bool:
+    def attach(
+        path: _Path, file: Path, put: Put, updated: _Paths, *, is_checked: bool = False, is_due: bool = False
+    ) -> bool:
         """Attach one file; says whether there was anything to do.
 
         One that was checked before can be opened, and what its node got since came later. One that is due takes the
@@ -234,7 +236,7 @@ def ingest_files(
             for key, value in node.attribute_storage.items():
                 put(existing.attribute_storage, key, value)
         if stored is not None:
-            put.updated[path] = None
+            updated[path] = None
         return True
 
     def run(files: Iterable[IndexedFile]) -> IngestReport:
@@ -245,6 +247,7 @@ def ingest_files(
         failures = []
         unlisted: set[Path] = set()  # folders that could not be listed
         inner: set[_Path] = set()  # nodes that got a file above those of others
+        updated: _Paths = {}  # nodes that got another value, in their order
         ingested = skipped = commits = waiting = 0
         new: NewFiles | None = None  # what new nodes wait in, where they can be stored as records
 
@@ -257,7 +260,7 @@ def ingest_files(
 
         def attach_what_waits() -> None:
             for path, file in () if new is None else new.taken_out():
-                attach(path, file, put, is_checked=True)
+                attach(path, file, put, updated, is_checked=True)
 
         def commit(**counts: int) -> None:
             nonlocal commits, waiting
@@ -301,7 +304,7 @@ def ingest_files(
             attach_what_waits()
             comes_first = is_changed and there is False  # what the source gave the node since came later
             try:
-                attached = attach(path, file, put, is_checked=comes_first) or comes_first
+                attached = attach(path, file, put, updated, is_checked=comes_first) or comes_first
                 if attached:
                     node = new.node_before(path) if new is not None and comes_first else find(root, path)
                     if node is not None and _is_above(node, attribute):
@@ -329,7 +332,7 @@ def ingest_files(
             for each in others:
                 skipped -= 1
                 try:
-                    attach(each.path, each.file, put, is_due=True)
+                    attach(each.path, each.file, put, updated, is_due=True)
                 except Unusable as unusable:
                     failures.append(FileFailure(each.file, each.path, str(unusable)))
                     continue
@@ -346,7 +349,7 @@ def ingest_files(
             going = Deletions(root, attribute, (each.path for each in without))
             for _, node in going.kept:
                 for each in [*attributes_of_file(node, attribute)]:
-                    put(node.attribute_storage, each, _ABSENT)
+                    put(node.attribute_storage, each, ABSENT)
             if going.kept and commit_every is not None:
                 commit(detached=len(going.kept))
                 new = None
@@ -356,7 +359,7 @@ def ingest_files(
             inner = {path for path, node in nodes if node is not None and _is_above(node, attribute)}
             return going.nodes
 
-        with undone_on_failure(root) as changes, _Put(root) as put:
+        with undone_on_failure(root) as changes, Put(root) as put:
             begin()
             source = files.left if isinstance(files, FolderFiles) else iter(files)
             end: Exception | bool = False
@@ -401,9 +404,8 @@ def ingest_files(
                     if not sources and len(failures) == len(unlisted):
                         raise _nothing_there(files, len(without))
                     deleted = delete_without(without)
-            updated = tuple(put.updated)
             report = IngestReport(
-                ingested, skipped, commits, tuple(failures), inner_nodes(), updated, tuple(without), deleted
+                ingested, skipped, commits, tuple(failures), inner_nodes(), tuple(updated), tuple(without), deleted
             )
         return report
 
@@ -453,39 +455,6 @@ def _unlinked(node: BaseNode, root: BaseNode) -> Iterator[BaseNode]:
     while node is not root and node.parent.node_storage.get(node.key) is None:
         yield node
         node = node.parent
-
-
-class _Put:
-    """Puts a value into a storage, or takes it out; in memory, the old ones come back when the block fails.
-
-    A database undoes by itself.
-    """
-
-    def __init__(self, root: BaseNode) -> None:
-        #: The paths whose value was put in the place of another.
-        self.updated: dict[_Path, None] = {}
-        self._in_memory = connection_of(root) is None
-        self._replaced: list[tuple[Any, str, Any]] = []
-
-    def __call__(self, storage: Any, key: str, value: Any) -> None:
-        if self._in_memory:
-            self._replaced.append((storage, key, storage.get(key, _ABSENT)))
-        _set(storage, key, value)
-
-    def __enter__(self) -> _Put:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            for storage, key, value in reversed(self._replaced):
-                _set(storage, key, value)
-
-
-def _set(storage: Any, key: str, value: Any) -> None:
-    if value is not _ABSENT:
-        storage[key] = value
-    elif key in storage:
-        del storage[key]
 
 
 def _nothing_there(files: FolderFiles, number: int) -> ArgumentError:

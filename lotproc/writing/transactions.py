@@ -19,7 +19,10 @@ from ..errors import ArgumentError, ArgumentTypeError, ReadOnlyTreeError, add_no
 from ..zodb.answers import answered
 from ..zodb.appending import check_there, clear_remains
 
-__all__ = ["Changes", "check_within", "check_writable", "is_clean", "undone_on_failure"]
+__all__ = ["ABSENT", "Changes", "Put", "check_within", "check_writable", "is_clean", "undone_on_failure"]
+
+#: In place of a value: there is none.
+ABSENT = object()
 
 
 class Changes:
@@ -108,6 +111,37 @@ def _undone(root: BaseNode) -> Iterator[Changes]:
             if connection is not None and isinstance(error, OSError):
                 clear_remains(connection.db().storage)
         raise
+
+
+class Put:
+    """Puts a value into a storage, or takes it out; in memory, the old ones come back when the block fails.
+
+    A database undoes by itself.
+    """
+
+    def __init__(self, root: BaseNode) -> None:
+        self._in_memory = connection_of(root) is None
+        self._replaced: list[tuple[Any, str, Any]] = []
+
+    def __call__(self, storage: Any, key: str, value: Any) -> None:
+        if self._in_memory:
+            self._replaced.append((storage, key, storage.get(key, ABSENT)))
+        _set(storage, key, value)
+
+    def __enter__(self) -> Put:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for storage, key, value in reversed(self._replaced):
+                _set(storage, key, value)
+
+
+def _set(storage: Any, key: str, value: Any) -> None:
+    if value is not ABSENT:
+        storage[key] = value
+    elif key in storage:
+        del storage[key]
 
 
 def is_clean(connection: Any) -> bool:

@@ -339,6 +339,17 @@ def test_files_behind_a_link_are_not_gone(folder: Path, tmp_path: Path) -> None:
     assert (report.gone, len(has(root, False))) == ((), 2)
 
 
+def test_what_is_of_another_folder_stays_also_where_this_one_has_a_file_for_it(folder: Path, tmp_path: Path) -> None:
+    files_at(tmp_path / "other", "a.wav")
+    files_at(folder, "a.wav", "b.wav")
+    root = BaseNode("root")
+    lp.ingest_files(root, lp.index_files(tmp_path / "other"))
+    shutil.rmtree(tmp_path / "other")
+    report = lp.ingest_files(root, lp.index_files(folder), gone="delete")
+    assert (report.ingested, report.skipped, report.gone, report.updated) == (1, 1, (), ())
+    assert has(root, False) == {("a",): tmp_path / "other" / "a.wav", ("b",): folder / "b.wav"}
+
+
 def test_gone_needs_a_whole_folder(folder: Path) -> None:
     files_at(folder, "a.wav")
     root = BaseNode("root")
