@@ -126,7 +126,7 @@ class IngestReport:
         lists = {
             "failed": [*map(str, self.failures)],
             "with a file above others": [*map(as_utf8, above)],
-            "ingested again": [as_utf8(f"{as_text(path)}: its file is another now") for path in self.updated],
+            "ingested again": [as_utf8(f"{as_text(path)}: was ingested again") for path in self.updated],
             "gone": [as_utf8(f"{each.file}: is gone") for each in self.gone],
         }
         return [(title, lines) for title, lines in lists.items() if lines]

@@ -426,7 +426,7 @@ LONG = lp.IngestReport(
 def test_a_report_as_text_has_the_beginning_of_each_list() -> None:
     lines = str(LONG).splitlines()
     assert lines[0] == "30 files ingested, 25 of them again, 300 gone, 301 nodes deleted, 1 commit"
-    assert lines[1] == "  u0/<b>: its file is another now"
+    assert lines[1] == "  u0/<b>: was ingested again"
     assert lines[21:23] == ["  … 5 more", "  /x/<g0>.wav: is gone"]
     assert lines[-1] == "  … 280 more"
 
