@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
@@ -14,12 +15,12 @@ from ._items import node_path
 from ._nodes import connection_of
 from ._public import public
 from ._stage import check_choice
+from .bars import bar
 from .errors import ArgumentError, ArgumentTypeError, as_text, brief, got
 from .models import Write, WriteReport
 from .sources import Source, as_store
 from .stores.protocol import OUTPUT, Item, Store, StoredRecord, Writer, as_attributes, as_item
 from .traversal import walk
-from .views import bar
 from .writing.conflicts import opened_tree
 from .writing.handles import as_payload, checked_values
 from .writing.into_store import check_store, opened_store
@@ -106,7 +107,7 @@ def copy(
     done, start = Progress(repr(target) if isinstance(target, Store) else "the database"), perf_counter()
     try:
         hidden = None if progress is None else not progress
-        with bar(entries, total, "copy", disable=hidden) as shown:
+        with closing(bar(entries, total, "copy", hidden=hidden)) as shown:
             if isinstance(target, Store):
                 items = _items(target, options, done)
                 apply_batches(shown, opened_store(target, items, commit_every, done), done)

@@ -253,6 +253,9 @@ def failure_at(path: tuple[str, ...] | None, error: BaseException, *, attempts: 
 
 def in_its_place(on_error: OnError, failure: Failure) -> Any:
     """What takes the place of what failed; `None` where it is left out."""
+    from ._log import log  # here, since most workers never fail: they start without it
+
+    log.warning("%s", failure)
     if on_error == "collect":
         return failure
     if not callable(on_error):

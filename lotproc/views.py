@@ -1,24 +1,21 @@
-"""For eyes: a tree in a terminal or a notebook, and a progress bar."""
+"""For eyes: a tree in a terminal or a notebook."""
 
 from __future__ import annotations
 
 import html
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 
 from ._public import public
 from ._stage import check_count, stage
-from .errors import ArgumentTypeError, as_utf8, brief, got
+from .errors import as_utf8, brief
 from .payloads import PayloadHandle
 
-__all__ = ["TreeView", "progress", "show"]
-
-T = TypeVar("T")
+__all__ = ["TreeView", "show"]
 
 #: Rows of a view, at most; nobody reads more, and a huge tree must not take long.
 MAX_ROWS = 200
@@ -176,51 +173,3 @@ def _brief(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}" if value % 1 else repr(value)
     return brief(value)
-
-
-@overload
-def progress(items: Iterable[T], *, total: int | None = None, desc: str | None = None) -> Iterator[T]: ...
-@overload
-def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[Iterable[T]], Iterator[T]]: ...
-@stage("items")
-def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[Iterable[T]], Iterator[T]]:
-    """Pass items through and show a tqdm bar that counts them.
-
-    Behind `parallel_map` it counts finished batches; behind `toolz.concat`, which takes batches apart, finished
-    results.
-
-    >>> from lotproc import progress
-    >>> list(progress([1, 2, 3], desc="clips"))
-    [1, 2, 3]
-
-    Args:
-        items: Any iterable.
-        total: How many will come, where it is known; else the length of `items`, if it has one.
-        desc: A word in front of the bar.
-
-    Returns:
-        An iterator of the same items, in their order. Lazy; holds one item. The bar is shown on stderr from the first
-        item on, in a notebook as a widget; where there is no stderr, or it is closed, there is no bar.
-
-    Raises:
-        ArgumentError: `total` is negative.
-        ArgumentTypeError: `total` is no number, or `desc` no str.
-    """
-    if total is not None:
-        check_count("progress", "total", total, minimum=0)
-    if desc is not None and not isinstance(desc, str):
-        raise ArgumentTypeError("progress: desc", expected="a str", got=got(desc))
-
-    def run(items: Iterable[T]) -> Iterator[T]:
-        with bar(items, total, desc) as shown:
-            yield from shown
-
-    return run
-
-
-def bar(items: Iterable[T], total: int | None, desc: str | None, *, disable: bool | None = False) -> Any:
-    """A tqdm bar over items, where there is a stderr to show it on; `disable` is as tqdm takes it."""
-    from tqdm.auto import tqdm
-
-    has_nowhere = sys.stderr is None or getattr(sys.stderr, "closed", False)  # a service has none, say
-    return tqdm(items, total=total, desc=desc, disable=has_nowhere or disable)

@@ -22,7 +22,7 @@ from .backends import Submit, begun_in_thread, closed_in_time
 from .batches import Unit, units_of, where
 from .errors import ErrorOutcome
 from .packing import Initializer
-from .tasks import Outcome, Task, drained, failure_of, inputs_of, spliced, without_failures
+from .tasks import Outcome, Task, drained, failure_of, inputs_of, spliced, tell_retry, without_failures
 
 __all__ = ["AT_ONCE", "awaiting"]
 
@@ -189,6 +189,7 @@ class _Waiter:
                     raise
                 error = failed
             if self._task.may_retry(error, attempts - 1):
+                tell_retry(unit, error)
                 continue
             if self._task.collects:
                 return failure_of(error, unit, attempts)

@@ -14,6 +14,7 @@ from multiprocessing.util import Finalize
 from threading import Lock
 from time import monotonic
 
+from .._log import log
 from ..errors import NotReadyError, WorkerDiedError, WorkerTimeoutError
 from .environment import Inherited
 from .memory import LARGE, Memories, Memory, has_memory
@@ -200,7 +201,8 @@ class Lease:
             memory = call.memories.of([])
         try:
             kind, outcome = call.ask(self._worker, WITH_MEMORY if memory else BATCH, packed, call.timeout, memory)
-        except (WorkerDiedError, WorkerTimeoutError):
+        except (WorkerDiedError, WorkerTimeoutError) as error:
+            log.warning("worker process %s was lost, and another takes its place: %s", self._worker.number, error)
             self._worker = None
             if memory:
                 memory.close()  # which a worker that is not quite gone may still write to

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .._fast import FAST
 from .._missing import Note, noting
 from .._stage import Stage
-from .._tracebacks import error_types
+from .._tracebacks import error_types, said
 from ..errors import ArgumentTypeError, ProcessorError, add_note
 from ..models import Failure, NodeRecord, ProcessResult, counted, failure_at, with_inputs
 from .batches import Unit, named, units_of, where
@@ -25,6 +25,7 @@ __all__ = [
     "inputs_of",
     "is_awaited",
     "spliced",
+    "tell_retry",
     "without_failures",
 ]
 
@@ -178,6 +179,8 @@ class Task:
         """What one record gives, by itself; `error` is that of its first attempt, if it was made already."""
         attempts = 0 if error is None else 1
         while error is None or self.may_retry(error, attempts - 1):
+            if error is not None:
+                tell_retry(unit, error)
             attempts += 1
             try:
                 result = self._called(unit.batch)
@@ -189,6 +192,13 @@ class Task:
             return failure_of(error, unit, attempts)
         add_note(error, f"lotproc: after {counted(attempts, 'attempt')}")
         raise error
+
+
+def tell_retry(unit: Unit, error: BaseException) -> None:
+    """Log that something is tried again; which a program hears of what is done in it, not in a process of its own."""
+    from .._log import log  # here, since most workers never do: they start without it
+
+    log.info("%s is tried again, after %s: %s", where(unit.item), type(error).__qualname__, said(error))
 
 
 def _lifted(fn: Callable[..., Any]) -> Lifted | None:

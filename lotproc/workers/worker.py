@@ -39,6 +39,11 @@ class Worker:
             self._process.start()
             theirs.close()
 
+    @property
+    def number(self) -> int:
+        """That of its process."""
+        return int(self._process.pid)
+
     def ask(
         self, kind: bytes, packed: bytes, timeout: float | None = None, memory: Memory | None = None
     ) -> tuple[bytes, memoryview]:

@@ -9,8 +9,9 @@ from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
 
 from .._clock import ticking
+from .._log import log
 from .._missing import noting, tell_all
-from ..errors import add_note
+from ..errors import add_note, as_text
 from ..models import MOST_FAILURES, Failure, ProcessResult, WriteReport, counted
 from .ledger import Ledger
 
@@ -103,6 +104,9 @@ class Progress:
     def commit(self) -> None:
         """What was applied was committed."""
         self._commits += 1
+        done, told = self.done, self._told
+        told_of = done.written - told.written, self._failed - self._told_failed, as_text(done.last_path or ())
+        log.info("commit %d: %d results, %d failed, the last at %s", self._commits, *told_of)
         self.finish()
 
     def finish(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import warnings
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from ..._log import log
 from ...errors import StoreClosedError, StoreFullError, StoreLockedError
 from ..protocol import Item, Path, StoredRecord
 from .encoding import Encoding
@@ -20,8 +20,6 @@ from .sharing import release
 from .spool import Sorted, store_pairs
 
 __all__ = ["LmdbWriter", "WriteBuffer"]
-
-log = logging.getLogger(__name__)
 
 
 #: Bytes that a full map may exceed its limit by, so that deletions can be stored; and how many of them at a time.

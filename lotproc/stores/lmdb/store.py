@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import threading
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from ..._log import log
 from ..._public import public
 from ..._values import is_flat
 from ...errors import (
@@ -39,7 +39,6 @@ from .spool import Spool, store_pairs
 
 __all__ = ["LmdbStore"]
 
-log = logging.getLogger(__name__)
 
 #: Bytes of encoded items that are kept in memory, and from which on room is made for them beforehand.
 SPOOL, MANY = 32 << 20, 1 << 20
