@@ -116,8 +116,8 @@ from .serialization import save_to_file as save_to_file
 from .summaries import RunSummary as RunSummary
 from .summaries import run_summary as run_summary
 from .views import TreeView as TreeView
+from .views import progress as progress
 from .views import show as show
-from .bars import progress as progress
 
 # The object facade
 from .pipeline import Pipeline as Pipeline

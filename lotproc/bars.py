@@ -6,12 +6,9 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
-from ._stage import check_count, stage
-from .errors import ArgumentTypeError, got
-
-__all__ = ["bar", "progress"]
+__all__ = ["bar", "total_of"]
 
 T = TypeVar("T")
 
@@ -23,47 +20,12 @@ OF_UNKNOWN = "{n_fmt} of ? [{elapsed}, {rate_fmt}]"
 OF_TOTAL = "{n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
-@overload
-def progress(items: Iterable[T], *, total: int | None = None, desc: str | None = None) -> Iterator[T]: ...
-@overload
-def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[Iterable[T]], Iterator[T]]: ...
-@stage("items")
-def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[Iterable[T]], Iterator[T]]:
-    """Pass items through and show how many there were: of batches, how many were in them.
-
-    >>> from lotproc import progress
-    >>> list(progress([1, 2, 3], desc="clips"))
-    [1, 2, 3]
-
-    Behind `parallel_map` it counts finished results, behind `chunked` records. Where it is not known how many will
-    come, as behind `pending`, the bar says "of ?"; `status` counts them, for `total`.
-
-    Args:
-        items: Any iterable. A list or a tuple among them is a batch, and counts as what it holds.
-        total: How many will come, where it is known; else what `items` hold, if they have a length.
-        desc: A word in front of the bar, to tell several bars apart.
-
-    Returns:
-        An iterator of the same items, in their order. Lazy; holds one item. A bar (of tqdm) on stderr from the first
-        item on, in a notebook a widget; where stderr is no terminal, a line a minute and one at the end; where there is
-        no stderr, or it is closed, nothing.
-
-    Raises:
-        ArgumentError: `total` is negative.
-        ArgumentTypeError: `total` is no number, or `desc` no str.
-    """
-    if total is not None:
-        check_count("progress", "total", total, minimum=0)
-    if desc is not None and not isinstance(desc, str):
-        raise ArgumentTypeError("progress: desc", expected="a str", got=got(desc))
-    return lambda items: bar(items, _total(items) if total is None else total, desc)
-
-
 def _size(item: object) -> int:
     return len(item) if type(item) in (list, tuple) else 1  # type: ignore[arg-type]
 
 
-def _total(items: Any) -> int | None:
+def total_of(items: Any) -> int | None:
+    """What items hold, where that can be known beforehand."""
     if isinstance(items, (list, tuple)):
         return sum(map(_size, items))
     try:

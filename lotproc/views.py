@@ -1,21 +1,24 @@
-"""For eyes: a tree in a terminal or a notebook."""
+"""For eyes: a tree in a terminal or a notebook, and how far a stream is."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 
 from ._public import public
 from ._stage import check_count, stage
-from .errors import as_utf8, brief
+from .bars import bar, total_of
+from .errors import ArgumentTypeError, as_utf8, brief, got
 from .payloads import PayloadHandle
 
-__all__ = ["TreeView", "show"]
+__all__ = ["TreeView", "progress", "show"]
+
+T = TypeVar("T")
 
 #: Rows of a view, at most; nobody reads more, and a huge tree must not take long.
 MAX_ROWS = 200
@@ -173,3 +176,39 @@ def _brief(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}" if value % 1 else repr(value)
     return brief(value)
+
+
+@overload
+def progress(items: Iterable[T], *, total: int | None = None, desc: str | None = None) -> Iterator[T]: ...
+@overload
+def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[Iterable[T]], Iterator[T]]: ...
+@stage("items")
+def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[Iterable[T]], Iterator[T]]:
+    """Pass items through and show how many there were: of batches, how many were in them.
+
+    >>> from lotproc import progress
+    >>> list(progress([1, 2, 3], desc="clips"))
+    [1, 2, 3]
+
+    Behind `parallel_map` it counts finished results, behind `chunked` records. Where it is not known how many will
+    come, as behind `pending`, the bar says "of ?"; `status` counts them, for `total`.
+
+    Args:
+        items: Any iterable. A list or a tuple among them is a batch, and counts as what it holds.
+        total: How many will come, where it is known; else what `items` hold, if they have a length.
+        desc: A word in front of the bar, to tell several bars apart.
+
+    Returns:
+        An iterator of the same items, in their order. Lazy; holds one item. A bar (of tqdm) on stderr from the first
+        item on, in a notebook a widget; where stderr is no terminal, a line a minute and one at the end; where there is
+        no stderr, or it is closed, nothing.
+
+    Raises:
+        ArgumentError: `total` is negative.
+        ArgumentTypeError: `total` is no number, or `desc` no str.
+    """
+    if total is not None:
+        check_count("progress", "total", total, minimum=0)
+    if desc is not None and not isinstance(desc, str):
+        raise ArgumentTypeError("progress: desc", expected="a str", got=got(desc))
+    return lambda items: bar(items, total_of(items) if total is None else total, desc)

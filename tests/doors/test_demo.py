@@ -59,7 +59,7 @@ def test_the_corpus_becomes_a_table_and_a_second_run_leaves_the_same_tree(
     assert "not read: speaker_02/session_b/clip_004: the file is empty" in printed.out
     assert "not read: speaker_03/session_c/clip_007: the file is truncated" in printed.out
     assert "speaker_01" in printed.out
-    assert "120/120" in printed.err  # the bar counts clips, not batches
+    assert "120 of 120" in printed.err  # it counts clips, not batches
 
     demo.main(["--output", str(tmp_path)])
     assert tree(tmp_path, "corpus.fs") == first
