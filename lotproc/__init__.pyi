@@ -81,6 +81,7 @@ from .write_policies import mirror as mirror
 from .writing import delete as delete
 from .writing import plan as plan
 from .writing import write as write
+from .models import MapReport as MapReport
 from .models import WriteReport as WriteReport
 from .leftovers import obsolete as obsolete
 from .resuming import failures as failures

@@ -116,7 +116,7 @@ def copy(
     finally:
         if isinstance(entries, Generator):
             entries.close()
-    return done.report(perf_counter() - start, 0.0)
+    return done.report(perf_counter() - start)
 
 
 def _is_inside(source: Source, target: Source) -> bool:

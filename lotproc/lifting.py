@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any, TypeVar, overload
 
 from ._items import path_of
-from ._stage import check_function, stage
+from ._stage import Stage, check_function, stage
 from .errors import ResultError, got
 from .models import Failure, NodeRecord, ProcessResult
 from .workers.tasks import Lifted, drained, is_awaited
 
-__all__ = ["each", "outputs"]
+__all__ = ["each", "name_of", "outputs"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -130,3 +130,22 @@ def _lifted(fn: Callable[[Any], Any], look: Callable[[Any], Any], made: Callable
         return made(record, seen, await fn(record))
 
     return Lifted(awaited, waits=True) if is_awaited(fn) else Lifted(called)
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """What a processor is called: as the function that it lifts, or whose arguments it has, or as those in a row.
+
+    >>> from toolz import compose_left
+    >>> name_of(each(len)), name_of(partial(pow, 2)), name_of(compose_left(sorted, each(str))), name_of(Lifted(len))
+    ('len', 'pow', 'sorted, str', 'Lifted')
+    """
+    from toolz.functoolz import Compose  # here, where no worker asks
+
+    if isinstance(fn, Stage):
+        return name_of(fn.given.get("fn", fn.function))
+    if isinstance(fn, partial):
+        return name_of(fn.func)
+    if isinstance(fn, Compose):
+        return ", ".join(map(name_of, (fn.first, *fn.funcs)))
+    name = getattr(fn, "__name__", None)
+    return name if isinstance(name, str) else type(fn).__name__

@@ -11,7 +11,10 @@ from ._public import public
 from ._tracebacks import MAX_TEXT, error_types, formatted, said
 from .errors import ArgumentError, ResultError, add_note, as_text, got
 
-__all__ = ["Accumulator", "Failure", "NodeRecord", "Partition", "Place", "ProcessResult", "Write", "WriteReport"]
+__all__ = [
+    *("Accumulator", "Failure", "MapReport", "NodeRecord", "Partition", "Place", "ProcessResult", "Write"),
+    "WriteReport",
+]
 
 
 def _equal(self: Any, other: object) -> Any:
@@ -289,7 +292,65 @@ class Write:
 
 #: Failures that a report keeps at most.
 MOST_FAILURES = 1_000
+#: What adds up in reports of writes, and in those of maps.
 _SUMMED = ("written", "skipped", "commits", "failed", "seconds", "waiting", "writing", "absent")
+_SUMMED_OF_MAPS = ("batches", "seconds", "working", "input_wait", "worker_wait", "consumer_wait")
+
+
+@public
+@dataclass(frozen=True)
+class MapReport:
+    """What one `parallel_map` of a `write` did, and where its time went.
+
+    >>> MapReport("decode", "thread", workers=4, batches=100, seconds=10.0, working=36.0).busy
+    0.9
+
+    Args:
+        name: What its function is called; of `each(fn)`, what `fn` is called.
+        mode: Its mode, or the class of the executor that it was given.
+        workers: How many it had: threads, processes, or records at a time with `mode="async"`.
+        batches: How many it has given the results of.
+        seconds: How long it took, from its first pull to its end.
+        working: Seconds of work, of all workers together, measured where it was done: queues, pickles and the ways
+            there and back are not in it. With `mode="async"` the seconds that records were awaited. What a lost worker
+            or a batch that raised had done is not counted.
+        input_wait: Seconds of `seconds` in which it waited for its input.
+        worker_wait: Seconds in which it waited for its workers, or worked in line.
+        consumer_wait: Seconds in which its results waited for who asks for them. The rest went into what it does
+            itself: sending batches to workers, and taking results back.
+    """
+
+    name: str
+    mode: str
+    workers: int = 1
+    batches: int = 0
+    seconds: float = field(default=0.0, compare=False)
+    working: float = field(default=0.0, compare=False)
+    input_wait: float = field(default=0.0, compare=False)
+    worker_wait: float = field(default=0.0, compare=False)
+    consumer_wait: float = field(default=0.0, compare=False)
+
+    @property
+    def busy(self) -> float:
+        """The share of its workers' time that went into work, from 0 to 1."""
+        # Executors may have more workers than they said.
+        time = self.workers * self.seconds
+        return min(1.0, self.working / time) if time > 0 else 0.0
+
+
+def _together(*reports: tuple[MapReport, ...]) -> tuple[MapReport, ...]:
+    """Of maps that are the same in several reports one each: the first of its name, mode and workers, the second..."""
+    found: dict[Any, MapReport] = {}
+    for maps in reports:
+        before: Counter[Any] = Counter()
+        for one in maps:
+            same = one.name, one.mode, one.workers
+            key = same, before[same]
+            before[same] += 1
+            both = (found[key], one) if key in found else (one,)
+            summed = {name: sum(getattr(report, name) for report in both) for name in _SUMMED_OF_MAPS}
+            found[key] = MapReport(*same, **summed)
+    return tuple(found.values())
 
 
 @public
@@ -320,6 +381,8 @@ class WriteReport:
         writing: Seconds of these for planning, applying and committing results. The rest went into reading.
         deleted: Nodes that a `delete` has deleted, each with all below it; `None` of a `write`.
         absent: Paths at which it found nothing.
+        maps: What each `parallel_map` of the pipeline did, from the source on: a `MapReport` each. Maps of one name,
+            mode and number of workers that came one after the other are one.
     """
 
     written: int = 0
@@ -334,10 +397,13 @@ class WriteReport:
     writing: float = field(default=0.0, compare=False)
     deleted: int | None = None
     absent: int = 0
+    maps: tuple[MapReport, ...] = field(default=(), compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # That of a write as older versions had it, so that one with the same numbers has the same digest.
-        hidden = ("deleted", "absent") if self.deleted is None else ()
+        hidden = {"deleted", "absent"} if self.deleted is None else set()
+        if not self.maps:
+            hidden.add("maps")
         return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def __add__(self, other: WriteReport) -> WriteReport:
@@ -351,6 +417,7 @@ class WriteReport:
             failures=(self.failures + other.failures)[:MOST_FAILURES],
             errors=dict(Counter(self.errors) + Counter(other.errors)),
             deleted=sum(deleted) if deleted else None,
+            maps=_together(self.maps, other.maps),
         )
 
     def __str__(self) -> str:

@@ -9,9 +9,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
+from ._clock import Tally
 from ._stage import check_choice, check_count, check_function, check_on_error, stage
 from .errors import ArgumentError, ArgumentTypeError, got
-from .lifting import each
+from .lifting import each, name_of
 from .models import Failure, OnError, in_its_place
 from .workers.backends import cpu_count, handed_in, processes, threads
 from .workers.batches import detached, is_divisible
@@ -196,26 +197,29 @@ def parallel_map(
     if where_to == "process" or (executor is not None and not isinstance(executor, ThreadPoolExecutor)):
         check_picklable(task, initializer)  # before any work; pickled again at the start, when all it needs is defined
 
+    name = name_of(fn)
+
     def run(batches: Iterable[B]) -> Iterator[Any]:
         checked, given = detached(batches), partial(_given, on_error)
         if where_to == "sync":
-            return in_line(task, checked, initializer, given)
+            return in_line(task, checked, initializer, given, Tally(name, mode, 1))
         if where_to == "async":
             from .workers.awaiting import AT_ONCE, awaiting  # here, since it loads asyncio
 
             at_once = max_workers or AT_ONCE
-            backend = awaiting(at_once, task, initializer, timeout, rate)
+            backend, tally = awaiting(at_once, task, initializer, timeout, rate), Tally(name, mode, at_once)
             if buffersize is None:
-                return in_flight(task, backend, checked, 2 * at_once, ordered, given, _records_in)
-            return in_flight(task, backend, checked, buffersize, ordered, given)
+                return in_flight(task, backend, checked, 2 * at_once, ordered, given, tally, _records_in)
+            return in_flight(task, backend, checked, buffersize, ordered, given, tally)
         workers = max_workers or cpu_count()
+        tally = Tally(name, mode if executor is None else type(executor).__name__, workers)
         if executor is not None:
             backend = handed_in(executor, task)
         elif mode == "thread":
             backend = threads(workers, task, initializer)
         else:
             backend = processes(workers, task, initializer, timeout, max_tasks_per_child)
-        return in_flight(task, backend, checked, buffersize or 2 * workers, ordered, given)
+        return in_flight(task, backend, checked, buffersize or 2 * workers, ordered, given, tally)
 
     return run
 

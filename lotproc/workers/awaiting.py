@@ -8,12 +8,13 @@ from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar
 from functools import partial
 from threading import Thread
+from time import perf_counter
 from typing import Any
 
-from .._clock import ticking
+from .._clock import context_of_work
 from .._missing import noting
 from .._tracebacks import error_types
 from ..errors import NotReadyError, WorkerTimeoutError, add_note
@@ -32,6 +33,9 @@ AT_ONCE = 32
 TO_END = 1.0
 #: Seconds of a rate that may be caught up on, where the loop was late.
 CATCH_UP = 0.05
+
+#: Seconds that the records of a batch were awaited, all together.
+_seconds: ContextVar[list[float]] = ContextVar("_seconds")
 
 
 @contextmanager
@@ -83,7 +87,7 @@ class _Waiter:
                 at_work.add_done_callback(lambda done: _settle(future, done))
 
         # With the context variables of the caller, as they are as the batch is pulled.
-        self._loop.call_soon_threadsafe(start, context=copy_context())
+        self._loop.call_soon_threadsafe(start, context=context_of_work())
         return future
 
     def close(self, seconds: float | None) -> None:
@@ -118,14 +122,16 @@ class _Waiter:
 
     async def _outcome(self, batch: Any) -> Outcome:
         """What becomes of a batch: each record by itself, or the batch as a whole where the processor takes batches."""
-        with noting() as notes, ticking():  # the caller counts its own seconds
+        seconds = [0.0]
+        _seconds.set(seconds)  # for the records, whose tasks get this one's context
+        with noting() as notes:
             if self._lifted is None:
                 outcome = await self._of_whole(batch)
             else:
                 units = units_of(batch)
                 made = await self._of_each(self._lifted.call, [unit.item for unit in units], units)
                 outcome = Outcome(made, any(type(item) is Failure for item in made))
-            return outcome._replace(notes=tuple(notes.values()))
+            return outcome._replace(notes=tuple(notes.values()), seconds=seconds[0])
 
     async def _of_whole(self, batch: Any) -> Outcome:
         """What becomes of a batch as a whole; where it fails, and failures are collected, of each record alone."""
@@ -201,7 +207,11 @@ class _Waiter:
         async with self._at_once:
             if self._rate is not None:
                 await self._rate.turn()
-            made = await self._in_time(call())
+            start = perf_counter()
+            try:
+                made = await self._in_time(call())
+            finally:
+                _seconds.get()[0] += perf_counter() - start
         return drained(made, inputs_of(batch))
 
     def _is_nobodys(self) -> bool:

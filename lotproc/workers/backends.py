@@ -20,7 +20,7 @@ from threading import Lock, Thread
 from time import monotonic
 from typing import Any, TypeAlias
 
-from .._clock import ticking
+from .._clock import context_of_work
 from .._interrupts import is_interrupt, uninterrupted
 from ..errors import NotReadyError, got
 from .arithmetic import Arithmetic, changed_by, within
@@ -78,7 +78,7 @@ def threads(workers: int, task: Task, initializer: Initializer) -> Iterator[Subm
     """Threads of our own, gone at the end; batches that run by then are waited for, but not long after an interrupt."""
     pool = _Threads(workers, lambda index: _on_thread(task, initializer, index, workers))
     with closed_in_time(pool.close):
-        yield lambda batch: pool.submit((copy_context(), Arithmetic.here(), batch))
+        yield lambda batch: pool.submit((context_of_work(), Arithmetic.here(), batch))
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def processes(
 def handed_in(executor: Executor, task: Task) -> Iterator[Submit]:
     """An executor of somebody else's, which is left running."""
     if isinstance(executor, ThreadPoolExecutor):
-        yield lambda batch: executor.submit(copy_context().run, outcome_of, within, Arithmetic.here(), task, batch)
+        yield lambda batch: executor.submit(context_of_work().run, outcome_of, within, Arithmetic.here(), task, batch)
     else:
         packed, numbers, engine = packed_task(task), count(), engine_of(executor)
         yield lambda batch: executor.submit(_run_numbered, next(numbers), engine, packed, packed_batch(batch))
@@ -199,8 +199,7 @@ def _on_thread(
     def called(arithmetic: Arithmetic, batch: Any) -> Any:
         for variable, value in variables:
             variable.set(value)
-        with ticking():  # the caller counts its own seconds
-            return outcome_of(within, own or arithmetic, task, batch)
+        return outcome_of(within, own or arithmetic, task, batch)
 
     def work(job: tuple[Context, Arithmetic, Any]) -> Any:
         if failed is not None:

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
 from typing import Any, TypeAlias
 
-from .._clock import waiting
+from .._clock import OWN, WORKERS, Tally
 from .._missing import Notes, tell_all
 from .._tracebacks import error_types, said
 from ..errors import LiveNodeError, NotReadyError, WorkerDiedError, WorkerTimeoutError, add_note
@@ -35,20 +35,27 @@ DEATHS = 2
 LOOK_EVERY = 1.0
 
 
-def in_line(task: Task, batches: Iterator[Any], initializer: Initializer, given: Given) -> Iterator[Any]:
+def in_line(task: Task, batches: Iterator[Any], initializer: Initializer, given: Given, tally: Tally) -> Iterator[Any]:
     """One batch after the other, here."""
     begin(initializer)
     notes = Notes()
-    for index, batch in enumerate(batches):
-        try:
-            with waiting():
+    numbered = enumerate(batches)
+    with tally:
+        while True:
+            try:
+                index, batch = tally.pull(numbered)
+            except StopIteration:
+                break
+            tally.turn(WORKERS)
+            try:
                 outcome = task(batch)
-        except error_types() as error:
-            add_note(error, f"lotproc: in batch {index}{span(batch)}")
-            raise
-        notes.add_parts(outcome.notes)
-        yield from given(batch, outcome)
-        del outcome
+            except error_types() as error:
+                add_note(error, f"lotproc: in batch {index}{span(batch)}")
+                raise
+            tally.turn(OWN)
+            notes.add_parts(outcome.notes)
+            yield from tally.given(outcome.seconds, given(batch, outcome))
+            del outcome
     tell_all(notes)
 
 
@@ -59,6 +66,7 @@ def in_flight(
     buffersize: int,
     ordered: bool,
     given: Given,
+    tally: Tally,
     weigh: Callable[[Any], int] = lambda batch: 1,
 ) -> Iterator[Any]:
     """Keep up to `buffersize` batches in flight, and give what comes of them: what is ready before more is pulled.
@@ -67,14 +75,14 @@ def in_flight(
     """
     numbered = enumerate(batches)
     failure: Exception | None = None
-    with backend as submit:
-        flight = Flight(task, submit, ordered)
+    with backend as submit, tally:
+        flight = Flight(task, submit, ordered, tally)
         try:
             while True:
                 while failure is None and flight.weight < buffersize and not flight.fails:
                     start = perf_counter()
                     try:
-                        index, batch = next(numbered)
+                        index, batch = tally.pull(numbered)
                     except StopIteration:
                         break
                     except Exception as error:  # what was submitted before it is still to be had
@@ -87,7 +95,7 @@ def in_flight(
                 if not flight:
                     break
                 batch, outcome = flight.next()
-                yield from given(batch, outcome)
+                yield from tally.given(outcome.seconds, given(batch, outcome))
                 del batch, outcome
             if failure is not None:
                 raise failure
@@ -146,7 +154,8 @@ class _Entry:
         outcomes = [part.outcome for part in self.parts if part.outcome is not None]
         if len(outcomes) == 1:
             return outcomes[0]
-        return Outcome([item for outcome in outcomes for item in spliced(outcome.result)], in_parts=True)
+        items = [item for outcome in outcomes for item in spliced(outcome.result)]
+        return Outcome(items, in_parts=True, seconds=sum(outcome.seconds for outcome in outcomes))
 
 
 #: What engines raise for a batch whose worker died, by the names of their classes: Dask, Ray, parsl.
@@ -169,12 +178,14 @@ class Flight:
         task: What is done with them, as far as it is done here: with what a worker is lost with.
         submit: Gives one to the backend.
         ordered: They are given in their order; else as they are finished.
+        tally: Counts for how long they are waited for.
     """
 
-    def __init__(self, task: Task, submit: Submit, ordered: bool) -> None:
+    def __init__(self, task: Task, submit: Submit, ordered: bool, tally: Tally) -> None:
         self._task = task
         self._backend = submit
         self._ordered = ordered
+        self._tally = tally
         self._entries: deque[_Entry] = deque()
         self._submitted: dict[Future[Any], tuple[_Entry, _Part]] = {}
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
@@ -239,11 +250,13 @@ class Flight:
 
     def _wait(self, seconds: float) -> bool:
         """Wait for a part that is finished, so many seconds at most; whether one was."""
+        self._tally.turn(WORKERS)
         try:
-            with waiting():
-                future = self._finished.get(timeout=seconds)
+            future = self._finished.get(timeout=seconds)
         except Empty:
             return False
+        finally:
+            self._tally.turn(OWN)
         self._settle(future, *self._submitted.pop(future))
         self._go_on()
         return True

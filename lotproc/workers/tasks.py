@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from .._fast import FAST
@@ -38,11 +39,13 @@ class Outcome(NamedTuple):
         in_parts: Whether that is a list of what it made of parts of the batch, with a `Failure` for each record that
             has no result.
         notes: What the stages in the processor noted of names of attributes.
+        seconds: How long the work took where it was done, without the ways there and back.
     """
 
     result: Any
     in_parts: bool = False
     notes: tuple[Note, ...] = ()
+    seconds: float = 0.0
 
 
 class Lifted:
@@ -107,10 +110,11 @@ class Task:
         each record was processed by itself already, those before the first that failed are not processed again.
         """
         kept: list[Any] = []
+        start = perf_counter()
         with noting() as notes:
 
             def packed(result: Any, *, in_parts: bool = False) -> Any:
-                return pack(Outcome(result, in_parts, tuple(notes.values())))
+                return pack(Outcome(result, in_parts, tuple(notes.values()), perf_counter() - start))
 
             try:
                 return packed(self._called(batch, kept))

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
 
-from .._clock import ticking
+from .._clock import Clock
 from .._log import log
 from .._missing import noting, tell_all
 from ..errors import add_note, as_text
-from ..models import MOST_FAILURES, Failure, ProcessResult, WriteReport, counted
+from ..models import MOST_FAILURES, Failure, MapReport, ProcessResult, WriteReport, counted
 from .ledger import Ledger
 
 __all__ = ["Done", "Progress", "Target", "apply_batches", "reported"]
@@ -138,7 +138,7 @@ class Progress:
                 add_note(error, f"lotproc: before this, {done}, and {stay}; the rest was undone")
             raise
 
-    def report(self, seconds: float, waiting: float) -> WriteReport:
+    def report(self, seconds: float, maps: tuple[MapReport, ...] = ()) -> WriteReport:
         applied, left = self.done.written, self.done.skipped
         return WriteReport(
             written=0 if self._deletes else applied,
@@ -149,10 +149,11 @@ class Progress:
             failures=tuple(self._failures),
             errors=dict(self._errors),
             seconds=seconds,
-            waiting=waiting,
+            waiting=sum(map.worker_wait for map in maps),
             writing=self.writing,
             deleted=applied if self._deletes else None,
             absent=left if self._deletes else 0,
+            maps=maps,
         )
 
 
@@ -196,14 +197,19 @@ def apply_batches(
 def reported(run: Callable[[], None], progress: Progress) -> WriteReport:
     """Run it, and report what was done; whatever is raised has the report as well."""
     start = perf_counter()
-    with ticking() as waited, noting() as notes:
+
+    def done() -> WriteReport:
+        maps = clock.maps()  # before the time is taken, of which theirs is a part
+        return progress.report(perf_counter() - start, maps)
+
+    with Clock() as clock, noting() as notes:
         try:
             run()
         except BaseException as error:
             with suppress(AttributeError):  # of the few errors that take no attribute
-                error.report = progress.report(perf_counter() - start, waited.seconds)  # type: ignore[attr-defined]
+                error.report = done()  # type: ignore[attr-defined]
             raise
-    report = progress.report(perf_counter() - start, waited.seconds)
+    report = done()
     try:
         tell_all(notes)  # not before, since a warning can be made an error, and must undo nothing
     except Warning as warning:

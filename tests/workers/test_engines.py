@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import closing
@@ -13,6 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import lotdb
 import pytest
 from hypothesis import given, settings, strategies as st
 from recording import examples
@@ -220,6 +222,22 @@ def test_order_and_laziness_on_dask(dask: Any) -> None:
     assert [next(results) for _ in range(10)] == list(range(10))
     assert len(pulled) <= 10 + 2 * 4  # twice the threads that it has
     results.close()
+
+
+def test_work_on_dask_is_measured_there(dask: Any) -> None:
+    def work(record: lp.NodeRecord) -> int:
+        start = time.perf_counter()
+        while time.perf_counter() - start < 0.01:
+            pass
+        return 1
+
+    batches = lp.chunked(3, records(12))
+    report = lp.write(
+        lp.inline("_p"), lotdb.BaseNode("root"), lp.parallel_map(lp.outputs(work), batches, executor=dask)
+    )
+    [row] = report.maps
+    assert (row.name, row.mode, row.workers, row.batches) == ("work", "ClientExecutor", 4, 4)
+    assert 12 * 0.01 <= row.working <= 4 * row.seconds
 
 
 def test_who_kills_workers_of_dask_is_found(dask: Any) -> None:
