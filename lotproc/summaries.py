@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ._public import public
 from .errors import MAX_BRIEF, ArgumentTypeError, got
 from .file_models import IngestReport
-from .models import Failure, WriteReport, counted
+from .models import Failure, MapReport, WriteReport, counted
 
 __all__ = ["RunSummary", "run_summary"]
 
-#: Types of errors shown, and failures shown of each; more are counted.
+#: Maps shown, types of errors, and failures of each; more are counted.
+MAX_MAPS = 20
 MAX_TYPES = 20
 MAX_EXAMPLES = 3
 #: Seconds that a run must take before its rate and the parts of its time mean something.
@@ -27,26 +28,26 @@ BAR, BAR_PIXELS = 20, 160
 
 WAITING, WRITING, READING = "waiting for workers", "writing", "reading"
 
-CONCLUSIONS = {
-    WAITING: "The workers are the slower side: more of them would help, or a faster processor.",
-    WRITING: "Writing is the slower side: more workers would not help, more results between commits may.",
-    READING: "Reading is the slower side: more workers would not help, scan() in place of leaves() may.",
-}
-#: In place of the last, where no time went into `parallel_map`: processing may hide in what counts as reading.
-NO_WORKERS = "Reading is the slower side, or what is processed outside of parallel_map()."
+#: Characters of a map's name.
+MAX_NAME = 30
+#: The least share of the time in which workers that are waited for are busy where more of them would help.
+BUSY = 0.5
+
+COLUMNS = ("parallel_map", "workers", "batches", "work", "busy", "input wait", "worker wait", "consumer wait")
 
 
 @public
 def run_summary(report: WriteReport) -> RunSummary:
-    """Show what a `write` did: counts, where the time went, and the failures by type.
+    """Show what a `write` did: counts, where the time went, in each `parallel_map` too, and the failures by type.
 
-    >>> from lotproc import Failure, WriteReport
+    >>> from lotproc import Failure, MapReport, WriteReport
     >>> from lotproc.summaries import run_summary
     >>> failure = Failure(("ann", "clip_1"), "ValueError", "the file is empty")
     >>> run_summary(
     ...     WriteReport(
     ...         written=120, commits=2, failed=1, failures=(failure,), errors={"ValueError": 1},
     ...         seconds=12.5, waiting=10.0, writing=2.0,
+    ...         maps=(MapReport("rate", "thread", 4, 8, 12.4, 48.1, 0.3, 10.0, 2.1),),
     ...     )
     ... )
     120 results written, 1 failed, 2 commits
@@ -54,7 +55,9 @@ def run_summary(report: WriteReport) -> RunSummary:
       waiting for workers  10.0 s  80 %  ████████████████
       writing               2.0 s  16 %  ███
       reading               0.5 s   4 %  █
-    The workers are the slower side: more of them would help, or a faster processor.
+      parallel_map   workers  batches    work  busy  input wait  worker wait  consumer wait
+      rate          4 thread        8  48.1 s  97 %       0.3 s       10.0 s          2.1 s
+    The workers are the slower side, busy 97 %: more of them would help, or a faster processor.
     1 failure
       1 ValueError
           ann/clip_1: the file is empty
@@ -63,8 +66,9 @@ def run_summary(report: WriteReport) -> RunSummary:
         report: What `write` returned.
 
     Returns:
-        A `RunSummary`, text when printed, and HTML in a notebook. Of the failures, it shows the 20 most frequent types
-        of errors, and up to three examples of each, from those that the report holds.
+        A `RunSummary`, text when printed, and HTML in a notebook. It shows up to 20 maps, as `MapReport` has them
+        (the work is that of all workers added up, the waits are by the clock); of the failures the 20 most frequent
+        types of errors, and up to three examples of each, from those that the report holds.
 
     Raises:
         ArgumentTypeError: `report` is no `WriteReport`.
@@ -108,10 +112,17 @@ class RunSummary:
         yield _rate(self.report)
         shares = _shares(self.report)
         times = [_time(share.seconds, of=self.report.seconds) for share in shares]
-        percents = [_percent(share) for share in shares]
+        percents = [_percent(share.share) for share in shares]
         for share, time, percent in zip(shares, _aligned(times), _aligned(percents), strict=True):
             yield f"  {share.name:{len(WAITING)}}  {time}  {percent}  {_bar(share.share)}"
-        if conclusion := _conclusion(self.report.seconds, shares):
+        table, more_maps = _table(self.report)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for name, *cells in table:
+            aligned = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+            yield "  ".join(["", name.ljust(widths[0]), *aligned])
+        if more_maps:
+            yield f"  … {counted(more_maps, 'more map')}"
+        if conclusion := _conclusion(self.report, shares):
             yield conclusion
         failed, groups, more_types = _grouped(self.report)
         if failed:
@@ -129,11 +140,15 @@ class RunSummary:
         parts = [f"<div><b>{html.escape(str(report))}</b></div><div>{_rate(report)}</div>"]
         shares = _shares(report)
         if shares:
-            parts.append('<table style="border-collapse:collapse;margin:.3em 1em">')
-            parts += [_html_row(share, _time(share.seconds, of=report.seconds)) for share in shares]
-            parts.append("</table>")
-        if conclusion := _conclusion(report.seconds, shares):
-            parts.append(f"<div>{conclusion}</div>")
+            rows = [_html_row(share, _time(share.seconds, of=report.seconds)) for share in shares]
+            parts.append(f"{_TABLE}{''.join(rows)}</table>")
+        table, more_maps = _table(report)
+        if table:
+            parts.append(f"{_TABLE}{''.join(map(_html_cells, table))}</table>")
+        if more_maps:
+            parts.append(f"<div><i>… {counted(more_maps, 'more map')}</i></div>")
+        if conclusion := _conclusion(report, shares):
+            parts.append(f"<div>{html.escape(conclusion)}</div>")
         failed, groups, more_types = _grouped(report)
         if failed:
             parts.append(f"<div><b>{counted(failed, 'failure')}</b></div>{_LIST}")
@@ -144,17 +159,25 @@ class RunSummary:
         return '<div style="font-family:monospace">' + "".join(parts) + "</div>"
 
 
+_TABLE = '<table style="border-collapse:collapse;margin:.3em 1em">'
 _LIST = '<ul style="list-style:none;margin:0;padding-left:1.5em">'
 
 
-def _html_row(share: _Share, time: str) -> str:
-    cells = "".join(
-        f'<td style="text-align:{side};padding:0 .6em">{text}</td>'
-        for side, text in (("left", share.name), ("right", time), ("right", _percent(share)))
+def _html_cells(cells: Sequence[str]) -> str:
+    """A row of a table, whose first cell is a name."""
+    sides = ["left", *["right"] * (len(cells) - 1)]
+    written = (
+        f'<td style="text-align:{side};padding:0 .6em">{html.escape(cell)}</td>'
+        for cell, side in zip(cells, sides, strict=True)
     )
+    return f"<tr>{''.join(written)}</tr>"
+
+
+def _html_row(share: _Share, time: str) -> str:
+    row = _html_cells((share.name, time, _percent(share.share)))
     size = f"width:{share.share * BAR_PIXELS:.0f}px;height:.8em"
     bar = f'<span style="display:inline-block;{size};background:currentColor;opacity:.5"></span>'
-    return f'<tr>{cells}<td style="text-align:left;padding:0 .6em">{bar}</td></tr>'
+    return row.replace("</tr>", f'<td style="text-align:left;padding:0 .6em">{bar}</td></tr>')
 
 
 def _html_group(group: _Group) -> str:
@@ -203,8 +226,30 @@ def _shares(report: WriteReport) -> list[_Share]:
     return [_Share(name, seconds, seconds / whole) for name, seconds in parts]
 
 
-def _percent(share: _Share) -> str:
-    return f"{share.share:.0%}".replace("%", " %")
+def _table(report: WriteReport) -> tuple[list[tuple[str, ...]], int]:
+    """The cells of what is shown of the maps, and how many more there are."""
+    if not report.maps or report.seconds < MEASURED:
+        return [], 0
+    rows = [
+        (
+            _name(map),
+            map.mode if map.mode == "sync" else f"{map.workers:,} {_one_line(map.mode, MAX_NAME)}",
+            f"{map.batches:,}",
+            _time(map.working, of=report.seconds),
+            _percent(map.busy),
+            *(_time(wait, of=report.seconds) for wait in (map.input_wait, map.worker_wait, map.consumer_wait)),
+        )
+        for map in report.maps[:MAX_MAPS]
+    ]
+    return [COLUMNS, *rows], len(report.maps) - len(rows)
+
+
+def _name(map: MapReport) -> str:
+    return _one_line(map.name, MAX_NAME).strip() or "?"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
 
 
 def _aligned(texts: list[str]) -> list[str]:
@@ -216,14 +261,43 @@ def _bar(share: float) -> str:
     return "█" * round(share * BAR) or ("▏" if share else "")
 
 
-def _conclusion(seconds: float, shares: list[_Share]) -> str:
+def _conclusion(report: WriteReport, shares: list[_Share]) -> str:
     """Which side is the slower one, where there is enough time to tell."""
-    if seconds < MIN_SECONDS:
+    if report.seconds < MIN_SECONDS:
         return ""
     most = next((share.name for share in shares if share.share > 0.5), "")
-    if most == READING and not shares[0].seconds:
-        return NO_WORKERS
-    return CONCLUSIONS.get(most, "")
+    if most == WAITING:
+        return _slow_workers(report.maps)
+    if most == WRITING:
+        return "Writing is the slower side: more workers would not help, more results between commits may."
+    if most == READING:
+        return _slow_reading(report, shares[-1].seconds)
+    return ""
+
+
+def _slow_workers(maps: tuple[MapReport, ...]) -> str:
+    slow = max(maps, key=lambda map: map.worker_wait, default=None)
+    whose = f" of {_name(slow)}" if slow and len(maps) > 1 else ""
+    more = "more of them would help, or a faster processor"
+    if slow is None:
+        return f"The workers are the slower side: {more}."
+    if slow.mode == "sync":
+        return f"What {_name(slow)} does in line is the slower side: workers would help, or a faster processor."
+    if slow.busy < BUSY:
+        more = "more of them would not help, batches of another size may"
+    return f"The workers{whose} are the slower side, busy {_percent(slow.busy)}: {more}."
+
+
+def _slow_reading(report: WriteReport, reading: float) -> str:
+    others = [map for map in report.maps if map.mode != "sync"]
+    # What is neither one's waiting is done on the way to the workers and back.
+    sending = sum(map.seconds - map.input_wait - map.worker_wait - map.consumer_wait for map in others)
+    if sending > reading / 2:
+        return "Sending to workers and back is the slower side: less in each record would help, a handle for an array."
+    if not report.maps and report.waiting <= 0:  # what is processed may hide in what counts as reading
+        return "Reading is the slower side, or what is processed outside of parallel_map()."
+    busy = f" (busy {_percent(max(map.busy for map in others))})" if others else ""
+    return f"Reading is the slower side: more workers{busy} would not help, scan() in place of leaves() may."
 
 
 def _grouped(report: WriteReport) -> tuple[int, list[_Group], int]:
@@ -248,7 +322,7 @@ def _example(failure: Failure) -> str:
     return (": ".join(said) or "no message") + tried
 
 
-def _one_line(text: str) -> str:
-    start = text[: MAX_BRIEF + 1]
+def _one_line(text: str, most: int = MAX_BRIEF) -> str:
+    start = text[: most + 1]
     line = start if start.isprintable() else repr(start)
-    return line if len(line) <= MAX_BRIEF else f"{line[: MAX_BRIEF - 1]}…"
+    return line if len(line) <= most else f"{line[: most - 1]}…"

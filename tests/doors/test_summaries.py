@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,8 +15,8 @@ from hypothesis import given, strategies as st
 import lotproc as lp
 from lotproc.errors import ArgumentTypeError
 from lotproc.file_models import IngestReport
-from lotproc.models import Failure, WriteReport
-from lotproc.summaries import MAX_TYPES, RunSummary, run_summary
+from lotproc.models import Failure, MapReport, WriteReport
+from lotproc.summaries import COLUMNS, MAX_MAPS, MAX_TYPES, RunSummary, run_summary
 
 #: Any text, with what HTML and lines take for their own.
 texts = st.text(st.characters()) | st.text("<>&'\"\n ab") | st.sampled_from(["word " * 1_000, "\ud800" * 1_000])
@@ -31,9 +32,22 @@ failures = st.builds(
 
 times = st.floats(0, 1e7) | st.floats(0, 0.2)
 
+maps = st.builds(
+    MapReport,
+    name=st.sampled_from(["decode", "<lambda>", ""]) | texts,
+    mode=st.sampled_from(["sync", "thread", "ClientExecutor"]) | texts,
+    workers=st.integers(1, 10**4),
+    batches=st.integers(0, 10**9),
+    seconds=times,
+    working=times,
+    input_wait=times,
+    worker_wait=times,
+    consumer_wait=times,
+)
+
 
 @st.composite
-def reports(draw: st.DrawFn) -> WriteReport:
+def reports(draw: st.DrawFn, most_maps: int = MAX_MAPS + 2) -> WriteReport:
     held = draw(st.lists(failures, max_size=12))
     counts = Counter(failure.error for failure in held)
     counts.update(draw(st.dictionaries(st.sampled_from(["ValueError", "OSError"]) | texts, st.integers(1, 10**7))))
@@ -48,6 +62,7 @@ def reports(draw: st.DrawFn) -> WriteReport:
         seconds=draw(times),
         waiting=draw(times),
         writing=draw(times),
+        maps=tuple(draw(st.lists(maps, max_size=most_maps))),
     )
 
 
@@ -69,7 +84,7 @@ def failures_in(summary: RunSummary) -> list[str]:
 @given(report=reports())
 def test_the_text_is_a_few_lines_that_can_be_printed(report: WriteReport) -> None:
     lines = str(run_summary(report)).split("\n")
-    assert len(lines) <= 7 + MAX_TYPES * 5
+    assert len(lines) <= 9 + MAX_MAPS + MAX_TYPES * 5
     for line in lines:
         assert line.isprintable()
         assert len(line) <= 300
@@ -118,7 +133,7 @@ def test_at_most_three_examples_of_each_type_are_shown_and_the_rest_is_counted(r
         assert notes == ([f"… {more:,} more"] if examples and more else [])
 
 
-@given(report=reports())
+@given(report=reports(most_maps=0))
 def test_the_times_add_up_and_the_largest_share_is_the_slower_side(report: WriteReport) -> None:
     text = str(run_summary(report))
     shares = [int(share) for share in re.findall(r"^  (?:waiting for workers|writing|reading) .* (\d+) %", text, re.M)]
@@ -136,6 +151,27 @@ def test_the_times_add_up_and_the_largest_share_is_the_slower_side(report: Write
         assert said == [shares.index(max(shares))]
     elif max(shares) < 50:
         assert said == []
+
+
+@given(report=reports())
+def test_the_maps_are_a_table_in_their_order(report: WriteReport) -> None:
+    tables = ElementTree.fromstring(run_summary(report)._repr_html_()).findall("table")
+    if report.seconds < 0.001 or not report.maps:
+        assert len(tables) == (report.seconds >= 0.001)
+        return
+    head, *rows = [[cell.text or "" for cell in row] for row in tables[1]]
+    assert tuple(head) == COLUMNS
+    assert len(rows) == min(len(report.maps), MAX_MAPS)
+    for row, one in zip(rows, report.maps, strict=False):
+        assert len(row[0]) <= 30
+        if one.name.isprintable() and one.name.strip() == one.name and 0 < len(one.name) <= 30:
+            assert row[0] == one.name
+        assert row[2] == f"{one.batches:,}"
+        assert abs(int(row[4].removesuffix(" %")) - 100 * one.busy) <= 0.5
+    lines = str(run_summary(report)).split("\n")
+    start = next(number for number, line in enumerate(lines) if line.startswith("  parallel_map "))
+    assert len({len(line) for line in lines[start : start + 1 + len(rows)]}) == 1
+    assert ("more map" in lines[start + 1 + len(rows)]) == (len(report.maps) > MAX_MAPS)
 
 
 # --- Examples --------------------------------------------------------------------------------------------------------
@@ -165,6 +201,23 @@ def test_the_text_of_a_small_run() -> None:
         "      bob/clip_4: the file is empty",
         "  1 WorkerDiedError",
         "      ann/clip_7: its worker was killed by SIGKILL (3 attempts)",
+    ]
+
+
+def test_the_text_of_two_maps() -> None:
+    decode = MapReport("decode", "process", 2, 1_000, 95.0, 176.0, 1.0, 84.0, 8.0)
+    embed = MapReport("embed", "RayExecutor", 8, 1_000, 95.5, 120.0, 87.0, 1.5, 6.0)
+    report = WriteReport(written=64_000, commits=64, seconds=96.0, waiting=85.5, writing=6.0, maps=(decode, embed))
+    assert str(run_summary(report)).split("\n") == [
+        "64,000 results written, 64 commits",
+        "1 min 36 s, 667 results/s",
+        "  waiting for workers  1 min 26 s  89 %  ██████████████████",
+        "  writing                   6.0 s   6 %  █",
+        "  reading                   4.5 s   5 %  █",
+        "  parallel_map        workers  batches        work  busy  input wait  worker wait  consumer wait",
+        "  decode            2 process    1,000  2 min 56 s  93 %       1.0 s   1 min 24 s          8.0 s",
+        "  embed         8 RayExecutor    1,000  2 min 00 s  16 %  1 min 27 s        1.5 s          6.0 s",
+        "The workers of decode are the slower side, busy 93 %: more of them would help, or a faster processor.",
     ]
 
 
@@ -242,6 +295,37 @@ def test_the_slower_side_is_named_where_there_is_one(
     assert ("slower side" in shown) == (text is not None)
 
 
+BUSY = MapReport("decode", "thread", 2, 5, seconds=10.0, working=19.0, worker_wait=9.0)
+IDLE = MapReport("decode", "thread", 2, 5, seconds=10.0, working=2.0, worker_wait=9.0)
+IN_LINE = MapReport("embed", "sync", 1, 5, seconds=10.0, working=8.0, worker_wait=8.0)
+STARVED = MapReport("decode", "thread", 2, 5, seconds=10.0, working=2.0, input_wait=9.0)
+SENDING = MapReport("decode", "process", 2, 5, seconds=10.0, working=2.0, input_wait=1.0)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "maps", "text"),
+    [
+        (9.0, [BUSY], "The workers are the slower side, busy 95 %: more of them would help, or a faster processor."),
+        (
+            9.0,
+            [IDLE],
+            "The workers are the slower side, busy 10 %: more of them would not help, batches of another size",
+        ),
+        (9.0, [BUSY, STARVED], "The workers of decode are the slower side, busy 95 %"),
+        (9.0, [STARVED, IN_LINE], "What embed does in line is the slower side: workers would help"),
+        (9.0, [IN_LINE], "What embed does in line is the slower side: workers would help"),
+        (0.5, [STARVED], "Reading is the slower side: more workers (busy 10 %) would not help, scan()"),
+        (0.5, [STARVED, BUSY], "Reading is the slower side: more workers (busy 95 %) would not help, scan()"),
+        (0.0, [STARVED], "Reading is the slower side: more workers (busy 10 %) would not help, scan()"),
+        (0.5, [IN_LINE], "Reading is the slower side: more workers would not help, scan()"),
+        (0.5, [SENDING], "Sending to workers and back is the slower side"),
+    ],
+)
+def test_maps_tell_which_side_is_the_slower_one(waiting: float, maps: list[MapReport], text: str) -> None:
+    report = WriteReport(seconds=10.0, waiting=waiting, maps=tuple(maps))
+    assert text in str(run_summary(report))
+
+
 def test_reading_is_never_negative() -> None:
     shown = str(run_summary(WriteReport(seconds=1.0, waiting=0.75, writing=0.75)))
     assert re.findall(r"(\d+\.\d s +\d+ %)", shown) == ["0.8 s  50 %", "0.8 s  50 %", "0.0 s   0 %"]
@@ -304,6 +388,11 @@ def test_the_report_of_a_write() -> None:
     results = [lp.ProcessResult(path=("clip_1",), output=0.5)]
     report = lp.write(lp.inline("_proc", "result"), BaseNode("root"), results)
     assert str(run_summary(report)).startswith("1 result written, not committed\n")
+    assert "parallel_map" not in str(run_summary(report))
+    work = lp.parallel_map(lp.each(lambda result: result), mode="thread", max_workers=3)
+    report = lp.write(lp.inline("_proc", "result"), BaseNode("root"), work([results]))
+    assert re.search(r"^  <lambda> +3 thread +1 ", str(run_summary(replace(report, seconds=1.0))), re.M)
+    assert "\n" not in str(report)
 
 
 @pytest.mark.parametrize(
