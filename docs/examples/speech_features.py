@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from lotdb import LOTDB, BaseNode
 from scipy.io import wavfile
-from toolz import concat, pipe
 
 import lotproc as lp
 
@@ -52,15 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def compute(root: BaseNode, folder: Path) -> None:
     """Put the files into the tree, and their features below them."""
-    ingested = pipe(lp.index_files(folder), lp.ingest_files(root))
+    ingested = lp.pipe(lp.index_files(folder), lp.ingest_files(root))
     print(ingested)
     # A walk, and no scan of the leaves: a file may have the name of a folder beside it, and then has others below it.
-    files = pipe(root, lp.walk(skip="_features"), lp.where("file", None, invert=True), lp.snapshot("file"))
+    files = lp.pipe(root, lp.walk(skip="_features"), lp.where("file", None, invert=True), lp.snapshot("file"))
     stale = list(lp.pending(FEATURES, root, files, version=VERSION, inputs=True))
-    written = pipe(
+    written = lp.pipe(
         lp.chunked(8, stale),
         lp.parallel_map(lp.outputs(features)),
-        concat,
         lp.progress(total=len(stale), desc="features"),
         lp.write(FEATURES, root, version=VERSION, if_exists="replace", commit_every=1000),
     )
@@ -112,7 +110,7 @@ def export(root: BaseNode, file: Path) -> None:
     """Write the table, print its head, and say which files could not be read."""
     clips = [
         lp.NodeRecord(record.path[1:-1], record.path[-2], record.attributes["result"])  # a row for the clip
-        for record in pipe(root, lp.glob("**/_features"), lp.snapshot("result"))
+        for record in lp.pipe(root, lp.glob("**/_features"), lp.snapshot("result"))
     ]
     readable, unreadable = [], []
     for clip in clips:
