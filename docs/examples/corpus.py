@@ -42,7 +42,8 @@ def main(recordings, speakers, output):
         stale = list(lp.pending(mel, root, clips(root), version="1", inputs=True))
         lp.delete(root, [(*clip.path, "_mel") for clip in stale], commit_every=1000)
         results = lp.parallel_map(lp.each(log_mel), lp.chunked(16, stale), on_error="collect")
-        report = lp.write(mel, root, lp.progress(results, total=len(stale)), arrays="blob", version="1", commit_every=100)
+        shown = lp.progress(results, total=len(stale))
+        report = lp.write(mel, root, shown, arrays="blob", version="1", commit_every=100)
         print(report, *report.failures, sep="\n")
 
         below = {name: (mel, name) for name in ("seconds", "level")}
