@@ -5,12 +5,16 @@ from __future__ import annotations
 import pickle
 import sys
 from collections import ChainMap
-from functools import cache
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, lru_cache
 from io import BytesIO
+from operator import attrgetter
 from types import CodeType
 from typing import Any, ClassVar
 
 import cloudpickle
+from cloudpickle.cloudpickle import list_registry_pickle_by_value
 
 from ._fast import FAST
 from .errors import LiveNodeError
@@ -62,9 +66,29 @@ def by_value() -> Any:
         return make, tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts)
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = ChainMap({CodeType: with_file}, cloudpickle.Pickler.dispatch_table)
+        dispatch_table: ClassVar[Any] = ChainMap(
+            {CodeType: with_file, _CACHED: _reduced_cached}, cloudpickle.Pickler.dispatch_table
+        )
 
     return Pickler
+
+
+_CACHED = type(lru_cache(len))
+
+
+def _reduced_cached(fn: Any) -> Any:
+    """What `lru_cache` has made of a function: by its name; else, where cloudpickle fails, it is made anew, empty."""
+    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
+    sent = ["__main__", *list_registry_pickle_by_value()]
+    if not any(f"{module}.".startswith(f"{one}.") for one in sent):
+        with suppress(AttributeError):
+            if attrgetter(name)(sys.modules.get(str(module))) is fn:
+                return name
+    return _cached, (fn.__wrapped__, fn.cache_parameters())
+
+
+def _cached(fn: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return lru_cache(**parameters)(fn)
 
 
 @cache

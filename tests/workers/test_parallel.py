@@ -944,6 +944,21 @@ def test_a_pickle_takes_nothing_along_that_belongs_to_a_database(
     _pickling._guarded.cache_clear()
 
 
+def test_a_function_with_a_cache_goes_to_workers_with_nothing_in_it() -> None:
+    @functools.lru_cache(maxsize=100, typed=True)
+    def fibonacci(n: int) -> int:
+        return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+    def work(batch: list[int]) -> Any:
+        return fibonacci(batch[0]), fibonacci.cache_parameters(), fibonacci.cache_info().misses
+
+    fibonacci(10)
+    results = list(parallel_map(work, [[20]] * 3, max_workers=1))
+    assert results == [(6765, {"maxsize": 100, "typed": True}, 21)] * 3
+    named = _pickling._guarded  # what can be imported is the very one there
+    assert pickle.loads(_pickling.dumps_detached(named, pickler=_pickling.by_value())) is named
+
+
 @pytest.mark.parametrize(
     "pack", [lambda node: [[[[{"a": [node]}]]]], lambda node: [Holder(node)], lambda node: iter([node])]
 )

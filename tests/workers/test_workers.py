@@ -264,8 +264,8 @@ def test_a_module_that_was_loaded_from_its_path_goes_along(
     name = f"plug_in_{is_shadowed}"
     file = tmp_path / "plug_in.py"
     file.write_text(
-        "class Sum:\n    def __init__(self, value):\n        self.value = value\n\n"
-        "def work(batch):\n    return Sum(batch.value + 1)\n"
+        "from functools import lru_cache\n\nclass Sum:\n    def __init__(self, value):\n        self.value = value\n\n"
+        "@lru_cache\ndef more():\n    return 1\n\ndef work(batch):\n    return Sum(batch.value + more())\n"
     )
     if is_shadowed:  # an import of its name finds another one
         (tmp_path / "shadow").mkdir()
