@@ -151,7 +151,7 @@ def demo(session: nox.Session) -> None:
 
 
 #: What one would take instead, and what draws the pictures.
-PEERS = ("dask[bag]", "datasets", "joblib", "matplotlib", "ray")
+PEERS = ("dask[bag]", "datasets", "distributed", "joblib", "matplotlib", "mpi4py", "openmpi", "ray")
 
 
 @nox.session

@@ -6,7 +6,7 @@ import gc
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -41,10 +41,10 @@ def measured(run: Callable[[Path, int], Measured], folder: Path, size: int, warm
     return run(folder, size)
 
 
-def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in a new process, which ends as any program does."""
-    command = [sys.executable, "-m", "benchmarks.child"]
-    done = subprocess.run(command, input=pickle.dumps((function, arguments)), stdout=subprocess.PIPE, check=True)
+def in_fresh_process(function: Callable[..., T], *arguments: Any, command: Sequence[str] = (sys.executable,)) -> T:
+    """Call a function in a new process, which ends as any program does; the command runs a module of Python."""
+    sent = pickle.dumps((function, arguments))
+    done = subprocess.run([*command, "-m", "benchmarks.child"], input=sent, stdout=subprocess.PIPE, check=True)
     return pickle.loads(done.stdout)
 
 

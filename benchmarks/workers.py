@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from toolz import concat, pipe
 
 import lotproc as lp
 from benchmarks.arrays import consumed
-from benchmarks.engines import WORKERS, start_workers
-from benchmarks.measuring import Measured, in_fresh_process, seconds
+from benchmarks.engines import WORKERS, awake, start_workers, started_dask, started_ray, under_mpi
+from benchmarks.measuring import WARM_UP, Measured, in_fresh_process, seconds
 from benchmarks.pipelines import double
 from benchmarks.rows import CALLS, FASTER, LONGER, Row, row
 from benchmarks.store_files import build_nothing
 from benchmarks.trees import Digest, digest, duration, leaf_path
+from lotproc.executors import RayExecutor
 
 BATCH = 100
 
@@ -52,6 +53,54 @@ def batches_to_executor(folder: Path, count: int) -> Measured:
     with ProcessPoolExecutor(WORKERS) as pool:
         list(pool.map(double_all, batches[: 2 * WORKERS]))  # its workers are started here
         return consumed(lambda: concat(pool.map(double_all, batches)))
+
+
+# Engines: all batches may be on their way at once
+
+
+def batches_on(engine: Executor, count: int) -> Measured:
+    batches = list(lp.chunked(BATCH, records(count)))
+    return consumed(lambda: concat(lp.parallel_map(lp.each(double), batches, executor=engine, buffersize=len(batches))))
+
+
+def batches_to_dask(folder: Path, count: int) -> Measured:
+    with started_dask().get_executor() as executor:
+        return batches_on(executor, count)
+
+
+def batches_to_client(folder: Path, count: int) -> Measured:
+    client, batches = started_dask(), list(lp.chunked(BATCH, records(count)))
+    return consumed(lambda: concat(client.gather(client.map(double_all, batches))))
+
+
+def batches_to_ray(folder: Path, count: int) -> Measured:
+    started_ray()
+    with RayExecutor(WORKERS) as executor:
+        list(lp.parallel_map(awake, range(4 * WORKERS), executor=executor))
+        return batches_on(executor, count)
+
+
+def batches_to_tasks(folder: Path, count: int) -> Measured:
+    ray, batches = started_ray(), list(lp.chunked(BATCH, records(count)))
+    task = ray.remote(double_all)
+    return consumed(lambda: concat(ray.get([task.remote(batch) for batch in batches])))
+
+
+def on_mpi(run: Callable[[Any, int], Measured], folder: Path, count: int) -> Measured:
+    return under_mpi(with_mpi_workers, run, count)
+
+
+def with_mpi_workers(run: Callable[[Any, int], Measured], count: int) -> Measured:
+    from mpi4py.futures import MPIPoolExecutor
+
+    with MPIPoolExecutor() as executor:
+        run(executor, WARM_UP * BATCH)
+        return run(executor, count)
+
+
+def batches_to_mpi(executor: Any, count: int) -> Measured:
+    batches = list(lp.chunked(BATCH, records(count)))
+    return consumed(lambda: concat(executor.map(double_all, batches)))
 
 
 # Waiting
@@ -184,6 +233,23 @@ def rows(leaves: int) -> list[Row]:
             LONGER,
             size=leaves,
             items=leaves,
+        ),
+        *(
+            like(
+                f"`parallel_map` on {engine}, two workers, a trivial function, batches of 100, a record",
+                f"{peer} of the batches",
+                ours,
+                theirs,
+                1.2,
+                LONGER,
+                size=leaves,
+                items=leaves,
+            )
+            for engine, peer, ours, theirs in (
+                ("Dask", "`client.map`", batches_to_dask, batches_to_client),
+                ("MPI", "`MPIPoolExecutor.map`", partial(on_mpi, batches_on), partial(on_mpi, batches_to_mpi)),
+                ("Ray", "`ray.get`", batches_to_ray, batches_to_tasks),
+            )
         ),
         *(
             like(
