@@ -60,7 +60,7 @@ def batches_to_executor(folder: Path, count: int) -> Measured:
 
 def batches_on(engine: Executor, count: int) -> Measured:
     batches = list(lp.chunked(BATCH, records(count)))
-    return consumed(lambda: concat(lp.parallel_map(lp.each(double), batches, executor=engine, buffersize=len(batches))))
+    return consumed(lambda: concat(lp.parallel_map(double_all, batches, executor=engine, buffersize=len(batches))))
 
 
 def batches_to_dask(folder: Path, count: int) -> Measured:
