@@ -952,9 +952,16 @@ def test_a_function_with_a_cache_goes_to_workers_with_nothing_in_it() -> None:
     def work(batch: list[int]) -> Any:
         return fibonacci(batch[0]), fibonacci.cache_parameters(), fibonacci.cache_info().misses
 
+    @functools.lru_cache
+    def begin() -> int:
+        return fibonacci(5)
+
     fibonacci(10)
     results = list(parallel_map(work, [[20]] * 3, max_workers=1))
     assert results == [(6765, {"maxsize": 100, "typed": True}, 21)] * 3
+    assert list(parallel_map(lambda batch: fibonacci.cache_info().misses, [[1]], max_workers=1, initializer=begin)) == [
+        6
+    ]
     named = _pickling._guarded  # what can be imported is the very one there
     assert pickle.loads(_pickling.dumps_detached(named, pickler=_pickling.by_value())) is named
 
