@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import runpy
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from servers import in_file, in_rows, on_zeo
 
 import lotproc as lp
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning"
+)
+
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "cluster.py"
 CLIPS = 90
 
@@ -29,7 +34,18 @@ STORAGES: dict[str, Callable[..., AbstractContextManager[str]]] = {"file": in_fi
 ENGINES = {"processes": "loky", "dask": "distributed", "mpi": "mpi4py", "ray": "ray"}
 
 
-def done(engine: str, program: Path, *arguments: str) -> list[str]:
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """The address of Dask's scheduler, which has two workers."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster.scheduler_address
+    gc.collect()
+
+
+def done(request: pytest.FixtureRequest, engine: str, program: Path, *arguments: str) -> list[str]:
     """The lines that a program prints, run as the page says; skipped where the engine is missing."""
     if importlib.util.find_spec(ENGINES[engine]) is None:
         pytest.skip(f"{ENGINES[engine]} is not installed")
@@ -40,6 +56,8 @@ def done(engine: str, program: Path, *arguments: str) -> list[str]:
             pytest.skip("there is no mpirun")
         command = [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "3", *command, "-m", "mpi4py.futures"]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if engine == "dask":
+        environment["DASK_SCHEDULER_ADDRESS"] = request.getfixturevalue("scheduler")
     ended = subprocess.run(
         [*command, str(program), *arguments], capture_output=True, text=True, timeout=200, env=environment
     )
@@ -78,7 +96,7 @@ def test_the_tree_is_that_of_the_job_in_line(
     with STORAGES[storage](tmp_path, request) as uri:
         with lp.open_root(uri, create=True) as root:
             plant(root)
-        said = done(engine, EXAMPLE, uri, engine)
+        said = done(request, engine, EXAMPLE, uri, engine)
         assert said[-1].startswith(f"{CLIPS} results written"), said
         with lp.open_root(uri, read_only=True) as root:
             assert contents(root) == in_line
@@ -106,10 +124,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_each_worker_loads_its_model_once(engine: str, tmp_path: Path) -> None:
+def test_each_worker_loads_its_model_once(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    found = eval(done(engine, program, engine)[-1])
+    found = eval(done(request, engine, program, engine)[-1])
     assert sorted(index for _, index, _ in found) == list(range(len(found)))
     assert len({process for process, _, _ in found}) == len(found)
     assert {loaded for _, _, loaded in found} == {1}
