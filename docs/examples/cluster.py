@@ -9,8 +9,6 @@ python cluster.py postgresql://db.example.org/corpus ray
 import sys
 from functools import lru_cache, partial
 
-from toolz import compose_left, pipe
-
 import lotproc as lp
 
 WORDS, VERSION = lp.inline("_words"), "words-1"
@@ -28,9 +26,9 @@ def words(record):
 
 def run(root, **where):
     """Records go out to workers, and what comes back is written here."""
-    return pipe(
+    return lp.pipe(
         root,
-        lp.scan("seconds", skip="_*"),
+        lp.scan("seconds", skip="_words"),
         lp.pending(WORDS, root, version=VERSION),
         lp.chunked(128),
         lp.parallel_map(lp.outputs(words), **where),
@@ -40,14 +38,14 @@ def run(root, **where):
 
 def run_in_parts(root, **where):
     """Workers read, process and write parts of a tree on a server."""
-    part = compose_left(
-        lp.scan("seconds", skip="_*"),
+    part = lp.compose_left(
+        lp.scan("seconds", skip="_words"),
         lp.pending(WORDS, root, version=VERSION),
         lp.chunked(128),
         lp.parallel_map(lp.outputs(words), mode="sync"),
         lp.write(WORDS, root, version=VERSION),
     )
-    parts = lp.partitions(16, root, skip="_*")
+    parts = lp.partitions(16, root, skip="_words")
     return sum(lp.parallel_map(part, parts, **where), lp.WriteReport())
 
 
