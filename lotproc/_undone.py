@@ -28,12 +28,8 @@ __all__ = ["Results", "check_results", "lookup_of", "with_inputs"]
 _Path: TypeAlias = "tuple[str, ...]"
 
 
-def check_results(name: str, policy: Policy, version: str | None, inputs: bool) -> None:
+def check_results(name: str, version: str | None, inputs: bool) -> None:
     """Refuse what does not say which results are meant."""
-    if not callable(policy):
-        raise ArgumentTypeError(
-            f"{name}: policy", expected="inline(...), mirror(...), fresh(...) or a function", got=got(policy)
-        )
     if version is not None and not isinstance(version, str):
         raise ArgumentTypeError(f"{name}: version", expected="a str or None", got=got(version))
     if version == "":

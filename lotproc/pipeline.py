@@ -11,6 +11,7 @@ from toolz import pipe
 
 from ._missing import Notes, noting, tell_all
 from ._public import public
+from ._spelling import also_named
 from ._stage import MayHoldRoot, check_choice, check_function, check_root, stage
 from .buffering import chunked
 from .errors import ArgumentError, ArgumentTypeError, got
@@ -72,6 +73,7 @@ class Pipeline(MayHoldRoot):
             raise ArgumentTypeError("Pipeline.from_iterable: items", expected="an iterable", got=got(items))
         return cls(items)
 
+    @also_named(strategy="traversal")
     def traverse(
         self,
         traversal: Literal["leaves", "level"] = "leaves",
@@ -136,6 +138,7 @@ class Pipeline(MayHoldRoot):
         options = "" if attribute_names is None else f"attribute_names={attribute_names!r}"
         return self._then_items(f"prepare({options})", snapshot(() if attribute_names is None else attribute_names))
 
+    @also_named(processor="fn")
     def process(
         self, fn: Callable[[list[Any]], Any], mode: Mode = "sync", workers: int | None = None, **options: Any
     ) -> Pipeline:

@@ -10,6 +10,7 @@ from lotdb import BaseNode
 from toolz import complement
 
 from ._public import public
+from ._spelling import also_named
 from .errors import ArgumentError
 from .parallel import Mode
 from .pipeline import Pipeline
@@ -158,6 +159,7 @@ def add_write_stage(pipeline: Pipeline, target: WriteTarget | None) -> Pipeline:
 
 
 @public
+@also_named(processor="fn")
 def build_node_process_pipeline(
     root: BaseNode,
     fn: Callable[[list[Any]], Any],
@@ -197,6 +199,7 @@ def build_node_process_pipeline(
 
 
 @public
+@also_named(processor="fn")
 def node_process_cruncher(
     root: BaseNode,
     fn: Callable[[list[Any]], Any],

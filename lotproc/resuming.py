@@ -18,7 +18,7 @@ from ._windows import in_windows
 from .errors import ArgumentError, ArgumentTypeError, got
 from .models import Failure, Place
 from .stores.protocol import Store
-from .write_policies import Policy
+from .write_policies import Policy, as_policy
 from .writing.ledger import check_ledger, outstanding_failures, standing_failures
 from .zodb.lookup import LiveLookup
 
@@ -113,7 +113,8 @@ def pending(
         DamagedDatabaseError: A record is missing or can't be read; names the object's id and the path.
         Exception: Whatever `policy` raises.
     """
-    check_results("pending", policy, version, inputs)
+    policy = as_policy("pending", policy)
+    check_results("pending", version, inputs)
     if not isinstance(root, (Place, Store)):
         check_root("pending", root)
     if not isinstance(invert, bool):

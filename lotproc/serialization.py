@@ -8,6 +8,7 @@ from typing import Any
 
 from ._files import replacing
 from ._public import public
+from ._spelling import also_named
 from .errors import ArgumentTypeError, NotPicklableError, add_note, got
 
 __all__ = ["load_from_file", "save_to_file"]
@@ -16,6 +17,7 @@ SUFFIX = ".pyobj"
 
 
 @public
+@also_named(obj="oject", object="oject")
 def save_to_file(oject: Any, path: str | os.PathLike[str] | None = None) -> None:
     """Save an object to the file `path` + ".pyobj", all of it or nothing.
 

@@ -21,7 +21,7 @@ from .errors import as_text
 from .leftovers import Sources, left_over
 from .models import Failure
 from .stores.protocol import Store
-from .write_policies import Policy, has_base
+from .write_policies import Policy, as_policy, has_base
 from .writing.ledger import check_ledger, outstanding_failures
 
 __all__ = ["Status", "status"]
@@ -169,7 +169,8 @@ def status(
     Raises:
         ArgumentError, ArgumentTypeError, DamagedDatabaseError: As `pending` and `obsolete` raise them.
     """
-    check_results("status", policy, version, inputs)
+    policy = as_policy("status", policy)
+    check_results("status", version, inputs)
     if not isinstance(root, Store):
         check_root("status", root, "a lotdb node or a store")
     if by is not None:

@@ -12,7 +12,7 @@ from ._stage import MayHoldRoot
 from .errors import brief
 from .models import ProcessResult, WriteReport
 from .stores.protocol import Store
-from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, asked
+from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, as_policy, asked
 from .writing.planning import Policy
 from .writing.running import write
 
@@ -24,7 +24,7 @@ class WriteTarget(MayHoldRoot):
     """A policy, the root or the store that it writes to, and the name for outputs.
 
     >>> from lotdb import BaseNode
-    >>> from lotproc import InlineWritePolicy, ProcessResult, WriteTarget
+    >>> from lotproc import InlineWritePolicy, as_policy, ProcessResult, WriteTarget
     >>> target = WriteTarget(root=BaseNode("root"), policy=InlineWritePolicy(base_path=("results", "run_001")))
     >>> target.write(ProcessResult(("clip_1",), output=0.5))
     >>> target.written_paths
@@ -49,9 +49,15 @@ class WriteTarget(MayHoldRoot):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({brief(self.root)}, {self.policy!r}, output_attribute={self.output_attribute!r})"
 
+    @property
+    def base_path(self) -> tuple[str, ...]:
+        """That of the policy, if it has one."""
+        base: tuple[str, ...] = self.policy.base_path  # type: ignore[attr-defined]
+        return base
+
     def target_path(self, result: ProcessResult) -> tuple[str, ...]:
         """The path that `result` is written to."""
-        return asked(self.policy, result)
+        return asked(as_policy(type(self).__name__, self.policy), result)
 
     def write(self, result: ProcessResult) -> None:
         """Write one result; in a tree, the caller commits."""

@@ -20,6 +20,7 @@ __all__ = [
     "InlineWritePolicy",
     "MirrorWritePolicy",
     "Policy",
+    "as_policy",
     "asked",
     "fresh",
     "gives_checked_paths",
@@ -178,6 +179,19 @@ def _source(result: ProcessResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except AttributeError:
         raise ArgumentTypeError("a write policy takes a ProcessResult", got=got(result)) from None
     return checked_path("path", path), checked_path("relative_path", relative_path, of=path)
+
+
+def as_policy(name: str, policy: Any) -> Policy:
+    """What was given as a policy: a function of a result, or an object with a `target_path` that is one."""
+    for given in (policy, getattr(policy, "target_path", None)):
+        if callable(given):
+            function: Policy = given
+            return function
+    raise ArgumentTypeError(
+        f"{name}: policy",
+        expected="inline(...), mirror(...), fresh(...), a function, or an object with a method target_path",
+        got=got(policy),
+    )
 
 
 def asked(policy: Policy, result: ProcessResult) -> tuple[str, ...]:

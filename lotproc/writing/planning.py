@@ -12,7 +12,7 @@ from .._stamps import INPUTS, VERSION
 from .._values import PLAIN, is_flat
 from ..errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from ..models import Accumulator, Failure, ProcessResult, Write, written_attributes
-from ..write_policies import asked, gives_checked_paths, has_base, targets_of
+from ..write_policies import as_policy, asked, gives_checked_paths, has_base, targets_of
 from .handles import Flat, checked_values
 
 __all__ = ["Policy", "flat_batches", "plan", "planner"]
@@ -74,10 +74,7 @@ def planner(
         version: What their nodes are stamped with, if anything.
         spares_source: Whether paths are refused at which "replace" would drop the attributes of the processed node.
     """
-    if not callable(policy):
-        raise ArgumentTypeError(
-            f"{name}: policy", expected="inline(...), mirror(...), fresh(...) or a function", got=got(policy)
-        )
+    policy = as_policy(name, policy)
     if output_attribute is not None and not isinstance(output_attribute, str):
         raise ArgumentTypeError(f"{name}: output_attribute", expected="a str or None", got=got(output_attribute))
     if version is not None and not isinstance(version, str):

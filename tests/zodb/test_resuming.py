@@ -875,7 +875,7 @@ def test_workers_leave_out_what_is_done_in_their_partition(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((7, BaseNode()), {}, r"pending: policy must be inline\(\.\.\.\), .* or a function, got int 7"),
+        ((7, BaseNode()), {}, r"pending: policy must be inline\(\.\.\.\), .* a function, or an object .*, got int 7"),
         ((lp.inline(), "tree.fs"), {}, "pending: expected a lotdb node as the root of a tree, got str 'tree.fs'"),
         ((lp.inline(), BaseNode()), {"version": 3}, "pending: version must be a str or None, got int 3"),
         ((lp.inline(), BaseNode()), {"version": ""}, "pending: version must not be empty; leave it out"),
