@@ -22,7 +22,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from itertools import takewhile
 from numbers import Integral
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from ._is_node import is_node
 from ._items import no_item
 from ._public import public
+from ._showing import Call, inside, positional_in, to_come, told
 from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
 from .models import NodeRecord, Place
 
@@ -88,6 +88,20 @@ class MayHoldRoot:
         return made
 
 
+class _OfInstances:
+    """An attribute that each stage makes of itself; the class has its own."""
+
+    def __init__(self, make: Callable[[Stage], Any], of_class: Any = None) -> None:
+        self._make, self._of_class = make, of_class
+
+    def __get__(self, stage: Stage | None, kind: type) -> Any:
+        if stage is not None:
+            return self._make(stage)
+        if self._of_class is None:
+            raise AttributeError("only a stage has it")
+        return self._of_class
+
+
 class Stage(MayHoldRoot):
     """A stage with all its arguments but the data: call it with the data.
 
@@ -98,6 +112,10 @@ class Stage(MayHoldRoot):
     >>> list(pairs("abc"))
     [['a', 'b'], ['c']]
     """
+
+    #: What `help`, `?` and completion show: that of the function, with what is still to come.
+    __doc__ = _OfInstances(lambda stage: stage._help(), __doc__)
+    __signature__ = _OfInstances(lambda stage: to_come(stage._as_call()))
 
     def __init__(
         self, function: Callable[..., Any], given: dict[str, Any], ready: Callable[[Any], Any] | None = None
@@ -120,9 +138,21 @@ class Stage(MayHoldRoot):
         return self.function(**{**self.given, **dict(zip(free, args, strict=False)), **kwargs})
 
     def __repr__(self) -> str:
-        in_place = list(takewhile(self.given.__contains__, positional_in(inspect.signature(self.function))))
-        given = [f"{'' if name in in_place else f'{name}='}{_brief(value)}" for name, value in self.given.items()]
-        return f"{self.function.__name__}({', '.join(given)})"
+        return str(self._as_call())
+
+    def _repr_html_(self) -> str:
+        from ._html import block, boxes  # here, since a worker shows nothing
+
+        return block(boxes([(repr(self), self._as_call().holds)]))
+
+    def _help(self) -> str:
+        return f"{self!r}{to_come(self._as_call())}\n\n{inspect.cleandoc(self.function.__doc__ or '')}"
+
+    def _as_call(self) -> Call:
+        return Call(self.function, self.given)
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name[:1] != "_" or name[:2] == "__"]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Stage):
@@ -159,19 +189,6 @@ class Stage(MayHoldRoot):
 
 def _call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     return function(**given)
-
-
-def positional_in(signature: inspect.Signature) -> list[str]:
-    """The names of the positional arguments of a stage's function; the data is the last."""
-    return [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-
-
-def _brief(value: object) -> str:
-    if inspect.isroutine(value):
-        return value.__name__
-    if is_node(value):  # the target of a write
-        return brief(value)
-    return "..." if value is ... else repr(value)
 
 
 class OfOptions(Protocol[P, D_contra, R_co]):
@@ -271,14 +288,15 @@ def stage(
                 raise ArgumentTypeError(f"{shape} needs at least {positional[0]!r}")
             if missing and missing != [data]:
                 return Stage(call, given)  # curried further: more than the data is still to come
-            run = options(**{name: value for name, value in given.items() if name != data})
+            chosen = {name: value for name, value in given.items() if name != data}
+            run = options(**chosen)
             if not callable(run):
                 what = f"must return the function of its {data}, got {got(run)}"
                 raise ArgumentTypeError(f"{options.__name__}: the function that stage() was given {what}")
             if stream and isinstance(given.get(stream), Iterator):
-                run = _once(options.__name__, stream, given[stream], run)
+                run = _once(options.__name__, stream, inside(given[stream]), run)
             kind = "item" if single and given.get(single) is None else data
-            ready = functools.partial(_feed, options.__name__, kind, also, run)
+            ready = functools.partial(_feed, call, chosen, kind, also, run)
             return Stage(call, given, ready) if missing else ready(given[data])
 
         call.__signature__ = signature  # type: ignore[attr-defined]
@@ -309,8 +327,21 @@ def _with_data(signature: inspect.Signature, data: str) -> inspect.Signature:
     return signature.replace(parameters=parameters, return_annotation=signature.empty)
 
 
-def _feed(name: str, data: str, also: type | None, run: Callable[[Any], Any], value: Any) -> Any:
-    """Give a stage its data, if it is what the stage works on."""
+def _feed(
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    data: str,
+    also: type | None,
+    run: Callable[[Any], Any],
+    value: Any,
+) -> Any:
+    """Give a stage its data, if it is what the stage works on; an iterator that comes of it tells what it is."""
+    # The next stage reads what is inside of such a one: so it costs something at the end of a pipeline only.
+    result = _fed(function.__name__, data, also, run, inside(value))
+    return told(result, value, function, given) if data != "item" and isinstance(result, Iterator) else result
+
+
+def _fed(name: str, data: str, also: type | None, run: Callable[[Any], Any], value: Any) -> Any:
     if data == "root":
         if also is None or not isinstance(value, also):
             check_root(name, value)

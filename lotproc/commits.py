@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from ._public import public
+from ._reprs import bounded_repr
+from .models import html_of
 
 __all__ = ["DESCRIPTION", "Commit", "commit_text"]
 
@@ -45,6 +47,11 @@ class Commit:
     def __str__(self) -> str:
         text = commit_text(self.stage, self.policy, self.version, self.counts)
         return f"{self.time.isoformat(' ', 'seconds')}  {text}"
+
+    __repr__ = bounded_repr
+
+    def _repr_html_(self) -> str:
+        return html_of(self, str(self), [("transaction", self.transaction)])
 
 
 def commit_text(stage: str, policy: str, version: str | None, counts: Mapping[str, Any]) -> str:

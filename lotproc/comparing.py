@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeAlias, overload
 from ._items import no_item
 from ._nodes import out_of_order
 from ._public import public
+from ._reprs import bounded_repr
 from ._stage import check_items, stage
 from ._stamps import digest_of
 from .errors import as_text, brief
-from .models import Failure, NodeRecord
+from .models import MOST_ATTRIBUTES, Failure, NodeRecord
 
 __all__ = ["Change", "diff"]
 
@@ -60,6 +61,20 @@ class Change:
             return what
         told = (f"{name} {_told(self.before, name)} -> {_told(self.after, name)}" for name in self.names)
         return f"{what}: {', '.join(told)}"
+
+    __repr__ = bounded_repr
+
+    def _repr_html_(self) -> str:
+        from ._html import card, cell, escaped, grid
+
+        sides = [record for record in (self.before, self.after) if record is not None]
+        names = self.names or tuple(sides[0].attributes)
+        rows = [
+            [escaped(name), *(cell(record.attributes.get(name, record.payload), is_drawn=False) for record in sides)]
+            for name in names[:MOST_ATTRIBUTES]
+        ]
+        heads = ["", *(side for side in ("before", "after") if getattr(self, side) is not None)]
+        return card(f"Change: {self.kind}", as_text(self.path), grid(heads, rows))
 
 
 def _told(record: NodeRecord, name: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ._public import public
+from ._reprs import bounded_repr, repr_of_changed
 from .errors import as_text, as_utf8
-from .models import commits_text, counted
+from .models import as_told, commits_text, counted, html_of
 
 __all__ = ["FileFailure", "IndexedFile", "IngestReport"]
 
@@ -33,6 +33,12 @@ class IndexedFile:
     file: Path
     reason: str | None = None
 
+    __repr__ = bounded_repr
+
+    def _repr_html_(self) -> str:
+        reason = [] if self.reason is None else [("reason", as_told(self.reason))]
+        return html_of(self, as_text(self.path), [("file", as_told(str(self.file))), *reason])
+
 
 @public
 @dataclass(frozen=True)
@@ -50,6 +56,11 @@ class FileFailure:
 
     def __str__(self) -> str:
         return as_utf8(f"{self.file}: {self.reason}")
+
+    __repr__ = bounded_repr
+
+    def _repr_html_(self) -> str:
+        return html_of(self, as_text(self.path), [("file", as_told(str(self.file))), ("reason", as_told(self.reason))])
 
 
 @public
@@ -98,14 +109,17 @@ class IngestReport:
         return "\n  ".join(lines)
 
     def _repr_html_(self) -> str:
-        parts = [f"<div><b>{html.escape(self._counts())}</b></div>"]
+        from ._html import card, details, escaped  # here, since a worker shows nothing
+
+        parts = []
         for title, found in self._lists():
-            items = [f"<li>{html.escape(line)}</li>" for line in found[:MOST_ROWS]]
+            items = [f"<li>{escaped(line)}</li>" for line in found[:MOST_ROWS]]
             if len(found) > MOST_ROWS:
                 items.append(f"<li><i>… {len(found) - MOST_ROWS:,} more</i></li>")
-            listed = f'<ul style="list-style:none;margin:0;padding-left:1.5em">{"".join(items)}</ul>'
-            parts.append(f"<details><summary>{len(found):,} {title}</summary>{listed}</details>")
-        return '<div style="font-family:monospace">' + "".join(parts) + "</div>"
+            parts.append(details(f"{len(found):,} {title}", f"<ul>{''.join(items)}</ul>"))
+        return card("IngestReport", self._counts(), *parts)
+
+    __repr__ = repr_of_changed
 
     def _counts(self) -> str:
         parts = [

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import islice
+from os.path import basename
 from typing import Any, Literal, TypeAlias
 
 from ._public import public
+from ._reprs import bounded_repr, cut, repr_of_changed
 from ._tracebacks import MAX_TEXT, error_types, formatted, said
 from .errors import ArgumentError, ResultError, add_note, as_text, got
 
@@ -25,6 +28,25 @@ def _equal(self: Any, other: object) -> Any:
     from ._values import same  # here, since a worker seldom compares: it starts without numpy and lotdb
 
     return all(same(getattr(self, name), getattr(other, name)) for name in names)
+
+
+def html_of(self: Any, title: str, values: Iterable[tuple[str, Any]], rest: int = 0) -> str:
+    """What a notebook shows: a title, and a table of names and values; `rest` of them are left out."""
+    from . import _html  # here, since a worker shows nothing: it starts sooner
+
+    more = f'<div class="pale">… {rest:,} more</div>' if rest > 0 else ""
+    return _html.card(type(self).__name__, title, _html.pairs(values), more)
+
+
+def as_told(text: str) -> str:
+    """A text for such a table, without quotes."""
+    from ._html import Text
+
+    return Text(text)
+
+
+#: Attributes that a notebook shows of one record.
+MOST_ATTRIBUTES = 100
 
 
 @public
@@ -55,6 +77,12 @@ class NodeRecord:
     inputs: str | None = field(default=None, repr=False, compare=False)
 
     __eq__ = _equal
+    __repr__ = bounded_repr
+
+    def _repr_html_(self) -> str:
+        payload = [] if self.payload is None else [("payload", self.payload)]
+        names = islice(self.attributes.items(), MOST_ATTRIBUTES)
+        return html_of(self, as_text(self.path), [*names, *payload], len(self.attributes) - MOST_ATTRIBUTES)
 
 
 def node_record(path: tuple[str, ...], key: str, attributes: Mapping[str, Any], payload: Any) -> NodeRecord:
@@ -113,6 +141,21 @@ class Place:
         stop = f"before {as_text(self.stop)}" if self.stop else "the end"
         return f"from {as_text(self.start)} to {stop}, in {self.uri}"
 
+    def __repr__(self) -> str:
+        part = f" from {as_text(self.start)}" if self.start else ""
+        part += f" to before {as_text(self.stop)}" if self.stop else ""
+        return cut(f"<Place {self._storage}{part}>")
+
+    def _repr_html_(self) -> str:
+        stop = [("to before", as_told(as_text(self.stop)))] if self.stop else []
+        return html_of(self, self._storage, [("from", as_told(as_text(self.start))), *stop])
+
+    @property
+    def _storage(self) -> str:
+        """The name of the file, or of the server without options and what is in front of the host."""
+        scheme, is_uri, rest = self.uri.rpartition("://")
+        return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if is_uri else basename(self.uri)
+
     def __getstate__(self) -> dict[str, Any]:
         # As older versions had it, so that one that they could have made has the same digest.
         state = {name: value for name, value in vars(self).items() if name != "stored" or value is not None}
@@ -154,6 +197,7 @@ class ProcessResult:
     inputs: str | None = field(default=None, repr=False, compare=False)
 
     __eq__ = _equal
+    __repr__ = bounded_repr
 
     def __init__(
         self,
@@ -170,6 +214,12 @@ class ProcessResult:
         fields["attributes"] = {} if attributes is _NONE else attributes
         fields["relative_path"] = tuple(relative_path) if type(relative_path) is list else relative_path
         fields["inputs"] = inputs
+
+    def _repr_html_(self) -> str:
+        below = [("relative_path", as_told(as_text(self.relative_path)))] if self.relative_path else []
+        names = islice(self.attributes.items(), MOST_ATTRIBUTES)
+        told = [("output", self.output), *names, *below]
+        return html_of(self, as_text(self.path), told, len(self.attributes) - MOST_ATTRIBUTES)
 
 
 def with_inputs(result: ProcessResult, inputs: str | None) -> ProcessResult:
@@ -197,6 +247,10 @@ class Accumulator:
     fold: str
 
     __eq__ = _equal
+    __repr__ = bounded_repr
+
+    def _repr_html_(self) -> str:
+        return html_of(self, as_text(self.path), [("value", self.value), ("fold", as_told(self.fold))])
 
 
 @public
@@ -228,6 +282,7 @@ class Failure:
     item: str = ""
 
     __eq__ = _equal
+    __repr__ = bounded_repr
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -242,6 +297,13 @@ class Failure:
     def __str__(self) -> str:
         tried = f" ({self.attempts} attempts)" if self.attempts > 1 else ""
         return f"{self.where}: {self.error}: {self.message}{tried}"
+
+    def _repr_html_(self) -> str:
+        from . import _html  # here, as above
+
+        lines = "\n".join(_html.escaped(line) for line in self.traceback.splitlines())
+        where = _html.details("Traceback", f"<pre>{lines}</pre>") if lines else ""
+        return _html.card("Failure", str(self), where)
 
 
 #: What becomes of what fails: its error is raised, it is left out, a `Failure` takes its place, or what a function of
@@ -283,15 +345,22 @@ class Write:
     attributes: Mapping[str, Any]
 
     __eq__ = _equal
+    __repr__ = bounded_repr
 
     def __init__(self, path: tuple[str, ...], attributes: Mapping[str, Any]) -> None:
         fields = self.__dict__
         fields["path"] = path
         fields["attributes"] = attributes
 
+    def _repr_html_(self) -> str:
+        names = islice(self.attributes.items(), MOST_ATTRIBUTES)
+        return html_of(self, as_text(self.path), names, len(self.attributes) - MOST_ATTRIBUTES)
+
 
 #: Failures that a report keeps at most.
 MOST_FAILURES = 1_000
+#: Of these, those that a notebook shows.
+MOST_SHOWN = 20
 #: What adds up in reports of writes, and in those of maps.
 _SUMMED = ("written", "skipped", "commits", "failed", "seconds", "waiting", "writing", "absent")
 _SUMMED_OF_MAPS = ("batches", "seconds", "working", "input_wait", "worker_wait", "consumer_wait")
@@ -431,6 +500,22 @@ class WriteReport:
             commits_text(self.commits, bool(self.written or self.deleted)),
         ]
         return ", ".join(parts)
+
+    __repr__ = repr_of_changed
+
+    def _repr_html_(self) -> str:
+        from . import _html  # here, as above
+
+        path = [] if self.last_path is None else [("last_path", as_told(as_text(self.last_path)))]
+        seconds = [
+            (name, round(value, 3)) for name in ("seconds", "waiting", "writing") if (value := getattr(self, name))
+        ]
+        table = _html.pairs([*path, *seconds])
+        lines = "".join(f"<div>{_html.escaped(str(failure))}</div>" for failure in self.failures[:MOST_SHOWN])
+        title = counted(len(self.failures), "failure") + (
+            f", the first {MOST_SHOWN}" if self.failures[MOST_SHOWN:] else ""
+        )
+        return _html.card("WriteReport", str(self), table, _html.details(title, f"<div>{lines}</div>") if lines else "")
 
 
 def written_attributes(name: str, result: ProcessResult, output_attribute: str | None) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from ZODB.interfaces import BlobError
 from ._extras import needed
 from ._nodes import zarr_folder
 from ._places import ServerBlob, server_blob
+from ._plots import MOST_BYTES, plotted
 from ._public import public
+from ._reprs import cut
 from ._stage import check_choice, check_count
 from ._stretches import blocks_by_chunks, filled_up, rows_of, rows_of_zarr, starts_of
 from .errors import ArgumentError, ArgumentTypeError, PayloadError, add_note, got
@@ -388,6 +390,28 @@ class PayloadHandle:
             return self.kind
         rate = f" at {self.samplerate_hz:g} Hz" if self.samplerate_hz else ""
         return f"{self.dtype} {self.shape}{rate}"
+
+    def __repr__(self) -> str:
+        return cut(f"<PayloadHandle {self}>")
+
+    def _repr_html_(self) -> str:
+        from ._html import block  # here, since a worker shows nothing
+
+        return block(self._html_cell_())
+
+    def _html_cell_(self) -> str:
+        """What it is, and a plot of it, if it is a small array in a file that is at hand."""
+        from ._html import escaped
+
+        said = escaped(repr(self))
+        dtype = _dtype(self.dtype)
+        is_small = dtype is not None and math.prod(self.shape or ()) * dtype.itemsize <= MOST_BYTES
+        if self.kind != "array" or not is_small or isinstance(self.file, ServerBlob):
+            return said
+        try:
+            return said + plotted(self.read(), self.samplerate_hz)
+        except Exception as error:  # whatever it is, a cell ends well
+            return f'{said}<div class="pale">can\'t be read here: {escaped(type(error).__name__)}</div>'
 
 
 def _zarr_store_of(stored: DataObject, dataset: str) -> Path:

@@ -185,13 +185,19 @@ class Pipeline(MayHoldRoot):
         return self.target
 
     def __repr__(self) -> str:
+        return "Pipeline." + ".".join(self._calls())
+
+    def _repr_html_(self) -> str:
+        from ._html import block, boxes  # here, since a worker shows nothing
+
+        return block(boxes([(call, "") for call in self._calls()]))
+
+    def _calls(self) -> list[str]:
         source = "from_iterable(...)"
         if isinstance(self.source, BaseNode):
             source = f"from_root(<{self.source.key}>)"
-        calls = [source, *(call for call, _ in self.steps if call)]
-        if self.target is not None:
-            calls.append(f"write({self.target!r})")
-        return "Pipeline." + ".".join(calls)
+        written = [] if self.target is None else [f"write({self.target!r})"]
+        return [source, *(call for call, _ in self.steps if call), *written]
 
     def _then(self, call: str, step: Callable[[Any], Any], **changes: Any) -> Pipeline:
         return replace(self, steps=(*self.steps, (call, step)), **changes)

@@ -11,6 +11,7 @@ from lotdb import BaseNode
 from ZODB.utils import p64, u64
 
 from ._public import public
+from ._showing import told
 from ._stage import check_root
 from .commits import DESCRIPTION, Commit
 from .errors import ArgumentError
@@ -98,18 +99,18 @@ def history(root: BaseNode) -> Iterator[Commit]:
             f"history: the storage of {root.key!r}, a {type(database.storage).__qualname__}, keeps no log",
             hint="a FileStorage does, and others that can undo",
         )
-    return _commits(database, view_of(connection))
+    return told(_commits(database, view_of(connection)), root, history, {})
 
 
 def _commits(database: Any, view: bytes) -> Iterator[Commit]:
     first, size = 0, FIRST_PAGE
     while page := database.undoLog(first, first + size):
         for entry in page:
-            told = entry.get(DESCRIPTION)
+            said = entry.get(DESCRIPTION)
             transaction = b64decode(entry["id"] + b"\n")
-            if isinstance(told, dict) and transaction < view:
+            if isinstance(said, dict) and transaction < view:
                 time = datetime.fromtimestamp(entry["time"], timezone.utc)
-                yield Commit(transaction, time, told["stage"], told["policy"], told["version"], told["counts"])
+                yield Commit(transaction, time, said["stage"], said["policy"], said["version"], said["counts"])
         first, size = first + len(page), min(4 * size, LARGEST_PAGE)
 
 

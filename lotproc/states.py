@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -79,11 +78,12 @@ class Status:
         return "\n".join([*lines, *self._more()])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{title}</th>" for title in ("", *(title for title, _ in self._columns())))
-        rows = ((html.escape(name), "".join(f"<td>{count}</td>" for count in counts)) for name, *counts in self._rows())
-        body = "".join(f"<tr><th style='text-align:left'>{name}</th>{cells}</tr>" for name, cells in rows)
-        more = "".join(f"<div>{html.escape(line)}</div>" for line in self._more())
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+        from ._html import block, escaped, grid
+
+        table = grid(
+            ["", *(title for title, _ in self._columns())], [map(escaped, row) for row in self._rows()], numbers=True
+        )
+        return block(table, *(f"<div>{line}</div>" for line in self._more()))
 
     def _columns(self) -> list[tuple[str, str]]:
         """Titles and names of what is shown: what there is none of in all is left out."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ._html import block
 from ._public import public
 from .errors import MAX_BRIEF, ArgumentTypeError, got
 from .file_models import IngestReport
@@ -156,7 +157,7 @@ class RunSummary:
             if more_types:
                 parts.append(f"<li><i>… {counted(more_types, 'more type')}</i></li>")
             parts.append("</ul>")
-        return '<div style="font-family:monospace">' + "".join(parts) + "</div>"
+        return block(*parts)
 
 
 _TABLE = '<table style="border-collapse:collapse;margin:.3em 1em">'

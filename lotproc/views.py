@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 
+from ._html import block, details, escaped, grid
 from ._public import public
 from ._stage import check_count, stage
 from .bars import bar, total_of
@@ -26,6 +26,8 @@ MAX_ROWS = 200
 MAX_ATTRIBUTES = 8
 #: Characters shown of a file's name.
 MAX_TEXT = 40
+#: Rows of a view whose branches are all open in a notebook.
+SMALL = 40
 #: Children counted beyond the ones shown, and attributes looked at.
 MAX_COUNTED = 1_000
 
@@ -56,8 +58,9 @@ def show(*, depth: int | None = None, limit: int = 10) -> Callable[[BaseNode], T
         limit: Children to show of each node.
 
     Returns:
-        A `TreeView`, text when printed, and HTML in a notebook. Lazy; it reads the tree when it is displayed, at most
-        200 rows of it, so it returns at once on a tree of any size. Reads only. For the connection's thread only.
+        A `TreeView`, text when printed, and in a notebook branches to open and close, with a table of neighbours that
+        have the same attributes. Lazy; it reads the tree when it is displayed, at most 200 rows of it, so it returns at
+        once on a tree of any size. Reads only. For the connection's thread only.
 
     Raises:
         ArgumentError: `depth` is negative, or `limit` less than 1.
@@ -76,6 +79,8 @@ class _Row(NamedTuple):
     key: str
     attributes: list[tuple[str, str]]
     is_node: bool
+    more: int = 0  # how many it stands for, of a note
+    stops: bool = False  # whether the view ends here
 
 
 @public
@@ -94,28 +99,27 @@ class TreeView:
         )
 
     def _repr_html_(self) -> str:
-        parts = []
-        level = -1
-        for row in self._rows():
-            parts.append("</ul></li>" * (level - len(row.last) + 1))
-            level = len(row.last) - (not row.is_node)
-            label = html.escape(_one_line(row.key))
-            if row.is_node:
-                attributes = "".join(
-                    f' <span style="opacity:.7">{html.escape(_one_line(name))}=</span>{html.escape(_one_line(value))}'
-                    for name, value in row.attributes
-                )
-                parts.append(f"<li><b>{label}</b>{attributes}<ul>")
-            else:
-                parts.append(f"<li><i>{label}</i></li>")
-        parts.append("</ul></li>" * (level + 1))
-        return '<ul style="list-style:none;font-family:monospace">' + "".join(parts) + "</ul>"
+        rows = list(self._rows())
+        below: dict[int, list[tuple[_Row, str]]] = {}  # by depth: what waits for the node above it, the last one first
+        is_cut, cut_at = bool(rows[1:]) and rows[-1].stops, len(rows)
+        for row in reversed(rows):
+            depth = len(row.last)
+            inside = below.pop(depth + 1, [])[::-1]
+            # Of the branches that the view ends in, nobody knows how many there are.
+            is_whole = not is_cut or depth >= cut_at
+            cut_at = min(cut_at, depth) if is_cut and not row.stops else cut_at
+            below.setdefault(depth, []).append(
+                (row, _branch(row, inside, is_whole, is_open=len(rows) <= SMALL or depth < 1))
+            )
+        return block(*(drawn for _, drawn in below[0]))
 
     def _rows(self) -> Iterator[_Row]:
         rows = self._all_rows()
         yield from islice(rows, MAX_ROWS)
         if next(rows, None) is not None:
-            yield _Row((True,), f"… stopped after {MAX_ROWS} rows; narrow it with depth= or limit=", [], False)
+            yield _Row(
+                (True,), f"… stopped after {MAX_ROWS} rows; narrow it with depth= or limit=", [], False, stops=True
+            )
 
     def _all_rows(self) -> Iterator[_Row]:
         stack: list[tuple[BaseNode | None, _Row]] = [
@@ -136,7 +140,43 @@ class TreeView:
             yield child, _Row((*last, not more and key == shown[-1]), key, _described(child), True)
         if more:
             count = f"{more:,}{' or' if more == MAX_COUNTED else ''} more"
-            yield None, _Row((*last, True), f"… {count}", [], False)
+            yield None, _Row((*last, True), f"… {count}", [], False, more)
+
+
+def _branch(row: _Row, inside: list[tuple[_Row, str]], is_whole: bool, *, is_open: bool) -> str:
+    """A row as HTML, with what is below it."""
+    if not row.is_node:
+        return f"<i>{escaped(row.key)}</i>"
+    if not inside:
+        return _label(row)
+    count = len(inside) + sum(below.more - 1 for below, _ in inside if not below.is_node)
+    more = " or more" if any(below.more == MAX_COUNTED for below, _ in inside) else ""
+    counted = f' <span class="pale">({count:,}{more})</span>' if is_whole else ""
+    items = []
+    for names, alike in groupby(inside, lambda item: _columns(*item)):
+        group = list(alike)
+        if names and len(group) > 1:
+            cells = [
+                [f"<b>{_text(below.key)}</b>", *(_text(value) for _, value in below.attributes)] for below, _ in group
+            ]
+            items.append(f"<li>{grid(['', *map(_text, names)], cells)}</li>")
+        else:
+            items += [f"<li>{drawn}</li>" for _, drawn in group]
+    return details(_label(row) + counted, f"<ul>{''.join(items)}</ul>", is_open=is_open)
+
+
+def _columns(row: _Row, drawn: str) -> tuple[str, ...]:
+    """The names of the attributes of a node without branches, which may be a row of a table."""
+    return () if drawn.startswith("<details") else tuple(name for name, _ in row.attributes)
+
+
+def _label(row: _Row) -> str:
+    attributes = "".join(f' <span class="pale">{_text(name)}=</span>{_text(value)}' for name, value in row.attributes)
+    return f"<b>{_text(row.key)}</b>{attributes}"
+
+
+def _text(text: str) -> str:
+    return escaped(_one_line(text))
 
 
 def _one_line(text: str) -> str:

@@ -53,6 +53,9 @@ class InlineWritePolicy:
     #: Its paths are those of the records, so `write` starts at the root of the target's tree.
     starts_at_top: ClassVar[bool] = True
 
+    def _repr_html_(self) -> str:
+        return _html_of(self)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_path", checked_path("base_path", self.base_path))
 
@@ -76,6 +79,9 @@ class MirrorWritePolicy:
     """
 
     base_path: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        return _html_of(self)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_path", checked_path("base_path", self.base_path))
@@ -260,3 +266,11 @@ def policy_text(policy: Any) -> str:
     if maker is None:
         return str(getattr(policy, "__qualname__", type(policy).__qualname__))
     return f"{maker}({', '.join(map(repr, policy.base_path))})"
+
+
+def _html_of(policy: Any) -> str:
+    """What a notebook shows: where the result of a record goes."""
+    from ._html import boxes, card  # here, since a worker shows nothing
+
+    example = ProcessResult(("…", "record"))
+    return card("policy", policy_text(policy), boxes([(as_text(path), "") for path in (example.path, policy(example))]))

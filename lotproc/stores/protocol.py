@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from .._public import public
+from .._reprs import short
 from ..errors import ArgumentError, CodecError, NoSuchKeyError, ReadOnlyStoreError, as_text
 from .codecs import NAMED, Codec, json_metadata
 
@@ -152,6 +153,12 @@ class Store(ABC):
     def close(self) -> None:  # noqa: B027
         """End the use of the store; what was written in it is kept."""
 
+    def _repr_html_(self) -> str:
+        from .._html import Text, card, pairs  # here, since a worker shows nothing
+
+        beside = Text("beside the values" if self.has_metadata else "none")
+        return card("store", repr(self), pairs([("codec", Text(self.codec.name)), ("metadata", beside)]))
+
     def __enter__(self: S) -> S:
         return self
 
@@ -194,7 +201,12 @@ class StoredPayload:
         return hash(self.key)
 
     def __repr__(self) -> str:
-        return f"<{self.key!r} in {self.store!r}>"
+        return f"<{short(self.key)} in {self.store!r}>"
+
+    def _repr_html_(self) -> str:
+        from .._html import card, escaped
+
+        return card("StoredPayload", short(self.key), f"<div>in {escaped(repr(self.store))}</div>")
 
 
 def as_item(name: str, store: Store, path: Path, attributes: Mapping[str, Any], output: str) -> Item:

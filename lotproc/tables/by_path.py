@@ -8,13 +8,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from .._extras import needed
 from .._public import public
-from ..errors import ArgumentError, ArgumentTypeError, got
-from ..models import ProcessResult, counted
+from .._reprs import cut, short
+from ..errors import ArgumentError, ArgumentTypeError, as_text, got
+from ..models import MOST_ATTRIBUTES, MOST_SHOWN, ProcessResult, counted
 
 __all__ = ["PathTable", "table_by_path"]
 
@@ -64,7 +66,16 @@ class PathTable(Mapping[_Path, dict[str, Any]]):
         return (ProcessResult(path, attributes=self[path]) for path in sorted(self._rows))
 
     def __repr__(self) -> str:
-        return f"<{counted(len(self), 'row')} of {', '.join(map(repr, self.names)) or 'no attributes'}>"
+        return cut(f"<{counted(len(self), 'row')} of {', '.join(map(repr, self.names)) or 'no attributes'}>")
+
+    def _repr_html_(self) -> str:
+        from .._html import card, escaped, grid  # here, since a worker shows nothing
+
+        names = [escaped(name) for name in self.names[:MOST_ATTRIBUTES]]
+        shown = islice(self._rows.items(), MOST_SHOWN)
+        rows = ([escaped(as_text(path)), *(escaped(short(value)) for value in row)] for path, row in shown)
+        more = f'<div class="pale">… {len(self) - MOST_SHOWN:,} more</div>' if len(self) > MOST_SHOWN else ""
+        return card("PathTable", counted(len(self), "row"), grid(["", *names], rows), more)
 
 
 @public

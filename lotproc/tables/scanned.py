@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._extras import needed
+from .._html import block, escaped
+from .._showing import Trail, trail_html
 from .._stage import until_closed
 from ..errors import ArgumentError
 from ..models import NodeRecord
@@ -45,6 +47,8 @@ class Scanned(Iterator[NodeRecord]):
         #: Lets go of the storage, if that is needed, at the end, or where this is dropped before.
         self._held: Any = until_closed(iter(()), storage.close) if storage.must_close else None
         self._schema: pa.Schema | None = None
+        #: What the stage says of it.
+        self.trail: Trail | None = None
 
     def __repr__(self) -> str:
         names = [*(["all attributes"] if self._takes_all else []), *map(repr, self.names)] or ["no attributes"]
@@ -52,6 +56,9 @@ class Scanned(Iterator[NodeRecord]):
         is_at_end = self._items is not None and self._items.gi_frame is None
         state = "at its end" if is_at_end else "not begun" if self._items is None else "begun"
         return f"<scan of {', '.join(names[:SHOWN])}{more}, {state}>"
+
+    def _repr_html_(self) -> str:
+        return trail_html(self.trail) if self.trail else block(escaped(repr(self)))
 
     def __iter__(self) -> Iterator[NodeRecord]:
         return self

@@ -78,6 +78,13 @@ def failures_in(summary: RunSummary) -> list[str]:
     return lines[start:]
 
 
+def shown_in(summary: RunSummary) -> Any:
+    """Its HTML, without its style."""
+    top = ElementTree.fromstring(summary._repr_html_())
+    top.remove(top[0])
+    return top
+
+
 # --- Any report ------------------------------------------------------------------------------------------------------
 
 
@@ -96,11 +103,11 @@ def test_the_text_is_a_few_lines_that_can_be_printed(report: WriteReport) -> Non
 @given(report=reports())
 def test_the_html_is_well_formed_and_says_what_the_text_does(report: WriteReport) -> None:
     summary = run_summary(report)
-    top = ElementTree.fromstring(summary._repr_html_())
+    top = shown_in(summary)
     bars = re.compile(r"[█▏\s]")
     assert bars.sub("", "".join(top.itertext())) == bars.sub("", str(summary))
     assert {element.tag for element in top.iter()} <= {"div", "b", "i", "span", "table", "tr", "td", "ul", "li"}
-    assert {name for element in top.iter() for name in element.attrib} <= {"style"}
+    assert {name for element in top.iter() for name in element.attrib} <= {"style", "class"}
 
 
 @given(report=reports())
@@ -111,7 +118,7 @@ def test_the_failures_are_counted_by_type_the_most_frequent_first(report: WriteR
     first, *lines = failures_in(run_summary(report))
     assert first == f"{report.failed:,} failure{'' if report.failed == 1 else 's'}"
     expected = sorted(report.errors.values(), reverse=True)[:MAX_TYPES]
-    top = ElementTree.fromstring(run_summary(report)._repr_html_())
+    top = shown_in(run_summary(report))
     items = [item for item in top.findall("ul/li") if item[0].tag == "b"]
     assert [int(item.text.replace(",", "")) for item in items if item.text] == expected
     hidden = len(report.errors) - len(expected)
@@ -122,7 +129,7 @@ def test_the_failures_are_counted_by_type_the_most_frequent_first(report: WriteR
 def test_at_most_three_examples_of_each_type_are_shown_and_the_rest_is_counted(report: WriteReport) -> None:
     held = Counter(failure.error for failure in report.failures)
     ranked = sorted(report.errors, key=lambda error: (-report.errors[error], error))[:MAX_TYPES]
-    top = ElementTree.fromstring(run_summary(report)._repr_html_())
+    top = shown_in(run_summary(report))
     items = [item for item in top.findall("ul/li") if item[0].tag == "b"]
     for error, item in zip(ranked, items, strict=True):
         below = item.findall("ul/li")
@@ -364,7 +371,7 @@ def test_failures_that_a_report_made_by_hand_does_not_count_are_shown() -> None:
 
 def test_the_html_of_a_small_run() -> None:
     report = report_of(Failure(("<a>",), "E", "x < y & z"), written=1, seconds=2.0, waiting=1.5)
-    top = ElementTree.fromstring(run_summary(report)._repr_html_())
+    top = shown_in(run_summary(report))
     assert [cell.text for cell in top.findall("table/tr/td") if cell.text] == [
         *("waiting for workers", "1.5 s", "75 %"),
         *("writing", "0.0 s", "0 %"),

@@ -205,40 +205,96 @@ def test_many_attributes_are_cut() -> None:
 # --- HTML ------------------------------------------------------------------------------------------------------------
 
 
-def tree_in(html: str) -> tuple[str, Tree, list[str]]:
-    """The root's key, the tree below it and the notes that are in the HTML of a view."""
+def shown_in(html: str) -> Any:
+    """The HTML of a view, without its style."""
     top = ElementTree.fromstring(html)
-    assert top.tag == "ul"
+    assert (top.tag, top[0].tag) == ("div", "style")
+    top.remove(top[0])
+    return top
+
+
+def tree_in(html: str) -> tuple[str, Tree, list[str]]:
+    """The root's key, the tree below it and the notes that are in the HTML of a view, whose counts are held to it."""
     notes: list[str] = []
 
-    def below(items: Any) -> Tree:
-        tree: Tree = {}
-        for item in items:
-            assert item.tag == "li"
-            if item[0].tag == "i":
-                notes.append(item[0].text)
-                continue
-            assert item[0].tag == "b"
-            assert item[-1].tag == "ul"
-            tree[item[0].text or ""] = below(item[-1])
-        return tree
+    def in_it(place: Any) -> Tree:
+        if place.find("details") is not None:
+            label, below = place.find("details")
+            tree: Tree = {}
+            for item in below.findall("li"):
+                tree |= in_it(item)
+            count = [int(told[0]) for part in label if (told := re.findall(r"^\((\d+)\)$", part.text or ""))]
+            note = "".join(item.findtext("i") or "" for item in below.findall("li"))
+            hidden = [int(more) for more in re.findall(r"^… (\d+) more$", note)]
+            assert count in ([], [len(tree) + sum(hidden)])
+            return {label.find("b").text or "": tree}
+        if place.find("table") is not None:
+            return {key.text or "": {} for key in place.findall("table/tbody/tr/td/b")}
+        if place.find("i") is not None:
+            notes.append(place.find("i").text)
+            return {}
+        return {place.find("b").text or "": {}}
 
-    ((key, tree),) = below(top).items()
+    ((key, tree),) = in_it(shown_in(html)).items()
     return key, tree, notes
+
+
+def size_of(tree: Tree) -> int:
+    return 1 + sum(map(size_of, tree.values()))
 
 
 @given(tree=printable_trees)
 def test_the_html_is_well_formed_and_holds_the_tree(tree: Tree) -> None:
-    assert tree_in(lp.show(build_shown(tree), limit=10)._repr_html_()) == ("root", tree, [])
+    html = lp.show(build_shown(tree), limit=10)._repr_html_()
+    assert tree_in(html) == ("root", tree, [])
+    counts = [int(count) for count in re.findall(r"\((\d+)\)</span></summary>", html)]
+    assert sorted(counts) == sorted(counts_in(tree))
+
+
+def test_what_a_view_that_is_cut_does_not_know_is_not_counted() -> None:
+    tree = {f"a{n:02}": {f"b{m:02}": {} for m in range(50)} for n in range(50)}
+    top = shown_in(lp.show(build_shown(tree), limit=100)._repr_html_())
+    counts = ["".join(label.itertext()).rpartition(" ")[2] for label in top.iter("summary")]
+    assert counts == ["even=True", "(50)", "(50)", "(50)", "depth=1"]
+
+
+def counts_in(tree: Tree) -> list[int]:
+    """How many children each branch has."""
+    return [len(tree), *(count for below in tree.values() for count in counts_in(below))] if tree else []
 
 
 @given(tree=printable_trees, depth=st.one_of(st.none(), st.integers(0, 3)), limit=st.integers(1, 3))
 def test_the_html_holds_what_the_text_does(tree: Tree, depth: int | None, limit: int) -> None:
     view = lp.show(build_shown(tree), depth=depth, limit=limit)
-    html = view._repr_html_()
     text = str(view)
-    assert html.count("<li>") == len(text.splitlines())
-    assert sorted(tree_in(html)[2]) == sorted(re.findall(r"… [\d,]+ more$", text, re.MULTILINE))
+    _, shown, notes = tree_in(view._repr_html_())
+    assert size_of(shown) + len(notes) == len(text.splitlines())
+    assert sorted(notes) == sorted(re.findall(r"… [\d,]+ more$", text, re.MULTILINE))
+
+
+def test_neighbours_with_the_same_attributes_are_the_rows_of_a_table() -> None:
+    root = BaseNode("corpus")
+    for key in ("clip_1", "clip_2", "clip_4", "clip_5"):
+        root.gn(key).set_attribute("seconds", 1.5)
+    root.gn("clip_3").set_attribute("name", "<b>")
+    items = shown_in(lp.show(root)._repr_html_()).findall("details/ul/li")
+    assert [[head.text for head in item.findall("table/thead/tr/th")] for item in items] == [
+        [None, "seconds"],
+        [],
+        [None, "seconds"],
+    ]
+    rows = [["".join(cell.itertext()) for cell in row] for row in items[0].findall("table/tbody/tr")]
+    assert rows == [["clip_1", "1.5"], ["clip_2", "1.5"]]
+
+
+def test_a_small_view_is_open_and_of_a_large_one_the_root() -> None:
+    def opened(speakers: int) -> list[bool]:
+        tree = {f"s{n}": {"day": {"clip": {}}} for n in range(speakers)}
+        top = shown_in(lp.show(build_shown(tree), limit=100)._repr_html_())
+        return [branch.get("open") is not None for branch in top.iter("details")]
+
+    assert opened(3) == [True] * 7
+    assert opened(20) == [True] + [False] * 40
 
 
 @given(
@@ -249,10 +305,15 @@ def test_the_html_holds_what_the_text_does(tree: Tree, depth: int | None, limit:
 def test_keys_and_attributes_are_escaped(key: str, name: str, value: str) -> None:
     root = BaseNode(key)
     root.set_attribute(name, value)
-    html = lp.show(root)._repr_html_()
-    top = ElementTree.fromstring(html)
+    top = shown_in(lp.show(root)._repr_html_())
     assert "".join(top.itertext()) == f"{key} {name}={value!r}"
-    assert {element.tag for element in top.iter()} <= {"ul", "li", "b", "i", "span"}
+    for clip in ("a", "b"):
+        root.gn(clip).set_attribute(name, value)
+    top = shown_in(lp.show(root)._repr_html_())
+    assert [cell.text for cell in top.iter("td") if not len(cell)] == [repr(value)] * 2
+    assert [head.text for head in top.iter("th")] == [None, name]
+    allowed = {"div", "details", "summary", "ul", "li", "b", "i", "span", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {element.tag for element in top.iter()} <= allowed
 
 
 @given(path=st.text("<>&'\"b", min_size=1, max_size=8))
@@ -260,7 +321,7 @@ def test_values_that_are_not_shown_by_their_repr_are_escaped_too(path: str) -> N
     root = BaseNode("root")
     root.set_attribute("file", PathFileObj(filepath=path))
     add_blob(root, data=b"", content_type=path)
-    text = "".join(ElementTree.fromstring(lp.show(root)._repr_html_()).itertext())
+    text = "".join(shown_in(lp.show(root)._repr_html_()).itertext())
     assert text == f"root file={Path(path)} _blob=<{path}>"
 
 

@@ -6,15 +6,19 @@ import ast
 import copy
 import functools
 import inspect
+import itertools
 import pickle
+import pydoc
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import cloudpickle
+import more_itertools
 import numpy as np
 import pytest
 import toolz
@@ -287,6 +291,125 @@ def test_the_signature_of_a_stage_has_the_data_last() -> None:
     keyword_only = [p.name for p in inspect.signature(lp.walk).parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert positional(lp.walk) == ["root"]
     assert keyword_only == ["order", "min_depth", "max_depth", "skip"]
+
+
+@every_case
+def test_the_signature_and_the_help_of_a_stage_are_those_of_what_is_still_to_come(case: Case) -> None:
+    data = positional(case.function)[-1]
+    assert list(inspect.signature(case.stage).parameters) == [data]
+    first, _, rest = case.stage.__doc__.partition("\n\n")
+    assert first == f"{case.stage!r}({data})"
+    assert rest == inspect.getdoc(case.function)
+    assert rest in pydoc.plain(pydoc.render_doc(case.stage)).replace("\n    ", "\n")
+
+
+def test_the_signature_of_a_stage_that_waits_for_more_has_the_options_that_are_not_given() -> None:
+    assert list(inspect.signature(lp.where("n")).parameters) == ["test", "items", "invert"]
+    assert list(inspect.signature(lp.where(test=3, invert=True)).parameters) == ["name", "items"]
+    assert list(inspect.signature(type(lp.leaves())).parameters) == ["function", "given", "ready"]
+    assert inspect.getdoc(type(lp.leaves())).startswith("A stage with all its arguments but the data")  # type: ignore[union-attr]
+
+
+def test_completion_shows_nothing_private() -> None:
+    names = dir(lp.chunked(2))
+    assert {"function", "given", "ready", "run"} <= set(names)
+    assert [name for name in names if re.match("_[^_]", name)] == []
+
+
+def text_of(thing: Any) -> str:
+    """The text in its HTML."""
+    top = ElementTree.fromstring(thing._repr_html_())
+    top.remove(top[0])  # its style
+    return "".join(top.itertext())
+
+
+@every_case
+def test_an_iterator_of_a_stage_tells_what_it_is_without_being_pulled_from(case: Case) -> None:
+    source = Source(case.items())
+    out = case.stage(source)
+    text = repr(case.stage).removesuffix("()")
+    assert repr(out) == f"<{text} of a Source>"
+    assert text_of(out).startswith(f"a Source → {case.stage!r}")
+    assert repr(case.function(*case.args, case.items(), **case.options)) == f"<{text} of a list of 10>"
+    assert source.pulled == 0
+    assert len(list(out)) == len(list(case.pulled))
+    assert repr(out) == f"<{text} of a Source>"
+
+
+def test_a_chain_of_stages_is_a_line_of_boxes(tmp_path: Path) -> None:
+    chain = [lp.leaves(skip="_*"), lp.match_key("c*"), lp.snapshot("depth"), lp.chunked(2)]
+    out = toolz.pipe(build(TREE), *chain)
+    assert repr(out) == "<chunked(2) of snapshot('depth') of match_key('c*') of leaves(skip='_*') of root>"
+    assert text_of(out).split(" → ") == [
+        "root",
+        "leaves(skip='_*')holds the path to the current leaf and the keys of the siblings along it",
+        "match_key('c*')holds one item",
+        "snapshot('depth')holds one record",
+        "chunked(2)holds one list",
+    ]
+    assert text_of(chain[3]) == "chunked(2)holds one list"
+    with stored(tmp_path, TREE) as root:
+        root._p_deactivate()
+        assert repr(lp.leaves(root)) == "<leaves of tree>"
+        assert root._p_changed is None  # it was not read
+        below = root.node_storage["a"]
+        below._p_deactivate()
+        assert repr(lp.leaves(below)) == "<leaves of a node of tree>"
+        below._p_activate()
+        assert repr(lp.leaves(below)) == "<leaves of a>"
+        scanned = lp.chunked(2, lp.scan("depth", root))
+        assert repr(scanned) == "<chunked(2) of scan('depth') of tree>"
+        assert text_of(lp.scan("depth", root)).startswith("tree → scan('depth')holds")
+        assert len(next(scanned)) == 2
+        scanned.close()  # type: ignore[attr-defined]
+        assert repr(lp.history(root)) == "<history of tree>"
+        found = lp.index_files(tmp_path, "*.wav")
+        assert repr(lp.chunked(2, found)) == f"<chunked(2) of files of {str(tmp_path)!r}>"
+
+
+def test_the_next_stage_reads_what_is_inside_of_an_iterator() -> None:
+    same = lp.match_key(".", records())
+    with pytest.raises(lp.ArgumentError, match="both sides are the same iterator"):
+        lp.join(same)(same)
+    inner = lp.match_key(".", records())
+    outer = lp.chunked(2, inner)
+    inner.close()  # type: ignore[attr-defined]
+    assert list(outer) == []
+
+
+def test_an_iterator_of_ones_own_comes_out_as_it_is() -> None:
+    """It may have methods of its own."""
+
+    @lp.stage("source")
+    def counted() -> Callable[[Any], Source]:
+        return Source
+
+    assert type(counted([1, 2])) is Source
+
+
+def test_iterators_of_stages_are_as_good_as_generators() -> None:
+    def even() -> Any:
+        return lp.where("n", is_even, records())
+
+    expected = list(even())
+    assert len(expected) == 5
+    for again in (
+        itertools.tee(even())[1],
+        more_itertools.peekable(even()),
+        toolz.concat([even()]),
+        filter(None, even()),
+    ):
+        assert list(again) == expected
+    assert toolz.peek(even())[0] == expected[0]
+    one_by_one = even()
+    assert isinstance(one_by_one, Iterator)
+    assert iter(one_by_one) is one_by_one
+    assert [next(one_by_one) for _ in expected] == expected
+    with pytest.raises(StopIteration):
+        next(one_by_one)
+    for copied in (pickle.dumps, copy.copy, copy.deepcopy, cloudpickle.dumps):
+        with pytest.raises(TypeError, match="cannot pickle"):
+            copied(even())
 
 
 # --- Picklable -------------------------------------------------------------------------------------------------------

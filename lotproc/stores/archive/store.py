@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..._public import public
+from ..._reprs import short
 from ...errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -525,8 +526,8 @@ class Archive(ArchiveRecords):
     # --- What it is ---
 
     def __repr__(self) -> str:
-        shown = self._source if isinstance(self._source, str) else list(self._source)
-        return f"Archive({shown!r}{'' if self.mode == 'r' else f', {self.mode!r}'})"
+        shown = repr(self._source) if isinstance(self._source, str) else short(list(self._source))
+        return f"Archive({shown}{'' if self.mode == 'r' else f', {self.mode!r}'})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Archive):

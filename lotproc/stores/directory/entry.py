@@ -262,3 +262,8 @@ class DirectoryEntry:
 
     def __repr__(self) -> str:
         return f"<entry {as_text(self.path)} of {self.store!r}>"
+
+    def _repr_html_(self) -> str:
+        from ..._html import card, escaped
+
+        return card("entry", as_text(self.path), f"<div>of {escaped(repr(self.store))}</div>")
