@@ -162,6 +162,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def cluster(session: nox.Session) -> None:
+    """Measure what a job costs, and write docs/cluster_sizes.md by a simulation; what follows `--` goes to it."""
+    install(session, "matplotlib", "simpy", extras="all,servers")
+    arguments = session.posargs or ["--measure", "--check", "--write", "docs"]
+    session.run("python", "-m", "benchmarks.cluster_model", *arguments)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Kill, interrupt and fill disks, hundreds of times; what follows `--` goes to the program. A tmpfs needs root."""
     install(session, extras="lmdb,originals")

@@ -175,8 +175,8 @@ def results_of(root: BaseNode) -> Digest:
     return digest((record.path, record.attributes["result"]) for record in found)
 
 
-def timed(write: Callable[[BaseNode], object], folder: Path) -> Measured:
-    with in_postgres(folder) as uri, lp.open_root(uri) as root:
+def timed(write: Callable[[BaseNode], object], folder: Path, server: Server = in_postgres) -> Measured:
+    with server(folder) as uri, lp.open_root(uri) as root:
         value = seconds(lambda: write(root))
         return Measured(value, results_of(root))
 
@@ -196,7 +196,7 @@ def doubled(record: lp.NodeRecord) -> float:
     return 2 * float(record.attributes["duration"])
 
 
-def workers_write(workers: int, folder: Path, leaves: int) -> Measured:
+def workers_write(workers: int, folder: Path, leaves: int, *, server: Server = in_postgres) -> Measured:
     """Workers scan, process and write their parts of the tree."""
 
     def run(root: BaseNode) -> None:
@@ -210,10 +210,10 @@ def workers_write(workers: int, folder: Path, leaves: int) -> Measured:
         check(Digest(sum(reports, lp.WriteReport()).written, 0.0, 0), Digest(leaves, 0.0, 0))
 
     start_workers()
-    return timed(run, folder)
+    return timed(run, folder, server)
 
 
-def parent_writes(folder: Path, leaves: int) -> Measured:
+def parent_writes(folder: Path, leaves: int, *, server: Server = in_postgres) -> Measured:
     """Workers process what one program scans and writes."""
 
     def run(root: BaseNode) -> None:
@@ -222,7 +222,7 @@ def parent_writes(folder: Path, leaves: int) -> Measured:
         lp.write(JOB, root, results, commit_every=COMMIT_EVERY)
 
     start_workers()
-    return timed(run, folder)
+    return timed(run, folder, server)
 
 
 LOOP = "a loop over `iterate_tree_leaves`, `gps`, `get_attribute`"

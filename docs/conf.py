@@ -8,7 +8,7 @@ from sphinx.util import logging
 project = "lotproc"
 author = "lotproc developers"
 copyright = "2026, lotproc developers"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "cluster_sizes.md"]  # the latter is a part of another page
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
