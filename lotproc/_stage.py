@@ -30,6 +30,7 @@ from ._is_node import is_node
 from ._items import no_item
 from ._public import public
 from ._showing import Call, inside, positional_in, to_come, told
+from ._tracebacks import cut_short
 from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
 from .models import NodeRecord, Place
 
@@ -129,6 +130,7 @@ class Stage(MayHoldRoot):
         return self.ready.args[-1] if isinstance(self.ready, functools.partial) else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         if self.ready and len(args) == 1 and not kwargs:
             return self.ready(args[0])
         positional = positional_in(inspect.signature(self.function))
@@ -266,6 +268,7 @@ def stage(
 
         @functools.wraps(options)
         def call(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True  # for IPython and pytest
             try:
                 given = signature.bind_partial(*args, **kwargs).arguments
             except TypeError as error:
@@ -289,7 +292,11 @@ def stage(
             if missing and missing != [data]:
                 return Stage(call, given)  # curried further: more than the data is still to come
             chosen = {name: value for name, value in given.items() if name != data}
-            run = options(**chosen)
+            try:
+                run = options(**chosen)
+            except Exception as error:
+                cut_short(error)
+                raise error
             if not callable(run):
                 what = f"must return the function of its {data}, got {got(run)}"
                 raise ArgumentTypeError(f"{options.__name__}: the function that stage() was given {what}")
@@ -336,6 +343,7 @@ def _feed(
     value: Any,
 ) -> Any:
     """Give a stage its data, if it is what the stage works on; an iterator that comes of it tells what it is."""
+    __tracebackhide__ = True
     # The next stage reads what is inside of such a one: so it costs something at the end of a pipeline only.
     result = _fed(function.__name__, data, also, run, inside(value))
     return told(result, value, function, given) if data != "item" and isinstance(result, Iterator) else result
@@ -351,9 +359,10 @@ def _fed(name: str, data: str, also: type | None, run: Callable[[Any], Any], val
     check_items(name, data, value)
     try:
         result = run(value)
-    except BaseException:
+    except BaseException as error:
+        cut_short(error)
         _close(value)
-        raise
+        raise error  # with the traceback that it has now, on Python 3.10, too
     return until_closed(result, lambda: _close(value)) if isinstance(result, Iterator) else result
 
 
@@ -409,6 +418,9 @@ def until_closed(items: Iterator[T], close: Callable[[], object]) -> Iterator[T]
         try:
             yield  # which is reached now: a generator that has not begun knows of no end
             yield from items
+        except Exception as error:
+            cut_short(error)
+            raise error
         finally:
             close()
 
