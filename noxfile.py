@@ -62,9 +62,10 @@ def tests(session: nox.Session) -> None:
 
 #: Files of tests that take long, and in which nothing optional comes up.
 LONG = (
-    *("writing/test_bulk", "zodb/test_damage", "workers/test_errors_and_context", "workers/test_failures"),
-    *("zodb/test_one_view", "workers/test_parallel", "writing/test_resumed_runs", "zodb/test_resuming"),
-    *("writing/test_several_writers", "stores/test_strangers_files", "writing/test_two_planes", "workers/test_workers"),
+    *("writing/test_bulk", "zodb/test_damage", "workers/test_engines", "workers/test_errors_and_context"),
+    *("workers/test_failures", "zodb/test_one_view", "workers/test_parallel", "writing/test_resumed_runs"),
+    *("zodb/test_resuming", "writing/test_several_writers", "stores/test_strangers_files", "writing/test_two_planes"),
+    "workers/test_workers",
 )
 
 
@@ -107,14 +108,15 @@ def servers(session: nox.Session) -> None:
 
 
 #: Files of tests with executors of other engines.
-ON_ENGINES = ("workers/test_engines", "workers/test_mpi", "workers/test_ray")
+ON_ENGINES = ("workers/test_engines", "writing/test_engine_faults")
 
 
 @nox.session
 def engines(session: nox.Session) -> None:
-    """Process batches on Dask, MPI and Ray."""
-    install(session, extras="all,test,engines")
-    session.run("pytest", *(f"tests/{name}.py" for name in ON_ENGINES), *ON_ALL_CORES, *session.posargs)
+    """Process batches on Dask, MPI, Ray, parsl and executorlib, and kill their workers 20 times."""
+    install(session, extras="all,test,servers,engines")
+    files = [f"tests/{name}.py" for name in ON_ENGINES]
+    session.run("pytest", "--hypothesis-profile=long", *files, *ON_ALL_CORES, *session.posargs)
 
 
 @nox.session

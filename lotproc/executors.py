@@ -28,7 +28,7 @@ class RayExecutor(Executor):
     Args:
         max_workers: How many processes; by default one for each CPU that Ray has.
         options: What each process is given, by the names of `ray.remote`: `num_gpus=1`, `memory=`, `runtime_env=`. By
-            default one CPU.
+            default one CPU; and a call that a process died of is made once more, by the one in its place.
 
     Raises:
         ArgumentError, ArgumentTypeError: `max_workers` is no number from 1 on.
@@ -42,7 +42,7 @@ class RayExecutor(Executor):
         if not ray.is_initialized():
             ray.init()
         self.max_workers = max_workers or int(ray.cluster_resources()["CPU"])
-        kind = ray.remote(**{"num_cpus": 1, "max_restarts": -1, **options})(_Worker)
+        kind = ray.remote(**{"num_cpus": 1, "max_restarts": -1, "max_task_retries": 1, **options})(_Worker)
         self._workers = [kind.remote(index, self.max_workers) for index in range(self.max_workers)]
         self._at_work = [0] * self.max_workers
         self._lock = Lock()
@@ -52,13 +52,19 @@ class RayExecutor(Executor):
         with self._lock:
             index = min(range(self.max_workers), key=self._at_work.__getitem__)
             self._at_work[index] += 1
-        future: Future[Any] = self._workers[index].call.remote(fn, args, kwargs).future()
-        future.add_done_callback(lambda _: self._is_done(index))
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # since Ray may not take it back
+        made = self._workers[index].call.remote(fn, args, kwargs).future()
+        made.add_done_callback(lambda made: self._is_done(index, made, future))
         return future
 
-    def _is_done(self, index: int) -> None:
+    def _is_done(self, index: int, made: Future[Any], future: Future[Any]) -> None:
         with self._lock:
             self._at_work[index] -= 1
+        if (error := made.exception()) is None:
+            future.set_result(made.result())
+        else:
+            future.set_exception(error)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes; what was given to them is waited for, unless that is not wanted."""

@@ -135,7 +135,8 @@ def parallel_map(
         executor: Any `concurrent.futures.Executor` to use in place of `mode`: Dask, MPI, Ray, Slurm have one. Only its
             `submit` is used, and it is left running. What it gets is packed here, so that it takes functions of a
             notebook, too, and gives back what was raised; unless it is a `ThreadPoolExecutor`. Without `max_workers` it
-            has to say itself how many workers it has.
+            has to say itself how many workers it has. A batch that it loses, since a worker died for instance, is run
+            again when nothing else is, then in halves, so that the record that is to blame is found beside others.
         buffersize: The most batches that are in flight: pulled, and their results not asked for yet. By default twice
             the workers; with "async" as many as have twice as many records as may wait. In line there is always one.
         ordered: Give the results in the order of the batches; else as they are finished. One that is ready comes out
@@ -172,7 +173,8 @@ def parallel_map(
         NotPicklableError: `fn` or a batch can't be sent to a process.
         LiveNodeError: A batch holds a live node, or on processes `fn` does; use `snapshot` first.
         NotReadyError: The initializer fails, or the processor can't be loaded in a worker; whatever `on_error` is.
-        WorkerDiedError, WorkerTimeoutError: A worker died, or took too long; names the record.
+        WorkerDiedError, WorkerTimeoutError: A worker died, or took too long; names the record. Whatever `on_error` is,
+            a `WorkerDiedError` without a record ends the run where the executor does no more work.
         ProcessorError: In place of an error of `fn` that can't be pickled; quotes it.
         Exception: Whatever `fn` raises, as it was raised: its type, arguments and message, with the lines that it came
             through, and a note that names the batch and its paths.
@@ -219,7 +221,8 @@ def parallel_map(
             backend = threads(workers, task, initializer)
         else:
             backend = processes(workers, task, initializer, timeout, max_tasks_per_child)
-        return in_flight(task, backend, checked, buffersize or 2 * workers, ordered, given, tally)
+        most = buffersize or 2 * workers
+        return in_flight(task, backend, checked, most, ordered, given, tally, executor=executor)
 
     return run
 

@@ -4,5 +4,6 @@
 - `process`: what runs in a worker process; `environment` and `arithmetic`: what holds there as in its program;
   `packing`: what is sent there and back; `memory`: how large arrays are.
 - `worker`: a process as its program sees it; `pool`: where workers are kept, and replaced.
+- `engines`: executors of somebody else's; `info`: which worker this is.
 - `backends`: threads, worker processes and executors; `flight`: batches pulled, submitted, and run again.
 """

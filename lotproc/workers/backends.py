@@ -14,7 +14,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from contextvars import Context, copy_context
 from functools import lru_cache
-from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
@@ -24,6 +23,7 @@ from .._clock import context_of_work
 from .._interrupts import is_interrupt, uninterrupted
 from ..errors import NotReadyError, got
 from .arithmetic import Arithmetic, changed_by, within
+from .engines import unlike_others
 from .environment import Environment, Inherited
 from .errors import outcome_of
 from .info import Engine, be_worker, be_worker_of, engine_of
@@ -119,14 +119,14 @@ def handed_in(executor: Executor, task: Task) -> Iterator[Submit]:
     if isinstance(executor, ThreadPoolExecutor):
         yield lambda batch: executor.submit(context_of_work().run, outcome_of, within, Arithmetic.here(), task, batch)
     else:
-        packed, numbers, engine = packed_task(task), count(), engine_of(executor)
-        yield lambda batch: executor.submit(_run_numbered, next(numbers), engine, packed, packed_batch(batch))
+        packed, engine = packed_task(task), engine_of(executor)
+        yield lambda batch: executor.submit(_run_packed, unlike_others(), engine, packed, packed_batch(batch))
 
 
-def _run_numbered(number: int, engine: Engine, task: bytes, batch: bytes) -> Any:
-    """The packed outcome of a packed batch; by their numbers an engine tells calls apart that are equal else."""
+def _run_packed(_: bytes, engine: Engine, task: bytes, batch: bytes) -> Any:
+    """The packed outcome of a packed batch."""
     be_worker_of(engine)
-    return outcome_of(run_task, task, batch)
+    return run_task(task, batch)
 
 
 class _Threads:

@@ -14,9 +14,9 @@ from typing import Any
 
 from .._pickling import by_value, dumps_detached
 from .._tracebacks import formatted, said, users_frames
-from ..errors import ProcessorError, add_note, got
+from ..errors import NotReadyError, ProcessorError, add_note, got
 
-__all__ = ["ErrorOutcome", "outcome_of"]
+__all__ = ["ErrorOutcome", "not_loaded", "outcome_of"]
 
 
 class ErrorOutcome:
@@ -25,13 +25,17 @@ class ErrorOutcome:
     An error is made anew from its type and its arguments, without a call of its constructor, which may take others.
     Its traceback begins where the user's code does. Attributes and causes that can't be pickled stay behind, and a note
     says so; an error that can't be had elsewhere at all becomes a `ProcessorError` that quotes it.
+
+    Args:
+        error: The error.
+        is_nobodys: It is no record's fault, and ends the run.
     """
 
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+    def __init__(self, error: BaseException, *, is_nobodys: bool = False) -> None:
+        self.error, self.is_nobodys = error, is_nobodys
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (_packed(self.error), _quoted(self.error))
+        return _arrived, (_packed(self.error), _quoted(self.error), self.is_nobodys)
 
 
 def outcome_of(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -44,13 +48,23 @@ def outcome_of(call: Callable[..., Any], *arguments: Any) -> Any:
         return ErrorOutcome(error)
 
 
-def _arrived(packed: bytes, quote: str) -> ErrorOutcome:
+def not_loaded(reason: BaseException) -> NotReadyError:
+    """The error for a worker in which the processor can't be loaded, or what comes before it fails."""
+    error = NotReadyError(
+        "parallel_map: a worker process can't begin, since its initializer or the loading of the processor failed: "
+        f"{type(reason).__qualname__}: {reason}"
+    )
+    error.__cause__ = reason
+    return error
+
+
+def _arrived(packed: bytes, quote: str, is_nobodys: bool = False) -> ErrorOutcome:
     try:
-        return ErrorOutcome(pickle.loads(packed))
+        return ErrorOutcome(pickle.loads(packed), is_nobodys=is_nobodys)
     except Exception as error:  # its class can't be imported here, say
         told = ProcessorError(quote.partition("\n")[0])
         add_note(told, f"lotproc: as itself it can't be had in this process: {error!r}\n{quote}")
-        return ErrorOutcome(told)
+        return ErrorOutcome(told, is_nobodys=is_nobodys)
 
 
 def _quoted(error: BaseException) -> str:

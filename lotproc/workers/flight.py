@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Future
-from contextlib import AbstractContextManager, suppress
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 from .._clock import OWN, WORKERS, Tally
 from .._missing import Notes, tell_all
 from .._tracebacks import error_types, said
-from ..errors import LiveNodeError, NotReadyError, WorkerDiedError, WorkerTimeoutError, add_note
+from ..errors import LiveNodeError, NotPicklableError, NotReadyError, WorkerDiedError, WorkerTimeoutError, add_note
 from .backends import Submit, begin
 from .batches import halves, named, span, units_of, where
+from .engines import cancelled, check_engine, ended
 from .errors import ErrorOutcome
 from .packing import Initializer, loaded
 from .tasks import Outcome, Task, failure_of, spliced
@@ -68,15 +69,17 @@ def in_flight(
     given: Given,
     tally: Tally,
     weigh: Callable[[Any], int] = lambda batch: 1,
+    executor: Executor | None = None,
 ) -> Iterator[Any]:
     """Keep up to `buffersize` batches in flight, and give what comes of them: what is ready before more is pulled.
 
-    Where batches have weights, more are pulled as long as all that are in flight weigh less than that.
+    Where batches have weights, more are pulled as long as all that are in flight weigh less than that. The executor is
+    that of the backend, if it has one of somebody else's.
     """
     numbered = enumerate(batches)
     failure: Exception | None = None
     with backend as submit, tally:
-        flight = Flight(task, submit, ordered, tally)
+        flight = Flight(task, submit, ordered, tally, executor)
         try:
             while True:
                 while failure is None and flight.weight < buffersize and not flight.fails:
@@ -158,19 +161,6 @@ class _Entry:
         return Outcome(items, in_parts=True, seconds=sum(outcome.seconds for outcome in outcomes))
 
 
-#: What engines raise for a batch whose worker died, by the names of their classes: Dask, Ray, parsl.
-_DEATHS = frozenset(
-    (
-        *("KilledWorker", "WorkerCrashedError", "ActorDiedError", "RayActorError", "NodeDiedError"),
-        *("OutOfMemoryError", "WorkerLost", "ManagerLost"),
-    )
-)
-
-
-def _is_death(error: BaseException) -> bool:
-    return any(kind.__name__ in _DEATHS for kind in type(error).__mro__)
-
-
 class Flight:
     """The batches in flight.
 
@@ -179,26 +169,29 @@ class Flight:
         submit: Gives one to the backend.
         ordered: They are given in their order; else as they are finished.
         tally: Counts for how long they are waited for.
+        executor: Where the backend has one of somebody else's: several batches may be on one of its workers.
     """
 
-    def __init__(self, task: Task, submit: Submit, ordered: bool, tally: Tally) -> None:
+    def __init__(self, task: Task, submit: Submit, ordered: bool, tally: Tally, executor: Executor | None) -> None:
         self._task = task
         self._backend = submit
         self._ordered = ordered
         self._tally = tally
+        self._executor: Any = executor
         self._entries: deque[_Entry] = deque()
         self._submitted: dict[Future[Any], tuple[_Entry, _Part]] = {}
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
         #: What was noted where they were processed.
         self.notes = Notes()
-        #: What is blamed for the death of a worker that others may have been on, to be run when nothing else is; and
-        #: what waits until then.
+        #: What the workers of an engine died of, or what was on them then, to be run when nothing else is; and what
+        #: waits until then.
         self._suspects: deque[tuple[_Entry, _Part]] = deque()
         self._held_back: deque[tuple[_Entry, _Part]] = deque()
         #: What they weigh, all together.
         self.weight = 0
-        #: Whether one of them is sure to end the run.
+        #: Whether one of them is sure to end the run, and whether the executor does no more work.
         self.fails = False
+        self._is_over = False
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -221,8 +214,7 @@ class Flight:
                 raise entry.error
         except error_types() as error:
             add_note(error, f"lotproc: in batch {entry.index}{span(entry.batch)}")
-            if isinstance(error, BrokenExecutor) and not isinstance(error, WorkerDiedError):
-                # All that were in flight fail, whichever it was.
+            if self._is_over:  # all that were in flight fail, whichever it was
                 add_note(error, f"lotproc: or in one of the {len(self)} other batches in flight")
             raise
         return entry.batch, entry.outcome()
@@ -238,8 +230,7 @@ class Flight:
     def cancel(self) -> None:
         """Let nothing more begin."""
         for future in self._submitted:
-            with suppress(Exception):  # some can't be
-                future.cancel()
+            cancelled(future, self._executor)
 
     def _done(self) -> _Entry | None:
         """The batch that is to be given next, if it is done."""
@@ -271,7 +262,12 @@ class Flight:
                 self._suspects.popleft()
                 continue
             part.was_alone = True
-            self._submit(entry, part)
+            try:
+                check_engine(self._executor)
+            except Exception as error:
+                self._end(entry, error)
+            else:
+                self._submit(entry, part)
         if not self._suspects:
             while self._held_back:
                 self._submit(*self._held_back.popleft())
@@ -284,7 +280,7 @@ class Flight:
             future = self._backend(part.batch)
         except Exception as error:
             entry.is_refused = True
-            self._lost(entry, part, error)
+            self._lost(entry, part, error, is_refused=True)
         else:
             self._submitted[future] = entry, part
             future.add_done_callback(self._finished.put)
@@ -298,11 +294,14 @@ class Flight:
             try:
                 outcome = loaded(future.result())
             except Exception as wrong:
-                error = wrong
+                outcome = ErrorOutcome(wrong)
         if error is not None:
             self._lost(entry, part, error)
         elif isinstance(outcome, ErrorOutcome):
-            self._failed(entry, part, outcome.error)
+            if outcome.is_nobodys:
+                self._fail(entry, outcome.error)
+            else:
+                self._failed(entry, part, outcome.error)
         else:
             self.notes.add_parts(outcome.notes)
             entry.settle(part, outcome)
@@ -310,22 +309,41 @@ class Flight:
                 what = f"{entry.blamed}; in parts it can be processed, so smaller batches may"
                 self._fail(entry, type(entry.blamed)(f"parallel_map: the batch as a whole: {what}"))
 
-    def _lost(self, entry: _Entry, part: _Part, error: BaseException) -> None:
+    def _lost(self, entry: _Entry, part: _Part, error: BaseException, *, is_refused: bool = False) -> None:
         """Do what follows from the backend having failed with a part, or with all of them."""
-        if isinstance(error, (WorkerDiedError, WorkerTimeoutError)):
+        if isinstance(error, (LiveNodeError, NotReadyError)):
+            self._fail(entry, error)
+        elif isinstance(error, NotPicklableError):  # it could not be sent
+            self._failed(entry, part, error)
+        elif self._executor is not None:
+            self._lost_there(entry, part, error, is_refused)
+        elif isinstance(error, (WorkerDiedError, WorkerTimeoutError)):
             self._failed(entry, part, error, is_lost=True)
-        elif _is_death(error):
-            died = WorkerDiedError(f"its worker died: {said(error)}")
-            died.__cause__ = error
-            if not part.was_alone and len(units_of(part.batch)) == 1:  # others may have been on that worker
-                self._suspects.append((entry, part))
-            else:
-                part.deaths = DEATHS  # the engine has run it several times
-                self._failed(entry, part, died, is_lost=True)
-        elif isinstance(error, (BrokenExecutor, CancelledError, LiveNodeError, NotReadyError)):
+        elif isinstance(error, (BrokenExecutor, CancelledError)):
             self._fail(entry, error)
         else:
             self._failed(entry, part, error)
+
+    def _lost_there(self, entry: _Entry, part: _Part, error: BaseException, is_refused: bool) -> None:
+        """The same for somebody else's engine, whose fault it is: what a processor raises comes as an outcome."""
+        if is_refused or isinstance(error, (BrokenExecutor, CancelledError)):
+            self._end(entry, error)
+        elif isinstance(error, Exception):
+            died = WorkerDiedError(f"its worker died: {said(error)}")
+            died.__cause__ = error
+            if part.was_alone:
+                part.deaths = DEATHS
+                self._failed(entry, part, died, is_lost=True)
+            else:  # it may be the fault of another that was on that worker, or nobody's
+                part.attempts += 1
+                self._suspects.append((entry, part))
+        else:
+            self._fail(entry, error)
+
+    def _end(self, entry: _Entry, error: BaseException) -> None:
+        """Fail, since the executor does no more work."""
+        self._is_over = True
+        self._fail(entry, ended(self._executor, error))
 
     def _fail(self, entry: _Entry, error: BaseException) -> None:
         entry.error = error
@@ -352,8 +370,11 @@ class Flight:
             index = entry.parts.index(part)
             entry.parts[index : index + 1] = parts
             entry.running += 1
-            for half in parts:
-                self._submit(entry, half)
+            if part.was_alone:
+                self._suspects.extend((entry, half) for half in parts)
+            else:
+                for half in parts:
+                    self._submit(entry, half)
         elif self._task.collects:
             entry.settle(part, Outcome([failure_of(error, units[0], part.attempts)], in_parts=True))
         else:

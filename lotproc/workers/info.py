@@ -10,8 +10,8 @@ from .._public import public
 
 __all__ = ["Engine", "WorkerInfo", "be_worker", "be_worker_of", "engine_of", "worker_info", "workers_of"]
 
-#: An engine that tells its workers which they are: its name, and what else is needed for that.
-Engine: TypeAlias = "tuple[str, tuple[str, ...]] | None"
+#: An engine that tells its workers which they are: its name, and those of its workers where they are needed for that.
+Engine: TypeAlias = "tuple[str, tuple[Any, ...]] | None"
 
 
 @public
@@ -40,7 +40,8 @@ def worker_info() -> WorkerInfo:
     >>> list(parallel_map(lambda batch: worker_info(), [[1]], mode="sync"))
     [WorkerInfo(index=0, count=1)]
 
-    Two workers that are at work at the same time have two numbers; one that takes the place of another has its number.
+    Two workers that are at work at the same time have two numbers; one that takes the place of another has its number
+    (on Dask where it has its name, as in a cluster; those that join while a call is at work have none of their own).
     So `f"cuda:{worker_info().index % cards}"` gives each process a graphics card of its own, as far as they go.
 
     Returns:
@@ -63,22 +64,25 @@ def be_worker(index: int, count: int, *, in_thread: bool = True) -> None:
 
 def workers_of(executor: Any) -> int | None:
     """How many workers an executor has, if it says so: those of the standard library, loky, Dask, MPI and Ray do."""
-    if threads := _threads_of_dask(executor):
-        return sum(threads.values())
+    if (workers := _workers_of_dask(executor)) is not None:
+        return sum(worker["nthreads"] for worker in workers) or None
     found = (getattr(executor, name, None) for name in ("_max_workers", "max_workers", "num_workers"))
     return next((number for number in found if type(number) is int and number > 0), None)
 
 
-def _threads_of_dask(executor: Any) -> dict[str, int]:
-    """How many threads each worker of Dask has, by its address, if it is Dask's executor."""
+def _workers_of_dask(executor: Any) -> list[dict[str, Any]] | None:
+    """What Dask says of each of its workers, if it is Dask's executor."""
     client: Any = getattr(executor, "_client", None)
-    return dict(client.nthreads()) if hasattr(client, "nthreads") else {}
+    if not hasattr(client, "scheduler_info"):
+        return None
+    return list(client.scheduler_info(n_workers=-1)["workers"].values())
 
 
 def engine_of(executor: Any) -> Engine:
     """The engine behind an executor, if it is one of those."""
-    if threads := _threads_of_dask(executor):
-        return "dask", tuple(sorted(threads))
+    if (workers := _workers_of_dask(executor)) is not None:
+        names = [worker["name"] for worker in workers]
+        return "dask", tuple(sorted(names, key=lambda name: (type(name).__name__, name)))
     if type(executor).__module__.startswith("mpi4py."):
         return "mpi", ()
     return None
@@ -92,8 +96,8 @@ def be_worker_of(engine: Engine) -> None:
     if name == "dask":
         from distributed import get_worker
 
-        address = get_worker().address
-        index = workers.index(address) if address in workers else len(workers)  # which joined them since
+        worker = get_worker().name  # which one that takes its place has too
+        index = workers.index(worker) if worker in workers else len(workers)  # it joined them since
         be_worker(index, max(index + 1, len(workers)))
     else:
         from mpi4py import MPI

@@ -21,6 +21,7 @@ from ..errors import LiveNodeError, NotPicklableError, as_text, got, warn
 from ..models import ProcessResult
 from .arithmetic import Arithmetic, within
 from .environment import is_of_user, module_file
+from .errors import ErrorOutcome, not_loaded, outcome_of
 from .memory import Memories, Memory, OutOfBand, has_memory
 from .tasks import Outcome, Task
 
@@ -97,9 +98,13 @@ def run_packed(
     return within(own or arithmetic, task, unpacked, partial(_packed_outcome, memory))  # type: ignore[no-any-return]
 
 
-def run_task(task: bytes, batch: bytes) -> bytes:
-    """The same where the task is packed, too, and the outcome is all in one."""
-    return run_packed(_loaded_task(task), batch)[0]
+def run_task(packed: bytes, batch: bytes) -> bytes | ErrorOutcome:
+    """The same where the task is packed, too, and the outcome is all in one; or its error."""
+    try:
+        task = _loaded_task(packed)
+    except Exception as error:
+        return ErrorOutcome(not_loaded(error), is_nobodys=True)
+    return outcome_of(lambda: run_packed(task, batch)[0])  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=8)

@@ -17,6 +17,7 @@ from time import monotonic
 from .._log import log
 from ..errors import NotReadyError, WorkerDiedError, WorkerTimeoutError
 from .environment import Inherited
+from .errors import not_loaded
 from .memory import LARGE, Memories, Memory, has_memory
 from .packing import Parcel, Returned
 from .process import BATCH, DONE, END_SECONDS, PLACE, PREPARE, STALE, WITH_MEMORY
@@ -243,11 +244,7 @@ class Lease:
             pool.dismiss(worker)
             if kind == STALE:
                 continue
-            reason: BaseException = pickle.loads(answer).error
-            raise NotReadyError(
-                f"parallel_map: a worker process can't begin, since its initializer or the loading of the processor "
-                f"failed: {type(reason).__qualname__}: {reason}"
-            ) from reason
+            raise not_loaded(pickle.loads(answer).error)
 
     def close(self) -> None:
         """Let go of the worker: it is kept for the next call, or ends."""

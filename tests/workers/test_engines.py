@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import gc
-import itertools
+import json
 import os
+import shutil
+import subprocess
+import sys
+import sysconfig
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import lotdb
 import pytest
+from engines import CANT, ENGINES, FEATURES, NEEDS, Engine, records, results_in, tree, write_all
 from hypothesis import given, settings, strategies as st
 from recording import examples
 from toolz import concat
 
 import lotproc as lp
-
-
-def records(count: int) -> list[lp.NodeRecord]:
-    return [lp.NodeRecord((f"clip_{n:03}",), f"clip_{n:03}", {"n": n}) for n in range(count)]
-
 
 # --- Deaths ----------------------------------------------------------------------------------------------------------
 
@@ -118,9 +116,53 @@ def test_those_alone_are_blamed_that_kill(count: int, size: int, threads: int, o
         assert [item.path for item in found] == [(f"clip_{n:03}",) for n in range(count)]
 
 
-def test_a_death_is_an_error_where_it_is_not_collected() -> None:
-    with closing(SharedWorkers(2)) as executor, pytest.raises(lp.WorkerDiedError, match="clip_003"):
-        list(lp.parallel_map(lp.outputs(work), lp.chunked(1, records(9)), executor=executor))
+@settings(max_examples=examples(10))
+@given(size=st.integers(1, 8), threads=st.integers(1, 5), ordered=st.booleans())
+def test_a_death_is_an_error_where_it_is_not_collected(size: int, threads: int, ordered: bool) -> None:
+    """That of a record that kills, and not of one beside it."""
+    with closing(SharedWorkers(threads)) as executor, pytest.raises(lp.WorkerDiedError) as raised:
+        list(lp.parallel_map(lp.outputs(work), lp.chunked(size, records(30)), executor=executor, ordered=ordered))
+    n = int((raised.value.path or ("clip_0",))[0].removeprefix("clip_"))
+    assert n % 7 == 3
+    assert n == 3 or not ordered
+
+
+class Passing(Executor):
+    """Makes so many calls, and then loses each, or refuses it.
+
+    Args:
+        calls: How many it makes.
+        refuses: It takes no more.
+    """
+
+    max_workers = 2
+
+    def __init__(self, calls: int, refuses: bool) -> None:
+        self._calls, self._refuses = calls, refuses
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._calls -= 1
+        future: Future[Any] = Future()
+        if self._calls >= 0:
+            future.set_result(fn(*args))
+        elif self._refuses:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        else:
+            future.set_exception(RuntimeError("no worker"))
+        return future
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+def test_an_engine_that_has_ended_ends_the_run_and_is_no_records_fault(refuses: bool, on_error: Any) -> None:
+    found: list[Any] = []
+    executor = Passing(3, refuses)
+    with pytest.raises(lp.WorkerDiedError) as raised:
+        found.extend(lp.parallel_map(len, lp.chunked(4, records(40)), executor=executor, on_error=on_error))
+    assert found == [4, 4, 4]
+    assert "Passing" in str(raised.value)
+    assert raised.value.path is None
+    assert isinstance(raised.value.__cause__, RuntimeError)
 
 
 # --- What executors say ----------------------------------------------------------------------------------------------
@@ -148,109 +190,117 @@ def test_how_many_workers_there_are_must_be_known() -> None:
     results.close()
 
 
-# --- Dask ------------------------------------------------------------------------------------------------------------
+# --- What holds on every engine --------------------------------------------------------------------------------------
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of engines, as they go
+
+
+class OnMpi:
+    """What holds in a program that mpirun runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        done = self.run()
+        assert done.returncode == 0, done.stderr
+        self.failed = json.loads((folder / "failed.json").read_text())
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        scripts = sysconfig.get_path("scripts")
+        mpirun = shutil.which("mpirun", path=f"{scripts}{os.pathsep}{os.environ['PATH']}")
+        if mpirun is None:
+            pytest.skip("there is no mpirun")
+        command = [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "3", sys.executable, "-m", "mpi4py.futures"]
+        program = Path(__file__).with_name("engines.py")
+        return subprocess.run(
+            [*command, str(program), str(self.folder), *arguments], capture_output=True, text=True, timeout=120
+        )
 
 
 @pytest.fixture(scope="module")
-def dask() -> Iterator[Any]:
-    distributed = pytest.importorskip("distributed")
-    import dask as settings_of_dask
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Engine | OnMpi]]:
+    """Starts an engine by its name, and ends the one before; tests of those whose packages are missing are skipped."""
+    started: dict[str, Engine | OnMpi] = {}
+    with ExitStack() as ending:
 
-    with (
-        settings_of_dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster) as client,
-        client.get_executor() as executor,
-    ):
-        yield executor
+        def start(name: str) -> Engine | OnMpi:
+            if name in NEEDS:
+                pytest.importorskip(NEEDS[name])
+            if name not in started:
+                started.clear()
+                ending.close()
+                folder = tmp_path_factory.mktemp(name)
+                started[name] = OnMpi(folder) if name == "mpi" else ending.enter_context(ENGINES[name](folder))
+            return started[name]
+
+        yield start
+        started.clear()
     gc.collect()
 
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning"
+def rounds(feature: str) -> int:
+    """How often it is tried: it is by chance what else is on a worker that dies."""
+    return max(1, examples(7)) if feature == "a_worker_that_dies" else 1
+
+
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [(name, feature) for name in ENGINES for feature in FEATURES if feature not in CANT.get(name, {})],
 )
+def test_it_holds_on(name: str, feature: str, start: Callable[[str], Engine | OnMpi], tmp_path: Path) -> None:
+    engine = start(name)
+    if isinstance(engine, OnMpi):
+        assert feature not in engine.failed, engine.failed[feature]
+        return
+    for number in range(rounds(feature)):
+        engine.wait()
+        (tmp_path / str(number)).mkdir()
+        FEATURES[feature](engine, tmp_path / str(number))
 
 
-def test_what_is_local_travels_to_dask_and_back(dask: Any) -> None:
-    class Local:
-        def __init__(self, n: int) -> None:
-            self.n = n
-
-    add = itertools.count(5).__next__()
-    results = lp.parallel_map(lambda batch: [Local(n + add) for n in batch], [[1], [2, 3]], executor=dask)
-    assert [[local.n for local in batch] for batch in results] == [[6], [7, 8]]
-
-
-def test_equal_batches_are_all_run_by_dask(dask: Any, tmp_path: Path) -> None:
-    def run(batch: list[int]) -> int:
-        with open(tmp_path / "runs", "ab", buffering=0) as file:
-            file.write(b".")
-        return sum(batch)
-
-    assert list(lp.parallel_map(run, [[1, 2]] * 20, executor=dask)) == [3] * 20
-    assert (tmp_path / "runs").stat().st_size == 20
-
-
-def test_errors_come_back_from_dask(dask: Any) -> None:
-    class Odd(Exception):
-        def __init__(self, path: str, line: int) -> None:
-            super().__init__(f"{path}:{line}")
-            self.lock = threading.Lock()
-
-    def fail(record: lp.NodeRecord) -> int:
-        raise Odd("a.wav", record.attributes["n"])
-
-    with pytest.raises(Exception, match=r"a\.wav:0") as raised:
-        list(lp.parallel_map(lp.outputs(fail), [records(2)], executor=dask))
-    assert any("clip_000" in note for note in raised.value.__notes__)
-    ((first, second),) = lp.parallel_map(lp.outputs(fail), [records(2)], executor=dask, on_error="collect")
-    assert [first.error, second.message] == ["Odd", "a.wav:1"]
+@pytest.mark.parametrize("name", [name for name in ENGINES if "its workers are lost" in str(CANT.get(name))])
+def test_a_run_ends_with_the_workers_of_its_executor(name: str, tmp_path: Path) -> None:
+    """What is committed stays, the error says what to do, and that is right."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    path, mended = tree(tmp_path), tmp_path / "mended"
+    with ENGINES[name](tmp_path) as engine:
+        with pytest.raises(lp.WorkerDiedError) as raised:
+            write_all(engine, path, str(mended))
+        with pytest.raises(lp.WorkerDiedError):  # nor does it take another
+            list(engine.map(sum, [[1]]))
+    assert type(engine.executor).__name__ in str(raised.value)
+    assert "pending" in (raised.value.hint or "")
+    assert raised.value.path is None
+    assert 0 < raised.value.report.written == len(results_in(path)) < 20
+    mended.touch()
+    with ENGINES[name](tmp_path) as engine:
+        report = write_all(engine, path, str(mended))
+    assert report.written == 20 - raised.value.report.written
+    assert sorted(results_in(path)) == [2 * n for n in range(20)]
 
 
-def test_order_and_laziness_on_dask(dask: Any) -> None:
-    pulled = []
-
-    def source() -> Iterator[list[int]]:
-        for number in range(100):
-            pulled.append(number)
-            yield [number]
-
-    results = lp.parallel_map(sum, source(), executor=dask)
-    assert not pulled
-    assert [next(results) for _ in range(10)] == list(range(10))
-    assert len(pulled) <= 10 + 2 * 4  # twice the threads that it has
-    results.close()
-
-
-def test_work_on_dask_is_measured_there(dask: Any) -> None:
-    def work(record: lp.NodeRecord) -> int:
-        start = time.perf_counter()
-        while time.perf_counter() - start < 0.01:
-            pass
-        return 1
-
-    batches = lp.chunked(3, records(12))
-    report = lp.write(
-        lp.inline("_p"), lotdb.BaseNode("root"), lp.parallel_map(lp.outputs(work), batches, executor=dask)
-    )
-    [row] = report.maps
-    assert (row.name, row.mode, row.workers, row.batches) == ("work", "ClientExecutor", 4, 4)
-    assert 12 * 0.01 <= row.working <= 4 * row.seconds
+def test_what_is_committed_stays_where_mpirun_ends_the_program(
+    start: Callable[[str], Engine | OnMpi], tmp_path: Path
+) -> None:
+    engine = start("mpi")
+    assert isinstance(engine, OnMpi)
+    path, mended = tree(tmp_path), tmp_path / "mended"
+    assert engine.run(path, str(mended)).returncode != 0
+    assert 0 < len(results_in(path)) < 20
+    mended.touch()
+    done = engine.run(path, str(mended))
+    assert done.returncode == 0, done.stderr
+    assert sorted(results_in(path)) == [2 * n for n in range(20)]
 
 
-def test_who_kills_workers_of_dask_is_found(dask: Any) -> None:
-    def work(record: lp.NodeRecord) -> int:
-        if record.attributes["n"] == 5:
-            os._exit(1)
-        return 1
+def test_ray_has_so_many_processes() -> None:
+    pytest.importorskip("ray")
+    from lotproc.executors import RayExecutor
 
-    found = list(
-        concat(lp.parallel_map(lp.outputs(work), lp.chunked(4, records(12)), executor=dask, on_error="collect"))
-    )
-    assert [item.path for item in found] == [(f"clip_{n:03}",) for n in range(12)]
-    assert [item.path for item in found if isinstance(item, lp.Failure)] == [("clip_005",)]
+    with pytest.raises(lp.ArgumentError):
+        RayExecutor(0)
+    with pytest.raises(lp.ArgumentTypeError):
+        RayExecutor("two")  # type: ignore[arg-type]
 
 
 # --- Which worker this is --------------------------------------------------------------------------------------------
@@ -297,9 +347,3 @@ def test_processes_know_which_they_are(tmp_path: Path) -> None:
     again = list(lp.parallel_map(told, [[n] for n in range(20)], max_workers=3))  # workers of other calls among them
     assert {info.count for _, _, info in again} == {3}
     assert len({pid for pid, _, _ in again}) == len({info.index for _, _, info in again})
-
-
-def test_workers_of_dask_know_which_they_are(dask: Any) -> None:
-    found = list(lp.parallel_map(told, [[n] for n in range(40)], executor=dask))
-    assert len({pid for pid, _, _ in found}) == len({info for _, _, info in found})
-    assert {info.count for _, _, info in found} == {2}
