@@ -108,7 +108,7 @@ def servers(session: nox.Session) -> None:
 
 
 #: Files of tests with executors of other engines.
-ON_ENGINES = ("workers/test_engines", "writing/test_engine_faults")
+ON_ENGINES = ("workers/test_engines", "workers/test_cluster_example", "writing/test_engine_faults")
 
 
 @nox.session

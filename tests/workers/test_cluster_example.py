@@ -39,7 +39,7 @@ def scheduler() -> Iterator[str]:
     """The address of Dask's scheduler, which has two workers."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as cluster:
         yield cluster.scheduler_address
     gc.collect()

@@ -826,7 +826,7 @@ def test_a_live_node_in_a_batch_is_an_error_and_never_reaches_the_processor(
 def test_it_runs_on_the_executor_of_dask() -> None:
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.Client(processes=False, n_workers=1, dashboard_address=None) as client,
+        distributed.Client(processes=False, n_workers=1, dashboard_address=":0") as client,
         client.get_executor() as executor,
     ):
         results = parallel_map(lambda batch: [2 * number for number in batch], [[1], [2, 3]], executor=executor)

@@ -31,7 +31,7 @@ def dask() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
     import dask as settings_of_dask
 
-    options = {"n_workers": 2, "threads_per_worker": 2, "processes": True, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 2, "processes": True, "dashboard_address": ":0"}
     with (
         settings_of_dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
         distributed.LocalCluster(**options, silence_logs=50) as cluster,
