@@ -1,6 +1,6 @@
 # The public names of the stores.
 from .archive import Archive as Archive
-from .archive.loading import shuffled as shuffled, token_batches as token_batches
+from .archive.loading import token_batches as token_batches
 from .codecs import Codec as Codec, as_codec as as_codec
 from .directory import DirectoryEntry as DirectoryEntry, DirectoryStore as DirectoryStore, EntryStat as EntryStat
 from .lmdb import LmdbStore as LmdbStore
@@ -11,3 +11,4 @@ from .protocol import (
     StoredRecord as StoredRecord,
     Writer as Writer,
 )
+from .shuffling import shuffled as shuffled

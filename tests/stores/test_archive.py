@@ -50,10 +50,10 @@ from lotproc.errors import (
     StoreClosedError,
     StoreLockedError,
 )
+from lotproc.stores import shuffled, token_batches
 from lotproc.stores.archive import Archive
 from lotproc.stores.archive.format import FOOTER, TAIL, TAIL_MAGIC, group_count
 from lotproc.stores.archive.keys import KeysNote, keys_path
-from lotproc.stores.archive.loading import shuffled, token_batches
 from lotproc.stores.archive.shards import Shard
 from lotproc.stores.protocol import Item
 
