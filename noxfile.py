@@ -120,6 +120,13 @@ def engines(session: nox.Session) -> None:
 
 
 @nox.session
+def training(session: nox.Session) -> None:
+    """Execute the page "For training" with PyTorch, datasets and xarray, without which parts of it are skipped."""
+    install(session, extras="all,test,training")
+    session.run("pytest", "docs/training.md", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     session.install("ruff")
