@@ -18,8 +18,9 @@ from ._stage import check_count, check_root, stage
 from .errors import ArgumentError, ArgumentTypeError, as_utf8, got
 from .tables.arrow import BATCH, whole_table, write_parquet
 from .tables.batches import Batch, batches
-from .tables.rows import LEVEL, Row, cell, check_names, in_order, levels, rows_of
-from .tables.scanned import as_columns
+from .tables.levels import LEVEL, LevelNames, Levels, check_depth, checked_levels, in_order, level_names, levels_of
+from .tables.rows import Row, cell, check_names, rows_of
+from .tables.scanned import as_columns, levels_for
 from .tables.times import common_unit
 from .traversal import leaves
 from .zodb.column_arrays import ABSENT, BOOL, FLOAT, INT, NOTHING, Column, joined
@@ -32,22 +33,27 @@ __all__ = ["node_list_to_dataframe", "to_arrow", "to_dataframe", "to_parquet", "
 
 
 @overload
-def to_rows(records: Iterable[Any]) -> Iterator[Row]: ...
+def to_rows(records: Iterable[Any], *, levels: LevelNames = None) -> Iterator[Row]: ...
 @overload
-def to_rows() -> Callable[[Iterable[Any]], Iterator[Row]]: ...
+def to_rows(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], Iterator[Row]]: ...
 @stage("records")
-def to_rows() -> Callable[[Iterable[Any]], Iterator[Row]]:
+def to_rows(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], Iterator[Row]]:
     """Turn records into dicts, one a record: the path in columns, then the attributes.
 
     >>> from lotproc import NodeRecord, to_rows
     >>> list(to_rows([NodeRecord(("ann", "clip_1"), "clip_1", {"seconds": 1.2})]))
     [{'TreeLevel_1': 'ann', 'TreeLevel_2': 'clip_1', 'seconds': 1.2}]
+    >>> list(to_rows([NodeRecord(("ann", "clip_1"), "clip_1", {"seconds": 1.2})], levels=("speaker", "clip")))
+    [{'speaker': 'ann', 'clip': 'clip_1', 'seconds': 1.2}]
 
     Args:
         records: Records or results, or anything else with a `path` and `attributes`. A result's output is its column
             "result". A `Failure` is a row with the levels of its path and the columns "error", "message" and
             "attempts"; where it has no path, "item" says what failed. A `FileFailure` has the columns "file" and
             "reason".
+        levels: The names of the levels of the paths, from the top down, one for each key: of the columns that are
+            TreeLevel_1, TreeLevel_2 and so on without. A scan may have them, too. The paths of all records must have as
+            many keys; only that of a `Failure` may end sooner.
 
     Returns:
         An iterator of dicts, in the order of the records; each has the columns of its own record only. Arrays and
@@ -56,19 +62,21 @@ def to_rows() -> Callable[[Iterable[Any]], Iterator[Row]]:
         names of files, has what is none escaped, as "backslashreplace" does. Lazy; holds one record.
 
     Raises:
-        ArgumentError: An attribute has the name of a level column, or would share one with another.
+        ArgumentError: An attribute has the name of a level column, or would share one with another; or a path has more
+            or fewer keys than `levels` has names, or these are no different names.
         ArgumentTypeError: An item is no record, or a dict in it has keys that would be one; a `LiveNodeError` where it
             is a live node.
     """
-    return lambda records: (row for _, row in rows_of("to_rows", records))
+    names = checked_levels("to_rows", levels)
+    return lambda records: rows_of("to_rows", records, levels_for(records, names))
 
 
 @overload
-def to_dataframe(records: Iterable[Any]) -> pd.DataFrame: ...
+def to_dataframe(records: Iterable[Any], *, levels: LevelNames = None) -> pd.DataFrame: ...
 @overload
-def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]: ...
+def to_dataframe(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pd.DataFrame]: ...
 @stage("records")
-def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
+def to_dataframe(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pd.DataFrame]:
     """Turn records into a pandas DataFrame, one row a record.
 
     >>> from lotproc import NodeRecord, to_dataframe
@@ -78,6 +86,7 @@ def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
 
     Args:
         records: Records or results, as in `to_rows`; those of a scan as in `to_arrow`.
+        levels: The names of the levels, as in `to_rows`.
 
     Returns:
         A DataFrame, its rows in the order of the records. Its columns are TreeLevel_1 to TreeLevel_n of the deepest
@@ -91,21 +100,23 @@ def to_dataframe() -> Callable[[Iterable[Any]], pd.DataFrame]:
         MissingExtraError: pandas is not installed.
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
+    given = checked_levels("to_dataframe", levels)
     pandas = needed("pandas", "pandas", "to_dataframe()")
 
     def run(records: Iterable[Any]) -> pd.DataFrame:
-        items, names = as_columns(records)
-        return _frame_of_batches(pandas, list(batches("to_dataframe", items, BATCH, names)))
+        items, names, levels = as_columns(records, given)
+        frame = _frame_of_batches(pandas, list(batches("to_dataframe", items, BATCH, names, levels)))
+        return _named(frame, levels)
 
     return run
 
 
 @overload
-def to_arrow(records: Iterable[Any]) -> pa.Table: ...
+def to_arrow(records: Iterable[Any], *, levels: LevelNames = None) -> pa.Table: ...
 @overload
-def to_arrow() -> Callable[[Iterable[Any]], pa.Table]: ...
+def to_arrow(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pa.Table]: ...
 @stage("records")
-def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
+def to_arrow(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pa.Table]:
     """Turn records into an Arrow table, one row a record.
 
     >>> from lotproc import NodeRecord, to_arrow
@@ -116,6 +127,7 @@ def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
         records: Records or results, as in `to_rows`. Those of a scan that was not begun are never made: columns come
             straight from the database. Of a scan that was begun it takes what is left, of one that is used up nothing:
             it is `pyarrow.table(scan)` that reads a scan anew.
+        levels: The names of the levels, as in `to_rows`.
 
     Returns:
         A `pyarrow.Table`, its rows in the order of the records, its columns as in `to_dataframe`, null where a record
@@ -129,16 +141,23 @@ def to_arrow() -> Callable[[Iterable[Any]], pa.Table]:
         MissingExtraError: pyarrow is not installed.
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
+    names = checked_levels("to_arrow", levels)
     needed("pyarrow", "arrow", "to_arrow()")
-    return lambda records: whole_table("to_arrow", *as_columns(records))
+    return lambda records: whole_table("to_arrow", *as_columns(records, names))
 
 
 @overload
-def to_parquet(path: str | os.PathLike[str], records: Iterable[Any], *, batch_size: int = 10_000) -> int: ...
+def to_parquet(
+    path: str | os.PathLike[str], records: Iterable[Any], *, levels: LevelNames = None, batch_size: int = 10_000
+) -> int: ...
 @overload
-def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Callable[[Iterable[Any]], int]: ...
+def to_parquet(
+    path: str | os.PathLike[str], *, levels: LevelNames = None, batch_size: int = 10_000
+) -> Callable[[Iterable[Any]], int]: ...
 @stage("records")
-def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Callable[[Iterable[Any]], int]:
+def to_parquet(
+    path: str | os.PathLike[str], *, levels: LevelNames = None, batch_size: int = 10_000
+) -> Callable[[Iterable[Any]], int]:
     """Write records to a Parquet file, one row a record, however many they are.
 
     >>> import os, tempfile
@@ -153,6 +172,7 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
     Args:
         path: The file to write. Its folder must be there, with room for two copies of the table for a while.
         records: Records or results, as in `to_rows`; those of a scan as in `to_arrow`.
+        levels: The names of the levels, as in `to_rows`.
         batch_size: Records in a row group, and in memory, at most.
 
     Returns:
@@ -172,12 +192,13 @@ def to_parquet(path: str | os.PathLike[str], *, batch_size: int = 10_000) -> Cal
     if os.path.isdir(target):
         raise ArgumentError(f"to_parquet: {target!r} is a folder", hint="give the name of a file in it")
     check_count("to_parquet", "batch_size", batch_size)
+    names = checked_levels("to_parquet", levels)
     needed("pyarrow.parquet", "arrow", "to_parquet()")
-    return lambda records: write_parquet(target, *as_columns(records), batch_size)
+    return lambda records: write_parquet(target, *as_columns(records, names), batch_size)
 
 
 @public
-def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str]) -> pd.DataFrame:
+def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str], *, levels: LevelNames = None) -> pd.DataFrame:
     """Turn the leaves of a tree into a pandas DataFrame: lotdb's function, for trees of any size and shape.
 
     >>> from lotdb import BaseNode
@@ -191,6 +212,7 @@ def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str]) -> pd.DataF
     Args:
         tree: Any lotdb node; a childless one is its own leaf, in a row without level columns.
         attribute_list: The attributes to take along.
+        levels: The names of the levels, as in `to_rows`.
 
     Returns:
         A DataFrame with a row a leaf, depth first, sorted by key. Its columns are TreeLevel_1 to TreeLevel_n for the
@@ -203,11 +225,13 @@ def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str]) -> pd.DataF
         MissingExtraError: pandas is not installed.
     """
     check_root("tree_to_dataframe", tree)
-    return _node_frame("tree_to_dataframe", leaves(tree), attribute_list, tree)
+    return _node_frame("tree_to_dataframe", leaves(tree), attribute_list, tree, levels)
 
 
 @public
-def node_list_to_dataframe(node_list: Iterable[BaseNode], attribute_list: Iterable[str]) -> pd.DataFrame:
+def node_list_to_dataframe(
+    node_list: Iterable[BaseNode], attribute_list: Iterable[str], *, levels: LevelNames = None
+) -> pd.DataFrame:
     """Turn nodes into a pandas DataFrame: lotdb's function, for any number of nodes at any depths.
 
     >>> from lotdb import BaseNode
@@ -221,6 +245,7 @@ def node_list_to_dataframe(node_list: Iterable[BaseNode], attribute_list: Iterab
     Args:
         node_list: Live nodes.
         attribute_list: The attributes to take along.
+        levels: The names of the levels, as in `to_rows`.
 
     Returns:
         A DataFrame as from `tree_to_dataframe`, a row a node, in their order, with the keys below the root of the whole
@@ -229,17 +254,18 @@ def node_list_to_dataframe(node_list: Iterable[BaseNode], attribute_list: Iterab
     Raises:
         ArgumentError, ArgumentTypeError, MissingExtraError: As from `tree_to_dataframe`.
     """
-    return _node_frame("node_list_to_dataframe", node_list, attribute_list, None)
+    return _node_frame("node_list_to_dataframe", node_list, attribute_list, None, levels)
 
 
 def _node_frame(
-    name: str, nodes: Iterable[BaseNode], attribute_list: Iterable[str], root: BaseNode | None
+    name: str, nodes: Iterable[BaseNode], attribute_list: Iterable[str], root: BaseNode | None, levels: LevelNames
 ) -> pd.DataFrame:
+    level_columns = checked_levels(name, levels)
     pandas = needed("pandas", "pandas", f"{name}()")
     if isinstance(attribute_list, str) or not isinstance(attribute_list, Iterable):
         raise ArgumentTypeError(f"{name}: attribute_list", expected="a list of names", got=got(attribute_list))
     names = list(attribute_list)
-    check_names(name, names)
+    check_names(name, names, levels=level_columns)
     columns = {attribute: as_utf8(attribute) for attribute in names}
     if twice := [attribute for attribute in names if names.count(attribute) > 1]:
         raise ArgumentError(f"{name}: the attribute {twice[0]!r} comes twice in {names!r}")
@@ -249,12 +275,22 @@ def _node_frame(
             raise ArgumentTypeError(
                 f"{name}:", expected="a live node", got=got(node), hint="to_dataframe() takes records"
             )
-        row = levels(node_path(node, root))
+        path = node_path(node, root)
+        check_depth(name, level_columns, path)
+        row = levels_of(path)
         for attribute in names:
             value = node.get_attribute(attribute)
             row[columns[attribute]] = cell(value) if isinstance(value, (np.ndarray, str)) else value
         rows.append(row)
-    return _frame(pandas, rows)
+    return _named(_frame(pandas, rows), level_columns)
+
+
+def _named(frame: pd.DataFrame, levels: Levels) -> pd.DataFrame:
+    """The same frame, with the names of its levels."""
+    if levels:
+        names = level_names(levels)
+        frame.columns = [names.get(column, column) for column in frame.columns]
+    return frame
 
 
 def _frame_of_batches(pandas: Any, found: list[Batch]) -> pd.DataFrame:

@@ -21,6 +21,8 @@ from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
 from .filters import attribute_test
 from .models import NodeRecord, OnError, Place
 from .snapshots import NO_RESULTS, Inherit, Names, Payload, checked_taken
+from .tables.levels import LevelNames, checked_levels
+from .tables.rows import check_names
 from .tables.scanned import Scanned
 from .traversal import Skip, check_level, skip_tests
 from .zodb.attributes import Wanted
@@ -52,6 +54,7 @@ def scan(
     skip: Skip = None,
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
+    levels: LevelNames = None,
     at: Moment | None = None,
     since: Moment | None = None,
     uncommitted: Uncommitted = "error",
@@ -69,6 +72,7 @@ def scan(
     skip: Skip = None,
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
+    levels: LevelNames = None,
     at: Moment | None = None,
     since: Moment | None = None,
     uncommitted: Uncommitted = "error",
@@ -86,6 +90,7 @@ def scan(
     skip: Skip = None,
     level: int | Literal["deepest"] | None = None,
     payload: Payload = None,
+    levels: LevelNames = None,
     at: Moment | None = None,
     since: Moment | None = None,
     uncommitted: Uncommitted = "error",
@@ -130,6 +135,8 @@ def scan(
         level: Give the nodes at this depth below `root`, or at the "deepest", instead of the leaves.
         payload: The name of a data attribute: a `PayloadHandle` to it becomes the record's `payload`, or `None` where
             it is absent. Or a function of the node, which must not change it: a copy of what it returns.
+        levels: The names of the levels of the paths, from the top down: what the columns of the keys are called where
+            the scan is read as a table, as in `to_arrow`. By default TreeLevel_1 and so on.
         at: Read the tree as it was behind an earlier transaction: its id, as `transaction_of` gives it, or a time with
             its zone. By default it is the one that the connection of `root` sees.
         since: Give only records of which something is new: of nodes that were stored behind this transaction, its id or
@@ -168,6 +175,8 @@ def scan(
     """
     taken = checked_taken("scan", names, inherit, payload)
     results = checked_below("scan", below, taken.named)
+    named_levels = checked_levels("scan", levels)
+    check_names("scan", [*taken.named, *results] if named_levels else [], levels=named_levels)
     check_choice("scan", "uncommitted", uncommitted, ("error", "ignore"))
     check_on_error("scan", on_error)
     if at is not None:
@@ -221,7 +230,8 @@ def scan(
                 records = derived.added(records, lambda *args: lookup().attributes_at(*args))
             return records
 
-        return Scanned(storage, read, [*taken.named, *results], takes_all=taken.names is ...)
+        known = [*taken.named, *results]
+        return Scanned(storage, read, known, takes_all=taken.names is ..., levels=named_levels)
 
     return run
 

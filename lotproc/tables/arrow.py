@@ -6,7 +6,7 @@ import bisect
 import datetime
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import more_itertools
@@ -18,7 +18,8 @@ from ..zodb.column_arrays import ABSENT, BOOL, DATETIME, FLOAT, INT, NOTHING, ST
 from ..zodb.record_arrays import Flags
 from .batches import Batch, batches
 from .kinds import EXACT, Kinds, kind_of
-from .rows import LEVEL, Path, in_order
+from .levels import LEVEL, Levels, in_order, level_names
+from .rows import Path
 from .times import common_unit
 
 if TYPE_CHECKING:
@@ -223,42 +224,58 @@ def _refused(
     )
 
 
-def whole_table(name: str, records: Iterable[Any], names: Iterable[str]) -> pa.Table:
-    """Records as one table; only a batch of them is in Python's hands at a time. `names` as `batches` takes them."""
+def whole_table(name: str, records: Iterable[Any], names: Iterable[str], levels: Levels) -> pa.Table:
+    """Records as one table; only a batch of them is in Python's hands at a time. `names`, `levels` as in `batches`."""
     import pyarrow as pa
 
     kinds = Kinds(name)
     schema = pa.schema([])
     tables = []
-    for batch in batches(name, records, BATCH, names):
+    for batch in batches(name, records, BATCH, names, levels):
         table = table_of(batch, kinds)
         schema = _widened_schema(schema, table, batch, kinds)
         tables.append((table, batch.size))
     if not tables:
         return pa.table({}, schema=schema)
-    return pa.concat_tables([_widened(name, table, size, schema) for table, size in tables])
+    whole = pa.concat_tables([_widened(name, table, size, schema) for table, size in tables])
+    return whole.rename_columns(_renamed(schema, level_names(levels)).names)
 
 
-def stream_of(name: str, records: Iterable[Any], names: Iterable[str], schema: pa.Schema | None) -> Any:
+def stream_of(
+    name: str, records: Iterable[Any], names: Iterable[str], schema: pa.Schema | None, levels: Levels = None
+) -> Any:
     """Records as a reader of record batches, all of one schema: by default that of the first."""
     import pyarrow as pa
 
     kinds = Kinds(name)
-    given = more_itertools.peekable((table_of(batch, kinds), batch) for batch in batches(name, records, BATCH, names))
+    given = more_itertools.peekable(
+        (table_of(batch, kinds), batch) for batch in batches(name, records, BATCH, names, levels)
+    )
+    by_number = level_names(levels)
     if schema is None:
         schema = given.peek((pa.table({}), None))[0].schema
-    return pa.RecordBatchReader.from_batches(schema, _fitting(name, schema, given))
+    else:
+        schema = _renamed(schema, {level: column for column, level in by_number.items()})
+    named = _renamed(schema, by_number)
+    fitting = (table.rename_columns(named.names) for table in _fitting(name, schema, given))
+    return pa.RecordBatchReader.from_batches(named, (batch for table in fitting for batch in table.to_batches()))
 
 
-def _fitting(name: str, schema: pa.Schema, given: Iterable[tuple[pa.Table, Batch]]) -> Iterator[pa.RecordBatch]:
-    """Batches in the types of a schema; what does not fit is refused."""
+def _renamed(schema: pa.Schema, names: Mapping[str, str]) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([field.with_name(names.get(field.name, field.name)) for field in schema])
+
+
+def _fitting(name: str, schema: pa.Schema, given: Iterable[tuple[pa.Table, Batch]]) -> Iterator[pa.Table]:
+    """Tables in the types of a schema; what does not fit is refused."""
     for table, batch in given:
         for field in table.schema:
             place = schema.get_field_index(field.name)
             kind = schema.field(place).type if place >= 0 else None
             if table[field.name].null_count < batch.size and not _fits(field.type, kind):
                 raise _unfit(name, field.name, kind, batch)
-        yield from _widened(name, table, batch.size, schema).to_batches()
+        yield _widened(name, table, batch.size, schema)
 
 
 def _fits(kind: pa.DataType, column: pa.DataType | None) -> bool:
@@ -332,7 +349,7 @@ def _widened_schema(schema: pa.Schema, table: pa.Table, batch: Batch, kinds: Kin
     return pa.schema([(name, types[name]) for name in in_order(types)])
 
 
-def write_parquet(target: str, records: Iterable[Any], names: Iterable[str], batch_size: int) -> int:
+def write_parquet(target: str, records: Iterable[Any], names: Iterable[str], levels: Levels, batch_size: int) -> int:
     """Batches go to a nameless file first: the schema is known only after the last one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -342,7 +359,7 @@ def write_parquet(target: str, records: Iterable[Any], names: Iterable[str], bat
     schema = pa.schema([])
     sizes = []
     with tempfile.TemporaryFile(dir=os.path.dirname(target)) as spool, replacing(target) as file:
-        for batch in batches(name, records, batch_size, names):
+        for batch in batches(name, records, batch_size, names, levels):
             table = table_of(batch, kinds)
             with pa.ipc.new_stream(spool, table.schema) as stream:
                 stream.write_table(table)
@@ -352,12 +369,13 @@ def write_parquet(target: str, records: Iterable[Any], names: Iterable[str], bat
             sizes.append(batch.size)
         spool.seek(0)
         schema = pa.schema([field.with_type(_mapped(field.type, _null_for_empty)) for field in schema])
-        with pq.ParquetWriter(file, schema) as writer:
+        named = _renamed(schema, level_names(levels))
+        with pq.ParquetWriter(file, named) as writer:
             for size in sizes:
                 with pa.ipc.open_stream(spool) as stream:
                     table = stream.read_all()
                 try:
-                    writer.write_table(_widened(name, table, size, schema))
+                    writer.write_table(_widened(name, table, size, schema).rename_columns(named.names))
                 except pa.ArrowException as error:
                     paths = _paths(table, size)
                     raise ArgumentTypeError(

@@ -12,12 +12,15 @@ import numpy as np
 
 from ..zodb.blocks import Block, Piece
 from ..zodb.column_arrays import Column, column_of, joined, nothing
-from .rows import LEVEL, Path, Row, Rows, in_order
+from .levels import LEVEL, Levels, check_depth, in_order, level_names
+from .rows import Path, Row, Rows
 
 __all__ = ["Batch", "batches"]
 
 
-def batches(name: str, items: Iterable[Any], size: int, names: Iterable[str] = ()) -> Iterator[Batch]:
+def batches(
+    name: str, items: Iterable[Any], size: int, names: Iterable[str] = (), levels: Levels = None
+) -> Iterator[Batch]:
     """The rows of records, and of pieces of blocks among them, in batches of so many.
 
     Args:
@@ -26,8 +29,12 @@ def batches(name: str, items: Iterable[Any], size: int, names: Iterable[str] = (
         size: Rows in a batch; the last one may have fewer.
         names: The attributes that all records have, if that is known: where there is none, a batch without rows has
             their columns.
+        levels: What the levels are called in the end; each of them has its column.
     """
-    rows = Rows(name)
+    rows = Rows(name, levels)
+    known = dict.fromkeys(names)
+    if levels:
+        rows.name(known.keys())  # before anything is read
     batch = Batch(rows)
     is_empty = True
     for item in items:
@@ -46,7 +53,7 @@ def batches(name: str, items: Iterable[Any], size: int, names: Iterable[str] = (
             if batch.size == size:
                 yield batch
                 batch = Batch(rows)
-    if is_empty and (known := dict.fromkeys(names)):
+    if is_empty and (known or levels):
         rows.name(known.keys())
         yield Batch(rows, list(known))
     elif batch.size:
@@ -75,6 +82,8 @@ class Batch:
 
     def add_rows(self, block: Block, start: int, stop: int) -> None:
         """Add rows of a block."""
+        if self._rows.levels is not None and block.depth != len(self._rows.levels):
+            check_depth(self._rows.called, self._rows.levels, block.path(start))
         if not self._rows.columns.keys() >= block.columns.keys():
             for row, layout in block.layouts_of(start, stop):
                 self._rows.name(dict.fromkeys(layout).keys(), block.path(row))
@@ -94,7 +103,8 @@ class Batch:
     @cached_property
     def names(self) -> list[str]:
         """The names of the columns, in their order."""
-        found: list[tuple[int, Iterable[str]]] = [(0, [self._rows.columns[attribute] for attribute in self._known])]
+        found: list[tuple[int, Iterable[str]]] = [(0, level_names(self._rows.levels))]
+        found += [(0, [self._rows.columns[attribute] for attribute in self._known])]
         found += [(place, row) for place, _, row in self._records]
         for place, block, start, stop in self.pieces:
             levels = [f"TreeLevel_{number}" for number in range(1, block.depth + 1)]

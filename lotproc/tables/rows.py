@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import pathlib
-import re
 from collections.abc import Iterable, Iterator, KeysView
 from typing import Any, TypeAlias
 
@@ -15,21 +14,23 @@ from .._items import node_path, path_of
 from ..errors import ArgumentError, ArgumentTypeError, LiveNodeError, as_utf8, got
 from ..models import Failure, ProcessResult, Write, written_attributes
 from ..payloads import PayloadHandle
+from .levels import LEVEL, Levels, check_depth, level_names, levels_of
 from .times import plain_time, plain_times
 
-__all__ = ["LEVEL", "PLAIN", "Path", "Row", "Rows", "cell", "check_names", "in_order", "levels", "rows_of"]
+__all__ = ["PLAIN", "Path", "Row", "Rows", "cell", "check_names", "rows_of"]
 
 Row: TypeAlias = "dict[str, Any]"
 Path: TypeAlias = "tuple[str, ...]"
 
-LEVEL = re.compile(r"TreeLevel_([1-9][0-9]*)")
 #: Types whose values go into a table as they are; a str does if it is UTF-8.
 PLAIN = frozenset([type(None), bool, int, float, str, bytes])
 
 
-def rows_of(name: str, records: Iterable[Any]) -> Iterator[tuple[Path, Row]]:
-    """The rows of records, each with its path."""
-    return map(Rows(name).of, records)
+def rows_of(name: str, records: Iterable[Any], levels: Levels) -> Iterator[Row]:
+    """The rows of records."""
+    names = level_names(levels)
+    for _, row in map(Rows(name, levels).of, records):
+        yield {names.get(column, column): value for column, value in row.items()} if names else row
 
 
 class Rows:
@@ -37,23 +38,25 @@ class Rows:
 
     Args:
         name: The function that the user called, for errors.
+        levels: What the levels are called in the end. Until then they are TreeLevel_1 and so on.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, levels: Levels) -> None:
+        self.called, self.levels = name, levels
         #: The columns of attributes, by their names, and the other way around.
         self.columns: dict[str, str] = {}
         self.attributes: dict[str, str] = {}
 
     def of(self, record: Any) -> tuple[Path, Row]:
         """The path and the row of a record."""
-        name = self._name
+        name = self.called
         if isinstance(record, BaseNode):
             hint = "put snapshot() in front to make it a record"
             raise LiveNodeError(f"{name}: what is", "is a live node", path=node_path(record), hint=hint)
         if isinstance(record, ProcessResult):
             record = _as_written(name, record)
-        elif isinstance(record, Failure) and record.path is None:
+        is_failure = isinstance(record, Failure)
+        if is_failure and record.path is None:
             record = Write((), {**record.attributes, "item": record.item})
         path = path_of(name, record)
         attributes: Any = getattr(record, "attributes", None)
@@ -61,10 +64,12 @@ class Rows:
             raise ArgumentTypeError(f"{name}: the path of a record", expected="a tuple of keys", got=got(record.path))
         if not hasattr(attributes, "items"):
             raise ArgumentTypeError(f"{name}:", expected="a record with attributes", got=got(record))
+        if self.levels is not None:
+            check_depth(name, self.levels, path, may_be_less=is_failure)
         columns = self.columns
         if attributes.keys() - columns.keys():
             self.name(attributes.keys(), path)
-        row = levels(path)
+        row = levels_of(path)
         attribute = None
         try:
             for attribute, value in attributes.items():
@@ -82,8 +87,8 @@ class Rows:
     def name(self, attributes: KeysView[str], path: Path | None = None) -> None:
         """Find columns for attributes, of the node at a path."""
         new = attributes - self.columns.keys()
-        check_names(self._name, new, path)
-        found = _columns(self._name, new, self.columns, path)
+        check_names(self.called, new, path, self.levels)
+        found = _columns(self.called, new, self.columns, path)
         self.columns.update(found)
         self.attributes.update((column, attribute) for attribute, column in found.items())
 
@@ -110,20 +115,18 @@ def _as_written(name: str, result: ProcessResult) -> Write:
     return Write((*result.path, *result.relative_path), attributes)
 
 
-def levels(path: Path) -> Row:
-    keys = path if "".join(path).isascii() else map(as_utf8, path)
-    return {f"TreeLevel_{number}": key for number, key in enumerate(keys, 1)}
-
-
-def check_names(name: str, attributes: Iterable[str], path: Path | None = None) -> None:
+def check_names(name: str, attributes: Iterable[str], path: Path | None = None, levels: Levels = None) -> None:
     for attribute in attributes:
         if not isinstance(attribute, str):
             raise ArgumentTypeError(
                 f"{name}: the name of an attribute", path=path, expected="a str", got=got(attribute)
             )
-        if LEVEL.fullmatch(attribute):
+        if LEVEL.fullmatch(attribute) or as_utf8(attribute) in (levels or ()):
             raise ArgumentError(
-                f"{name}: the attribute {attribute!r}", "has the name of a level column", path=path, hint="rename it"
+                f"{name}: the attribute {attribute!r}",
+                "has the name of a level column",
+                path=path,
+                hint="rename it" if LEVEL.fullmatch(attribute) else "give that level another name",
             )
 
 
@@ -172,13 +175,3 @@ def cell(value: Any) -> Any:
 
 
 _STR = {str}
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """The levels by number, then the others in the order in which they first come."""
-
-    def position(name: str) -> float:
-        level = LEVEL.fullmatch(name)
-        return int(level[1]) if level else float("inf")
-
-    return sorted(dict.fromkeys(names), key=position)

@@ -13,11 +13,12 @@ from ..errors import ArgumentError
 from ..models import NodeRecord
 from ..zodb.pinned import PinnedStorage
 from .arrow import stream_of
+from .levels import Levels
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Scanned", "as_columns"]
+__all__ = ["Scanned", "as_columns", "levels_for"]
 
 
 #: Names that its repr shows.
@@ -32,6 +33,7 @@ class Scanned(Iterator[NodeRecord]):
         read: What scans them: a function from a storage, and whether pieces of blocks are wanted in place of records.
         names: The attributes that each record has, as far as they are known.
         takes_all: Whether each has all others of its node as well.
+        levels: What the columns of the levels are called in a table.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class Scanned(Iterator[NodeRecord]):
         names: Sequence[str],
         *,
         takes_all: bool,
+        levels: Levels,
     ) -> None:
         self._storage, self._read, self.names, self._takes_all = storage, read, names, takes_all
+        self.levels = levels
         self._items: Any = None  # once it is begun
         #: Lets go of the storage, if that is needed, at the end, or where this is dropped before.
         self._held: Any = until_closed(iter(()), storage.close) if storage.must_close else None
@@ -92,14 +96,20 @@ class Scanned(Iterator[NodeRecord]):
         items = self._read(storage, True)
         if storage.must_close:
             items = until_closed(items, storage.close)
-        stream = stream_of("scan", items, self.names, self._schema)
+        stream = stream_of("scan", items, self.names, self._schema, self.levels)
         self._schema = stream.schema
         return stream.__arrow_c_stream__(requested_schema)
 
 
-def as_columns(records: Iterable[Any]) -> tuple[Iterable[Any], Sequence[str]]:
-    """The same records, and the attributes that all of them have, if that is known.
+def as_columns(records: Iterable[Any], levels: Levels) -> tuple[Iterable[Any], Sequence[str], Levels]:
+    """The same records, the attributes that all of them have, if that is known, and the names of levels.
 
     Pieces of blocks in place of those of a scan that is not begun.
     """
-    return (records.pieces(), records.names) if isinstance(records, Scanned) else (records, ())
+    found = levels_for(records, levels)
+    return (records.pieces(), records.names, found) if isinstance(records, Scanned) else (records, (), found)
+
+
+def levels_for(records: Iterable[Any], levels: Levels) -> Levels:
+    """The names of levels that were given, or else those of the scan that the records are."""
+    return records.levels if levels is None and isinstance(records, Scanned) else levels
