@@ -19,6 +19,7 @@ from .errors import ArgumentError, ArgumentTypeError, as_utf8, got
 from .tables.arrow import BATCH, whole_table, write_parquet
 from .tables.batches import Batch, batches
 from .tables.levels import LEVEL, LevelNames, Levels, check_depth, checked_levels, in_order, level_names, levels_of
+from .tables.payload_columns import PayloadColumns, checked_statistics, described
 from .tables.rows import Row, cell, check_names, rows_of
 from .tables.scanned import as_columns, levels_for
 from .tables.times import common_unit
@@ -33,11 +34,17 @@ __all__ = ["node_list_to_dataframe", "to_arrow", "to_dataframe", "to_parquet", "
 
 
 @overload
-def to_rows(records: Iterable[Any], *, levels: LevelNames = None) -> Iterator[Row]: ...
+def to_rows(
+    records: Iterable[Any], *, levels: LevelNames = None, payload_columns: PayloadColumns = None
+) -> Iterator[Row]: ...
 @overload
-def to_rows(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], Iterator[Row]]: ...
+def to_rows(
+    *, levels: LevelNames = None, payload_columns: PayloadColumns = None
+) -> Callable[[Iterable[Any]], Iterator[Row]]: ...
 @stage("records")
-def to_rows(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], Iterator[Row]]:
+def to_rows(
+    *, levels: LevelNames = None, payload_columns: PayloadColumns = None
+) -> Callable[[Iterable[Any]], Iterator[Row]]:
     """Turn records into dicts, one a record: the path in columns, then the attributes.
 
     >>> from lotproc import NodeRecord, to_rows
@@ -54,6 +61,10 @@ def to_rows(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], Iterator[
         levels: The names of the levels of the paths, from the top down, one for each key: of the columns that are
             TreeLevel_1, TreeLevel_2 and so on without. A scan may have them, too. The paths of all records must have as
             many keys; only that of a `Failure` may end sooner.
+        payload_columns: Attributes that are arrays, or handles to them, each with the statistics that are columns in
+            its place: {"data": ["seconds", "peak"]} makes `data_seconds` and `data_peak`. There are "shape", "dtype"
+            and "seconds", which a handle knows without reading it, and "mean", "std", "min", "max" and "peak", the
+            largest magnitude, of all numbers of the array. What is not known, or of no array or no numbers, is `None`.
 
     Returns:
         An iterator of dicts, in the order of the records; each has the columns of its own record only. Arrays and
@@ -68,15 +79,27 @@ def to_rows(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], Iterator[
             is a live node.
     """
     names = checked_levels("to_rows", levels)
-    return lambda records: rows_of("to_rows", records, levels_for(records, names))
+    statistics = checked_statistics("to_rows", payload_columns)
+
+    def run(records: Iterable[Any]) -> Iterator[Row]:
+        found = levels_for(records, names)
+        return rows_of("to_rows", described("to_rows", records, statistics) if statistics else records, found)
+
+    return run
 
 
 @overload
-def to_dataframe(records: Iterable[Any], *, levels: LevelNames = None) -> pd.DataFrame: ...
+def to_dataframe(
+    records: Iterable[Any], *, levels: LevelNames = None, payload_columns: PayloadColumns = None
+) -> pd.DataFrame: ...
 @overload
-def to_dataframe(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pd.DataFrame]: ...
+def to_dataframe(
+    *, levels: LevelNames = None, payload_columns: PayloadColumns = None
+) -> Callable[[Iterable[Any]], pd.DataFrame]: ...
 @stage("records")
-def to_dataframe(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pd.DataFrame]:
+def to_dataframe(
+    *, levels: LevelNames = None, payload_columns: PayloadColumns = None
+) -> Callable[[Iterable[Any]], pd.DataFrame]:
     """Turn records into a pandas DataFrame, one row a record.
 
     >>> from lotproc import NodeRecord, to_dataframe
@@ -87,6 +110,7 @@ def to_dataframe(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pd.D
     Args:
         records: Records or results, as in `to_rows`; those of a scan as in `to_arrow`.
         levels: The names of the levels, as in `to_rows`.
+        payload_columns: Statistics of arrays, as in `to_rows`.
 
     Returns:
         A DataFrame, its rows in the order of the records. Its columns are TreeLevel_1 to TreeLevel_n of the deepest
@@ -101,10 +125,11 @@ def to_dataframe(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pd.D
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
     given = checked_levels("to_dataframe", levels)
+    statistics = checked_statistics("to_dataframe", payload_columns)
     pandas = needed("pandas", "pandas", "to_dataframe()")
 
     def run(records: Iterable[Any]) -> pd.DataFrame:
-        items, names, levels = as_columns(records, given)
+        items, names, levels = as_columns("to_dataframe", records, given, statistics)
         frame = _frame_of_batches(pandas, list(batches("to_dataframe", items, BATCH, names, levels)))
         return _named(frame, levels)
 
@@ -112,11 +137,17 @@ def to_dataframe(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pd.D
 
 
 @overload
-def to_arrow(records: Iterable[Any], *, levels: LevelNames = None) -> pa.Table: ...
+def to_arrow(
+    records: Iterable[Any], *, levels: LevelNames = None, payload_columns: PayloadColumns = None
+) -> pa.Table: ...
 @overload
-def to_arrow(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pa.Table]: ...
+def to_arrow(
+    *, levels: LevelNames = None, payload_columns: PayloadColumns = None
+) -> Callable[[Iterable[Any]], pa.Table]: ...
 @stage("records")
-def to_arrow(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pa.Table]:
+def to_arrow(
+    *, levels: LevelNames = None, payload_columns: PayloadColumns = None
+) -> Callable[[Iterable[Any]], pa.Table]:
     """Turn records into an Arrow table, one row a record.
 
     >>> from lotproc import NodeRecord, to_arrow
@@ -128,6 +159,7 @@ def to_arrow(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pa.Table
             straight from the database. Of a scan that was begun it takes what is left, of one that is used up nothing:
             it is `pyarrow.table(scan)` that reads a scan anew.
         levels: The names of the levels, as in `to_rows`.
+        payload_columns: Statistics of arrays, as in `to_rows`.
 
     Returns:
         A `pyarrow.Table`, its rows in the order of the records, its columns as in `to_dataframe`, null where a record
@@ -142,21 +174,35 @@ def to_arrow(*, levels: LevelNames = None) -> Callable[[Iterable[Any]], pa.Table
         ArgumentError, ArgumentTypeError: As from `to_rows`.
     """
     names = checked_levels("to_arrow", levels)
+    statistics = checked_statistics("to_arrow", payload_columns)
     needed("pyarrow", "arrow", "to_arrow()")
-    return lambda records: whole_table("to_arrow", *as_columns(records, names))
+    return lambda records: whole_table("to_arrow", *as_columns("to_arrow", records, names, statistics))
 
 
 @overload
 def to_parquet(
-    path: str | os.PathLike[str], records: Iterable[Any], *, levels: LevelNames = None, batch_size: int = 10_000
+    path: str | os.PathLike[str],
+    records: Iterable[Any],
+    *,
+    levels: LevelNames = None,
+    payload_columns: PayloadColumns = None,
+    batch_size: int = 10_000,
 ) -> int: ...
 @overload
 def to_parquet(
-    path: str | os.PathLike[str], *, levels: LevelNames = None, batch_size: int = 10_000
+    path: str | os.PathLike[str],
+    *,
+    levels: LevelNames = None,
+    payload_columns: PayloadColumns = None,
+    batch_size: int = 10_000,
 ) -> Callable[[Iterable[Any]], int]: ...
 @stage("records")
 def to_parquet(
-    path: str | os.PathLike[str], *, levels: LevelNames = None, batch_size: int = 10_000
+    path: str | os.PathLike[str],
+    *,
+    levels: LevelNames = None,
+    payload_columns: PayloadColumns = None,
+    batch_size: int = 10_000,
 ) -> Callable[[Iterable[Any]], int]:
     """Write records to a Parquet file, one row a record, however many they are.
 
@@ -173,6 +219,7 @@ def to_parquet(
         path: The file to write. Its folder must be there, with room for two copies of the table for a while.
         records: Records or results, as in `to_rows`; those of a scan as in `to_arrow`.
         levels: The names of the levels, as in `to_rows`.
+        payload_columns: Statistics of arrays, as in `to_rows`.
         batch_size: Records in a row group, and in memory, at most.
 
     Returns:
@@ -193,8 +240,9 @@ def to_parquet(
         raise ArgumentError(f"to_parquet: {target!r} is a folder", hint="give the name of a file in it")
     check_count("to_parquet", "batch_size", batch_size)
     names = checked_levels("to_parquet", levels)
+    statistics = checked_statistics("to_parquet", payload_columns)
     needed("pyarrow.parquet", "arrow", "to_parquet()")
-    return lambda records: write_parquet(target, *as_columns(records, names), batch_size)
+    return lambda records: write_parquet(target, *as_columns("to_parquet", records, names, statistics), batch_size)
 
 
 @public

@@ -17,7 +17,7 @@ from ..payloads import PayloadHandle
 from .levels import LEVEL, Levels, check_depth, level_names, levels_of
 from .times import plain_time, plain_times
 
-__all__ = ["PLAIN", "Path", "Row", "Rows", "cell", "check_names", "rows_of"]
+__all__ = ["PLAIN", "Path", "Row", "Rows", "as_written", "cell", "check_names", "rows_of"]
 
 Row: TypeAlias = "dict[str, Any]"
 Path: TypeAlias = "tuple[str, ...]"
@@ -54,7 +54,7 @@ class Rows:
             hint = "put snapshot() in front to make it a record"
             raise LiveNodeError(f"{name}: what is", "is a live node", path=node_path(record), hint=hint)
         if isinstance(record, ProcessResult):
-            record = _as_written(name, record)
+            record = as_written(name, record)
         is_failure = isinstance(record, Failure)
         if is_failure and record.path is None:
             record = Write((), {**record.attributes, "item": record.item})
@@ -109,7 +109,7 @@ def _columns(name: str, attributes: Iterable[str], known: dict[str, str], path: 
     return columns
 
 
-def _as_written(name: str, result: ProcessResult) -> Write:
+def as_written(name: str, result: ProcessResult) -> Write:
     """A result as `write` would write it under `mirror()`; without an output, its attributes only."""
     attributes = written_attributes(name, result, None if result.output is None else "result")
     return Write((*result.path, *result.relative_path), attributes)

@@ -14,6 +14,7 @@ from ..models import NodeRecord
 from ..zodb.pinned import PinnedStorage
 from .arrow import stream_of
 from .levels import Levels
+from .payload_columns import Statistics, described, described_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,13 +102,18 @@ class Scanned(Iterator[NodeRecord]):
         return stream.__arrow_c_stream__(requested_schema)
 
 
-def as_columns(records: Iterable[Any], levels: Levels) -> tuple[Iterable[Any], Sequence[str], Levels]:
+def as_columns(
+    name: str, records: Iterable[Any], levels: Levels, statistics: Statistics
+) -> tuple[Iterable[Any], Sequence[str], Levels]:
     """The same records, the attributes that all of them have, if that is known, and the names of levels.
 
-    Pieces of blocks in place of those of a scan that is not begun.
+    Pieces of blocks in place of those of a scan that is not begun, unless arrays in them are to be described.
     """
-    found = levels_for(records, levels)
-    return (records.pieces(), records.names, found) if isinstance(records, Scanned) else (records, (), found)
+    levels = levels_for(records, levels)
+    names = records.names if isinstance(records, Scanned) else ()
+    if statistics:
+        return described(name, records, statistics), described_names(names, statistics), levels
+    return (records.pieces() if isinstance(records, Scanned) else records), names, levels
 
 
 def levels_for(records: Iterable[Any], levels: Levels) -> Levels:
