@@ -251,7 +251,9 @@ def _of_store(store: Store, fields: str | tuple[str, ...], paths: list[Path]) ->
 def _touched(records: list[Any]) -> list[Any]:
     """The records, with their pages in memory."""
     for record in records:
-        for part in record if type(record) is tuple else (record,):
-            if isinstance(part, np.ndarray) and part.dtype == np.uint8 and part.ndim == 1:
-                part[::4096].max(initial=0)
+        if isinstance(record, np.ndarray):
+            if record.dtype == np.uint8 and record.ndim == 1:
+                record[::4096].max(initial=0)
+        elif type(record) is tuple:
+            _touched([*record])
     return records
