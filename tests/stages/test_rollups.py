@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
+from io import BytesIO
 from itertools import pairwise
 from typing import Any
 
@@ -156,7 +157,16 @@ def cut(items: list[Any], places: list[int]) -> list[list[Any]]:
 
 
 def to_the_bit(results: Any) -> list[tuple[NodePath, bytes]]:
-    return [(result.path, pickle.dumps(result.output)) for result in results]
+    return [(result.path, pickled_alone(result.output)) for result in results]
+
+
+def pickled_alone(value: Any) -> bytes:
+    """The pickle of a value, whichever of its equal parts are one object."""
+    buffer = BytesIO()
+    pickler = pickle.Pickler(buffer)
+    pickler.fast = True  # it remembers none of them
+    pickler.dump(value)
+    return buffer.getvalue()
 
 
 #: Their deviation is above the middle of two floats by less than any of the digits that are looked at; and so small
