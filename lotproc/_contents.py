@@ -85,10 +85,16 @@ def _source(file: Path, samplerate_hz: float | None) -> tuple[Any, ...]:
 # --- Sound ----------------------------------------------------------------------------------------------------------
 
 
+def _check_not_empty(file: Path) -> None:
+    if file.stat().st_size == 0:  # of which some packages say that it does not exist
+        raise ValueError("the file is empty")
+
+
 def _sound(file: Path) -> tuple[float, np.ndarray[Any, Any]]:
     """The samples per second of a WAV file, and the samples, time first, then channels."""
     from scipy.io import wavfile
 
+    _check_not_empty(file)
     with file.open("rb") as opened:
         sizes = _sizes(opened)
     source: Any = file
@@ -107,6 +113,7 @@ def _other_sound(file: Path) -> tuple[float, np.ndarray[Any, Any]]:
     """The samples per second of any other file of sound, and the samples, as those of WAV files are."""
     import soundfile
 
+    _check_not_empty(file)
     with soundfile.SoundFile(file) as opened:
         expected, rate, form, said = len(opened), float(opened.samplerate), opened.format, opened.extra_info
         samples = opened.read(dtype=_DTYPES.get(opened.subtype, "float32"), always_2d=True)

@@ -33,11 +33,11 @@ def nodes_without_file(
     sources: Mapping[_Path, Path],
     files: FolderFiles,
     unlisted: AbstractSet[Path],
-) -> tuple[list[IndexedFile], list[IndexedFile]]:
+) -> tuple[list[IndexedFile], list[IndexedFile], list[_Path]]:
     """The nodes whose file is gone from the folder: those that another file is for, with that, and others, with theirs.
 
     Of the latter only those whose file would be among these files if it were there, and not in a folder that could not
-    be listed.
+    be listed. And the nodes whose file is there, and is on another node as well, since it was given another key.
 
     Args:
         root: The node below which they are.
@@ -47,21 +47,25 @@ def nodes_without_file(
         files: All that are in the folder.
         unlisted: The folders in it that could not be listed.
     """
-    replaced, gone = [], []
+    replaced, gone, doubled = [], [], []
     for path, node in _suspects(root, attribute, {} if content else sources):
         name = _file_of(node, attribute)
         if name is None:
             continue
         there = sources.get(path)
-        if (there is not None and str(there) == name) or not _is_gone(name):
+        if there is not None and str(there) == name:
             continue
         file = Path(name)
+        if not _is_gone(name):
+            if there is None and any(sources.get((*path[:-1], key)) == file for key in (file.name, file.stem)):
+                doubled.append(path)
+            continue
         if there is not None:
             if files.folder in file.parents:
                 replaced.append(IndexedFile(path, there))
         elif files.has_place_for(file, path) and unlisted.isdisjoint([file, *file.parents]):
             gone.append(IndexedFile(path, file))
-    return replaced, gone
+    return replaced, gone, doubled
 
 
 def _suspects(root: BaseNode, attribute: str, sources: Mapping[_Path, Path]) -> Iterator[tuple[_Path, BaseNode]]:

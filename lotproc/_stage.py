@@ -257,10 +257,16 @@ def stage(
             data could not be told.
     """
 
+    if not isinstance(data, str) or not data.isidentifier():
+        raise ArgumentTypeError(
+            "stage: data", expected="the name of the data", got=got(data), hint='write @stage("records"), say'
+        )
+
     def decorate(options: Callable[..., Callable[[Any], Any]]) -> Callable[..., Any]:
+        check_function("stage", "the function of the options", options, "a function")
         is_ours = options.__module__.startswith("lotproc.") and not options.__name__.startswith("_")
         if not is_ours:
-            _check_options(options)
+            _check_options(options, data)
         signature = _with_data(inspect.signature(options), data)
         plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
         shape = f"{options.__name__}{signature.replace(parameters=plain)}"
@@ -313,10 +319,12 @@ def stage(
     return decorate
 
 
-def _check_options(options: Callable[..., Any]) -> None:
+def _check_options(options: Callable[..., Any], data: str) -> None:
     """Refuse a function whose options can't be told from the data that comes behind them."""
     for name, parameter in inspect.signature(options).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+        if name == data:
+            what = f"options without {data!r}: the data is the argument of the function that it returns"
+        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             what = "options that have names, each of its own"
         elif parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty:
             what = f"an option with a default behind a *, as in {options.__name__}(*, {name}=...)"
@@ -345,7 +353,11 @@ def _feed(
     """Give a stage its data, if it is what the stage works on; an iterator that comes of it tells what it is."""
     __tracebackhide__ = True
     # The next stage reads what is inside of such a one: so it costs something at the end of a pipeline only.
-    result = _fed(function.__name__, data, also, run, inside(value))
+    try:
+        result = _fed(function.__name__, data, also, run, inside(value))
+    except BaseException as error:
+        cut_short(error)
+        raise error  # with the lines that are left, on Python 3.10, too
     return told(result, value, function, given) if data != "item" and isinstance(result, Iterator) else result
 
 
@@ -359,10 +371,9 @@ def _fed(name: str, data: str, also: type | None, run: Callable[[Any], Any], val
     check_items(name, data, value)
     try:
         result = run(value)
-    except BaseException as error:
-        cut_short(error)
+    except BaseException:
         _close(value)
-        raise error  # with the traceback that it has now, on Python 3.10, too
+        raise
     return until_closed(result, lambda: _close(value)) if isinstance(result, Iterator) else result
 
 

@@ -19,7 +19,7 @@ from ._interrupts import uninterrupted
 from ._items import node_path
 from ._nodes import connection_of, find
 from ._stage import check_choice, check_root, stage
-from .errors import ArgumentError, ArgumentTypeError, ExistsError, as_text, got
+from .errors import ArgumentError, ArgumentTypeError, ExistsError, as_text, got, warn
 from .file_models import FileFailure, IndexedFile, IngestReport
 from .indexing import FolderFiles, index_files
 from .loading import (
@@ -116,9 +116,10 @@ def ingest_files(
     >>> root.get_node("clip_1").get_attribute("file").path.name
     'clip_1.wav'
 
-    A file that can't be read leaves no trace in the tree and is in the report, as is a second file for a node that
-    has one from this run. An error that ends the run undoes what was not committed; in memory, all that was attached.
-    Arrays in a zarr store lie outside the database: one that was replaced stays so.
+    A file that can't be read leaves no trace in the tree and is in the report; a node that has what was read of it
+    when it was whole keeps that. In the report is also a second file for a node that has one from this run. An error
+    that ends the run undoes what was not committed; in memory, all that was attached. Arrays in a zarr store lie
+    outside the database: one that was replaced stays so.
 
     A file whose name without its suffix is that of a folder beside it (`a/c.wav`, `a/c/x.wav`) is attached to a node
     with nodes below it. That is no leaf, so `leaves` and `scan` do not give it. The report names it among its `inner`
@@ -396,9 +397,10 @@ def ingest_files(
             if waiting and commit_every is not None:
                 commit()
             without: list[IndexedFile] = []
+            doubled: list[_Path] = []
             deleted = 0
             if isinstance(files, FolderFiles) and gone is not None:
-                others, without = nodes_without_file(root, attribute, content, sources, files, unlisted)
+                others, without, doubled = nodes_without_file(root, attribute, content, sources, files, unlisted)
                 attach_others(others)
                 if gone == "delete" and without:
                     if not sources and len(failures) == len(unlisted):
@@ -407,6 +409,10 @@ def ingest_files(
             report = IngestReport(
                 ingested, skipped, commits, tuple(failures), inner_nodes(), tuple(updated), tuple(without), deleted
             )
+        if doubled:
+            files_are = f"{counted(len(doubled), 'file')} of the folder {'is' if len(doubled) == 1 else 'are'}"
+            what = "was the folder ingested with another key= before? Delete the nodes of one kind"
+            warn(f"ingest_files: {files_are} on another node as well, {as_text(doubled[0])} first: {what}")
         return report
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from types import CoroutineType
 from typing import Any, TypeVar, overload
 
 from ._items import path_of
@@ -95,6 +96,15 @@ def outputs(fn: Callable[[T], Any]) -> Callable[[Iterable[T]], list[ProcessResul
 
     def made(record: T, path: tuple[str, ...], value: Any) -> ProcessResult:
         value = drained(value, {})
+        if isinstance(value, CoroutineType):
+            value.close()
+            raise ResultError(
+                "outputs: what fn returned",
+                path=path,
+                expected="an output",
+                got="a coroutine, which nobody awaits",
+                hint='give outputs() the coroutine function itself, and parallel_map mode="async"',
+            )
         for item in value if type(value) in (list, tuple) else (value,):
             if isinstance(item, (ProcessResult, Failure)):
                 raise ResultError(

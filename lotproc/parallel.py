@@ -187,6 +187,11 @@ def parallel_map(
             check_count("parallel_map", name, value)
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise ArgumentTypeError("parallel_map: executor", "must have a submit method", got=got(executor))
+    if executor is not None and hasattr(executor, "get_executor"):  # Dask's client, which has a submit, too
+        hint = "client.get_executor() gives one"
+        raise ArgumentTypeError("parallel_map: executor", expected="an executor", got=got(executor), hint=hint)
+    if executor is not None and mode == "async":
+        raise ArgumentError('parallel_map: mode="async" has an event loop of its own: leave executor= away')
     if executor is not None and max_workers is None:
         max_workers = _workers_of(executor)
     check_on_error("parallel_map", on_error)
@@ -255,7 +260,8 @@ def _check_workers(where_to: str, timeout: object, initializer: object, max_task
     ):
         is_possible = where_to == "process" or (where_to == "async" and name == "timeout")
         if value is not None and not is_possible:
-            raise ArgumentError(f'parallel_map: {name}={value} needs mode="process", not {given}: {why}')
+            modes = '"process" or "async"' if name == "timeout" else '"process"'
+            raise ArgumentError(f"parallel_map: {name}={value} needs mode={modes}, not {given}: {why}")
 
 
 def _check_rate(where_to: str, rate: object) -> None:

@@ -284,6 +284,9 @@ def _slow_workers(maps: tuple[MapReport, ...]) -> str:
         return f"The workers are the slower side: {more}."
     if slow.mode == "sync":
         return f"What {_name(slow)} does in line is the slower side: workers would help, or a faster processor."
+    if slow.mode == "async" and slow.busy < BUSY:
+        more = "a higher rate= or buffersize= would help"
+        return f"{_name(slow)} waits for its turns, busy {_percent(slow.busy)}: {more}."
     if slow.busy < BUSY:
         more = "more of them would not help, batches of another size may"
     return f"The workers{whose} are the slower side, busy {_percent(slow.busy)}: {more}."

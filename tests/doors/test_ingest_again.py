@@ -446,3 +446,17 @@ def test_a_report_without_what_it_did_not_have_once_is_pickled_as_it_was() -> No
     assert sorted(report.__getstate__()) == ["commits", "failures", "ingested", "skipped"]
     assert pickle.loads(pickle.dumps(report)) == report
     assert pickle.loads(pickle.dumps(LONG)) == LONG
+
+
+@pytest.mark.parametrize("gone", ["report", "delete"])
+@pytest.mark.parametrize("first", ["stem", "name"])
+def test_files_that_were_ingested_under_another_key_are_told(folder: Path, first: Any, gone: Any) -> None:
+    for name in ("a.txt", "x/b.txt"):
+        write(folder / name)
+    root = BaseNode("root")
+    lp.ingest_files(root, lp.index_files(folder, "**/*.txt", key=first))
+    other: Any = "name" if first == "stem" else "stem"
+    with pytest.warns(UserWarning, match=r"2 files .* another key="):
+        report = lp.ingest_files(root, lp.index_files(folder, "**/*.txt", key=other), gone=gone)
+    assert (report.ingested, report.gone) == (2, ())  # and nothing is deleted that somebody may have labelled
+    assert len(list(lp.leaves(root))) == 4

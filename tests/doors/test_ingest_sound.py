@@ -80,8 +80,11 @@ def test_a_file_that_was_cut_off_is_reported(kind: Any, part: float, tmp_path_fa
 def test_no_samples_and_no_sound_are_reported(tmp_path: Path, soundfile: Any) -> None:
     soundfile.write(tmp_path / "a.flac", SOUND[:0], 8000)
     (tmp_path / "b.ogg").write_bytes(b"no sound at all")
-    report, _ = ingested(tmp_path / "a.flac", tmp_path / "b.ogg")
-    assert [failure.file.name for failure in report.failures] == ["a.flac", "b.ogg"]
+    (tmp_path / "c.mp3").touch()
+    (tmp_path / "d.wav").touch()
+    report, _ = ingested(*(tmp_path / name for name in ("a.flac", "b.ogg", "c.mp3", "d.wav")))
+    assert [failure.file.name for failure in report.failures] == ["a.flac", "b.ogg", "c.mp3", "d.wav"]
+    assert all("the file is empty" in failure.reason for failure in report.failures[2:])
 
 
 @pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\2\1" + bytes(257)])
@@ -109,7 +112,7 @@ def test_without_soundfile_the_extra_is_named_and_wav_files_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    (tmp_path / "a.flac").touch()
+    (tmp_path / "a.flac").write_bytes(b"fLaC")
     with pytest.raises(lp.MissingExtraError, match=r'pip install "lotproc\[files\]"'):
         ingested(tmp_path / "a.flac")
     wavfile = pytest.importorskip("scipy.io.wavfile")

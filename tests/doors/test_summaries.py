@@ -304,6 +304,7 @@ def test_the_slower_side_is_named_where_there_is_one(
 
 BUSY = MapReport("decode", "thread", 2, 5, seconds=10.0, working=19.0, worker_wait=9.0)
 IDLE = MapReport("decode", "thread", 2, 5, seconds=10.0, working=2.0, worker_wait=9.0)
+ASKING = MapReport("ask", "async", 2, 5, seconds=10.0, working=2.0, worker_wait=9.0)
 IN_LINE = MapReport("embed", "sync", 1, 5, seconds=10.0, working=8.0, worker_wait=8.0)
 STARVED = MapReport("decode", "thread", 2, 5, seconds=10.0, working=2.0, input_wait=9.0)
 SENDING = MapReport("decode", "process", 2, 5, seconds=10.0, working=2.0, input_wait=1.0)
@@ -318,6 +319,7 @@ SENDING = MapReport("decode", "process", 2, 5, seconds=10.0, working=2.0, input_
             [IDLE],
             "The workers are the slower side, busy 10 %: more of them would not help, batches of another size",
         ),
+        (9.0, [ASKING], "ask waits for its turns, busy 10 %: a higher rate= or buffersize= would help."),
         (9.0, [BUSY, STARVED], "The workers of decode are the slower side, busy 95 %"),
         (9.0, [STARVED, IN_LINE], "What embed does in line is the slower side: workers would help"),
         (9.0, [IN_LINE], "What embed does in line is the slower side: workers would help"),

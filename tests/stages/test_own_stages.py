@@ -73,6 +73,13 @@ def test_functions_whose_data_could_not_be_told() -> None:
             lp.stage("items")(wrong)
         assert raised.value.expected
 
+    for data in (3, "", "two words", lambda n: print):  # the last is a decorator without the name
+        with pytest.raises(lp.ArgumentTypeError) as raised:
+            lp.stage(data)  # type: ignore[call-overload]
+        assert "@stage" in (raised.value.hint or "")
+    with pytest.raises(lp.ArgumentTypeError, match="options without 'items'"):
+        lp.stage("items")(lambda items: print)
+
     @lp.stage("items")
     def forgetful(n: int) -> Any:
         """Return nothing."""

@@ -298,6 +298,17 @@ def test_inputs_are_handed_on(tmp_path: Any) -> None:
     assert all(result.inputs for result in found)
 
 
+@pytest.mark.parametrize("mode", ["sync", "thread", "process"])
+def test_a_coroutine_that_nobody_awaits_is_no_output(mode: Any) -> None:
+    with pytest.raises(lp.ResultError, match="clip_0") as raised:
+        list(
+            lp.parallel_map(
+                lp.outputs(lambda record: waits(record)), [[lp.NodeRecord(("clip_0",), "clip_0")]], mode=mode
+            )
+        )
+    assert "async" in (raised.value.hint or "")
+
+
 async def waits(record: Any) -> int:
     return 1
 
@@ -318,7 +329,7 @@ def test_what_would_not_be_awaited_is_refused() -> None:
             with pytest.raises(lp.ArgumentTypeError) as raised:
                 lp.parallel_map(fn, mode=mode)  # type: ignore[call-overload]
             assert "async" in (raised.value.hint or "")
-    with ThreadPoolExecutor(1) as executor, pytest.raises(lp.ArgumentTypeError):
+    with ThreadPoolExecutor(1) as executor, pytest.raises(lp.ArgumentError):
         lp.parallel_map(waits, mode="async", executor=executor)
     for fn in (does_not, lp.outputs(does_not), gives):
         with pytest.raises(lp.ArgumentTypeError):

@@ -23,6 +23,7 @@ from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -730,7 +731,17 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "timeout must be more than 0 seconds, got nan",
     ),
     "time as a str": ({"timeout": "3 s"}, ArgumentTypeError, "timeout must be a number of seconds"),
-    "timeout on threads": ({"timeout": 3, "mode": "thread"}, ArgumentError, 'timeout=3 needs mode="process"'),
+    "timeout on threads": (
+        {"timeout": 3, "mode": "thread"},
+        ArgumentError,
+        'timeout=3 needs mode="process" or "async"',
+    ),
+    "async on an executor": ({"executor": mock.Mock(spec=["submit"]), "mode": "async"}, ArgumentError, "event loop"),
+    "a client of Dask": (
+        {"executor": mock.Mock(spec=["submit", "get_executor"])},
+        ArgumentTypeError,
+        "get_executor\\(\\)",
+    ),
     "timeout in line": ({"timeout": 3, "mode": "sync"}, ArgumentError, "not mode='sync'"),
     "timeout on an executor": ({"timeout": 3, "executor": HeldExecutor()}, ArgumentError, "not an executor"),
     "initializer that is none": ({"initializer": 3}, ArgumentTypeError, "initializer must be a function"),
