@@ -24,7 +24,7 @@ class WriteTarget(MayHoldRoot):
     """A policy, the root or the store that it writes to, and the name for outputs.
 
     >>> from lotdb import BaseNode
-    >>> from lotproc import InlineWritePolicy, as_policy, ProcessResult, WriteTarget
+    >>> from lotproc import InlineWritePolicy, ProcessResult, WriteTarget
     >>> target = WriteTarget(root=BaseNode("root"), policy=InlineWritePolicy(base_path=("results", "run_001")))
     >>> target.write(ProcessResult(("clip_1",), output=0.5))
     >>> target.written_paths
