@@ -52,12 +52,21 @@ def install(session: nox.Session, *more: str, extras: str = "") -> None:
     session.install(f".[{extras}]" if extras else ".", *more)
 
 
+#: Files of tests with executors of other engines.
+ON_ENGINES = ("workers/test_engines", "workers/test_cluster_example", "writing/test_engine_faults")
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run all tests and all examples with everything installed, also what the stores are compatible with."""
+    """Run all tests and all examples with everything installed, also what the stores are compatible with.
+
+    Those on Dask and MPI, which take long, run on the oldest and the newest Python.
+    """
     install(session, extras="all,test,servers,originals")
     profile = "thorough" if session.python == PYTHONS[-1] else "quick"  # laws look further on the newest
-    session.run("pytest", f"--hypothesis-profile={profile}", *ON_ALL_CORES, *session.posargs)
+    left_out = [] if session.python in (PYTHONS[0], PYTHONS[-1]) else ON_ENGINES
+    ignored = [f"--ignore=tests/{name}.py" for name in left_out]
+    session.run("pytest", f"--hypothesis-profile={profile}", *ignored, *ON_ALL_CORES, *session.posargs)
 
 
 #: Files of tests that take long, and in which nothing optional comes up.
@@ -105,10 +114,6 @@ def servers(session: nox.Session) -> None:
     install(session, extras="all,test,servers,originals")
     files = [f"tests/{name}.py" for name in ON_SERVERS]
     session.run("pytest", "--hypothesis-profile=long", *files, *ON_ALL_CORES, *session.posargs)
-
-
-#: Files of tests with executors of other engines.
-ON_ENGINES = ("workers/test_engines", "workers/test_cluster_example", "writing/test_engine_faults")
 
 
 @nox.session
