@@ -251,6 +251,6 @@ def as_attributes(name: str, path: Path, metadata: Mapping[str, Any] | None, val
     return {**(metadata or {}), output: value}
 
 
-def no_such_key(store: Store, key: object) -> NoSuchKeyError:
+def no_such_key(store: Store, key: object, hint: str | None = None) -> NoSuchKeyError:
     """The error for a key that is not there."""
-    return NoSuchKeyError(f"{store!r} has nothing under {key!r}")
+    return NoSuchKeyError(f"{store!r} has nothing under {key!r}", hint=hint)

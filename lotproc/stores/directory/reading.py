@@ -114,7 +114,7 @@ class Reading:
         """
         descriptor = self._open_one(paths, "value")
         if descriptor is None:
-            raise no_such_key(self.store, paths.path)
+            raise no_such_key(self.store, paths.path, "entry(key) gives an entry to put something into")
         try:
             return self.decoded(paths, descriptor)
         finally:
