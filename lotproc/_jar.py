@@ -243,12 +243,13 @@ def _tuple_in(state: Any, odd: int) -> Any:
 
 def costs_one(error: Exception) -> bool:
     """Whether an error is that of one node, and not of the connection, or of the storage as a whole."""
-    of_all = (TransientError, ConnectionStateError, StorageError, ServerError)
-    return not isinstance(error, of_all) and not is_lost(error)
+    return not isinstance(error, (TransientError, ConnectionStateError, StorageError)) and not is_lost(error)
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error is what a driver says of a connection to the server of a tree that is lost."""
+    """Whether an error is that of a lost connection to the server of a tree, ours or what a driver says of it."""
+    if isinstance(error, ServerError):
+        return True
     # By their names, since none of them need be installed.
     name = class_name(error)
     if name == "ZEO.Exceptions.ClientDisconnected":
@@ -278,7 +279,7 @@ def gone(oid: bytes, before: bytes) -> DamagedDatabaseError:
 def unreadable(oid: bytes, error: Exception) -> Exception:
     """The error for a record that some other error comes of."""
     reason = error.__cause__ or error
-    if isinstance(reason, OutOfViewError) or (isinstance(reason, Exception) and not costs_one(reason)):
+    if isinstance(reason, Exception) and (isinstance(reason, OutOfViewError) or is_lost(reason)):
         return reason
     return damaged(oid, f"can't be read: {type(reason).__name__}: {reason}")
 

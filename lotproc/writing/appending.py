@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from lotdb import BaseNode, DataNode, DataObject
 
-from .._jar import costs_one
+from .._jar import is_lost
 from .._nodes import find
 from ..errors import ArgumentError, PayloadError, got
 from ..models import Write
@@ -96,7 +96,7 @@ def appended(
     except (MemoryError, ImportError):
         raise
     except Exception as error:
-        if not costs_one(error):
+        if is_lost(error):
             raise
         raise PayloadError(what, f"can't be appended to, since it can't be read: {error}", path=path) from error
     new = _array(value)

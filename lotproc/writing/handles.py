@@ -10,7 +10,7 @@ from lotdb import BaseNode, BlobObject, DataObject
 from ZODB.blob import Blob
 from ZODB.interfaces import IBlobStorage
 
-from .._jar import costs_one
+from .._jar import is_lost
 from .._values import inside, is_flat, iterator_in
 from ..errors import ArgumentError, MissingExtraError, NotPicklableError, PayloadError
 from ..payloads import PayloadHandle
@@ -161,7 +161,7 @@ def _read(path: tuple[str, ...], name: str, value: Any, make: Callable[[Any], An
     except (MemoryError, MissingExtraError):
         raise
     except Exception as error:
-        if not costs_one(error):
+        if is_lost(error):
             raise
         raise PayloadError(
             f"write: attribute {name!r}",

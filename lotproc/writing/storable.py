@@ -10,12 +10,12 @@ from lotdb import BaseNode
 from persistent import Persistent
 from persistent.wref import WeakRef
 from ZODB.broken import broken_cache
-from ZODB.POSException import POSKeyError
+from ZODB.POSException import ConflictError, POSKeyError
 from zodbpickle import pickle as zodb_pickle
 
 from .._detaching import IN_ITS_PLACE, check_readable
 from .._fast import FAST
-from .._jar import costs_one
+from .._jar import is_lost
 from .._nodes import missing_class
 from .._pickling import dumps_detached
 from .._values import is_flat
@@ -116,10 +116,10 @@ def stored_attributes(name: str, path: tuple[str, ...], node: BaseNode) -> dict[
     """All attributes of a live node."""
     try:
         return dict(node.attribute_storage.items())
-    except (POSKeyError, OSError, MemoryError):
+    except (ConflictError, POSKeyError, OSError, MemoryError):
         raise
     except Exception as error:  # a class derived from dict or list, say, that can't be imported
-        if not costs_one(error):
+        if is_lost(error):
             raise
         raise DetachError(
             f"{name}: the attributes",

@@ -22,7 +22,7 @@ def answered() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_lost(error):
+        if isinstance(error, ServerError) or not is_lost(error):
             raise
         raise ServerError(
             "the server of a tree",
