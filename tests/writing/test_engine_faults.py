@@ -12,15 +12,11 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from jobs import RESULTS, fill, nodes, of_a_part, undisturbed
 from recording import examples
 from servers import Postgres, end_of_workers
-from toolz import compose_left
-from trees import opened
-from ZODB.MappingStorage import MappingStorage
 
 import lotproc as lp
-
-SPEAKERS, CLIPS = 4, 15
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Dask, as it goes
 
@@ -40,27 +36,8 @@ def dask() -> Iterator[Any]:
         yield client
 
 
-def fill(root: Any) -> None:
-    for speaker in range(SPEAKERS):
-        for clip in range(CLIPS):
-            root.gns([f"speaker_{speaker}", f"clip_{clip:02}"]).set_attribute("n", CLIPS * speaker + clip)
-    root._p_jar.transaction_manager.commit()
-
-
-def nodes(root: Any) -> list[Any]:
-    return [(node.key, dict(node.attribute_storage)) for node in lp.walk(root)][1:]
-
-
-def expected() -> list[Any]:
-    with opened(MappingStorage()) as root:
-        fill(root)
-        results = [lp.ProcessResult(record.path, 2 * record.attributes["n"]) for record in lp.scan("n", root)]
-        lp.write(lp.inline("_p"), root, results, version="1")
-        return nodes(root)
-
-
 @settings(max_examples=examples(7))
-@given(at=st.integers(0, SPEAKERS * CLIPS - 1), late=st.integers(0, 5))
+@given(at=st.integers(0, RESULTS - 1), late=st.integers(0, 5))
 def test_a_worker_is_killed(
     dask: Any, postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory, at: int, late: int
 ) -> None:
@@ -88,19 +65,12 @@ def test_a_worker_is_killed(
     killer = threading.Thread(target=kill)
     killer.start()
     with lp.open_root(uri) as root:
-        process = compose_left(
-            lp.scan("n", skip="_*"),
-            lp.pending(policy, root, version="1"),
-            lp.chunked(4),
-            lp.parallel_map(lp.outputs(work), mode="sync"),
-            lp.write(policy, root, version="1", commit_every=7),
-        )
         parts = lp.partitions(3, root, skip="_*")
-        reports = list(lp.parallel_map(process, parts, executor=dask.get_executor()))
+        reports = list(lp.parallel_map(of_a_part(policy, root, work), parts, executor=dask.get_executor()))
     killer.join()
-    assert sum(report.written for report in reports) <= SPEAKERS * CLIPS
+    assert sum(report.written for report in reports) <= RESULTS
     with lp.open_root(uri) as root:
-        assert nodes(root) == expected()
+        assert nodes(root) == undisturbed(policy)
         again = lp.pending(policy, root, lp.scan("n", root, skip="_*"), version="1")
         assert list(again) == []
     end_of_workers()

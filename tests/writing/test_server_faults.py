@@ -13,16 +13,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from jobs import RESULTS, fill, nodes, of_a_part, undisturbed
 from recording import examples
 from servers import Postgres, end_of_workers, listens, postgres, zeo_server
-from toolz import compose_left
-from trees import opened
-from ZODB.MappingStorage import MappingStorage
 
 import lotproc as lp
 
-SPEAKERS, CLIPS = 4, 15
-RESULTS = SPEAKERS * CLIPS
 #: How often a run is begun at most: once more after each thing that is killed, and as long as a server comes up.
 MOST_RUNS = 8
 
@@ -125,30 +121,12 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         end_of_workers()
 
 
-def fill(root: Any, name: str) -> Any:
-    branch = root.gns([name])
-    for speaker in range(SPEAKERS):
-        for clip in range(CLIPS):
-            branch.gns([f"speaker_{speaker}", f"clip_{clip:02}"]).set_attribute("n", CLIPS * speaker + clip)
-    root._p_jar.transaction_manager.commit()
-    return branch
-
-
 def run(policy: Any, branch: Any, fn: Any) -> lp.WriteReport:
     """One run: workers scan, process and write parts of the tree, and leave out what is done."""
-    work = compose_left(
-        lp.scan("n", skip="_*"),
-        lp.pending(policy, branch, version="1"),
-        lp.chunked(4),
-        lp.parallel_map(lp.outputs(fn), mode="sync"),
-        lp.write(policy, branch, version="1", commit_every=7),
+    reports = lp.parallel_map(
+        of_a_part(policy, branch, fn), lp.partitions(3, branch, skip="_*"), mode="process", max_workers=2
     )
-    reports = lp.parallel_map(work, lp.partitions(3, branch, skip="_*"), mode="process", max_workers=2)
     return sum(reports, lp.WriteReport())
-
-
-def nodes(branch: Any) -> list[Any]:
-    return [(node.key, dict(node.attribute_storage)) for node in lp.walk(branch)]
 
 
 @settings(max_examples=examples(8))
@@ -157,11 +135,7 @@ def test_what_is_killed_is_run_again(
     server: Server, tmp_path_factory: pytest.TempPathFactory, at: int, victim: str
 ) -> None:
     policy = lp.inline("_p")
-    with opened(MappingStorage()) as root:
-        undisturbed = fill(root, "x")
-        results = [lp.ProcessResult(record.path, 2 * record.attributes["n"]) for record in lp.scan("n", undisturbed)]
-        lp.write(policy, undisturbed, results, version="1")
-        expected = nodes(undisturbed)
+    expected = undisturbed(policy)
     flag = tmp_path_factory.mktemp("at") / "killed"
     fn = Deadly(flag, at, kill_this_process if victim == "worker" else server.kill)
     uri = server.uri()
@@ -184,4 +158,4 @@ def test_what_is_killed_is_run_again(
         assert run(policy, root.node_storage[name], fn).written == 0
         assert flag.exists()
         found = nodes(root.node_storage[name])
-    assert [(key, value) for key, value in found[1:]] == expected[1:]
+    assert found == expected
