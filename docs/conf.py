@@ -10,12 +10,19 @@ author = "lotproc developers"
 copyright = "2026, lotproc developers"
 exclude_patterns = ["_build", "cluster_sizes.md"]  # the latter is a part of another page
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "lotproc"
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
+
+# The lessons are notebooks in Markdown: executed with each build, in a folder of their own.
+nb_execution_mode = "auto"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_merge_streams = True
 
 default_role = "code"  # what stands between single backticks in a docstring is code
 add_module_names = False
