@@ -14,6 +14,7 @@ from .splitting import sample as sample
 from .splitting import split as split
 
 # Open a tree, and read committed records
+from .opening import commit as commit
 from .opening import open_root as open_root
 from .models import Partition as Partition
 from .models import Place as Place

@@ -214,6 +214,7 @@ def _picture(file: Path) -> tuple[str, np.ndarray[Any, Any]]:
     """The mode of a picture, as Pillow names it, and its pixels: colours, not numbers of colours in a palette."""
     from PIL import Image
 
+    image: Image.Image
     with Image.open(file) as image:
         if image.format == "PNG" and not image.mode.startswith("I") and _png_bits(file) == 16:
             raise ValueError("it has 16 bits for each of its channels, of which Pillow reads 8")

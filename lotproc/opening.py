@@ -1,4 +1,4 @@
-"""Open the root of a tree by the path or the URI of its storage."""
+"""Open the root of a tree by the path or the URI of its storage, and commit what was changed in it by hand."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any
 
 from lotdb import BaseNode
 
-from ._nodes import has_changes
+from ._interrupts import uninterrupted
+from ._nodes import connection_of, has_changes
 from ._public import public
-from .errors import ArgumentError, ArgumentTypeError, UncommittedError, got
+from ._stage import check_open
+from .errors import ArgumentError, ArgumentTypeError, UncommittedError, add_note, got
+from .writing.transactions import check_writable, commit_all, drop_all
+from .zodb.answers import answered
+from .zodb.appending import clear_remains
 from .zodb.places import connected, opened_database
 from .zodb.uris import Wish, check_uri, shown
 
-__all__ = ["open_root"]
+__all__ = ["commit", "open_root"]
 
 
 @public
@@ -25,10 +30,10 @@ def open_root(
 ) -> AbstractContextManager[BaseNode]:
     """Open the root of a tree in a file, behind a ZEO server, in PostgreSQL, or in any other storage of ZODB.
 
-    >>> from lotproc import inline, open_root, scan, write, ProcessResult
+    >>> from lotproc import commit, open_root, scan
     >>> with open_root("corpus.fs", create=True) as root:
     ...     _ = root.gns(["ann", "clip_1"]).set_attribute("seconds", 1.5)
-    ...     root._p_jar.transaction_manager.commit()
+    ...     commit(root)
     >>> with open_root("corpus.fs", read_only=True) as root:
     ...     for record in scan("seconds", root):
     ...         print(record.path, record.attributes)
@@ -95,7 +100,7 @@ def _opened(wish: Wish) -> Iterator[BaseNode]:
         if has_changes(connection):
             raise UncommittedError(
                 f"{wish.name}: changes of the tree in {shown(wish.uri)} were not committed, and are lost",
-                hint="call root._p_jar.transaction_manager.commit(), or give write() a commit_every",
+                hint="call lotproc.commit(root) before the end of the block, or give write() a commit_every",
             )
 
 
@@ -118,3 +123,45 @@ def _tree(wish: Wish, connection: Any) -> BaseNode:
 def _key(uri: str) -> str:
     """The key of a new root: the name of the file, as LOTDB has it, or of the database."""
     return os.path.basename(shown(uri).rpartition("://")[2]) or "root"
+
+
+@public
+def commit(root: BaseNode) -> None:
+    """Commit what was changed in a tree by hand; where nothing was, it does nothing.
+
+    >>> from lotproc import commit, open_root
+    >>> with open_root("speakers.fs", create=True) as root:
+    ...     _ = root.gns(["ann"]).set_attribute("age", 31)
+    ...     commit(root)
+
+    What `write`, `delete` and `ingest_files` do is committed by their `commit_every`.
+
+    Args:
+        root: The root of a tree in a database, or any node of it.
+
+    Raises:
+        ArgumentTypeError: It is no node.
+        ArgumentError: The tree is in memory.
+        ReadOnlyTreeError: It was opened to be read only.
+        ServerError: The tree's server was lost.
+        ConflictError: That of ZODB: another program has changed the same nodes meanwhile. Whatever the error is, the
+            tree is then as it was committed last, and the changes have to be made again.
+    """
+    if not isinstance(root, BaseNode):
+        raise ArgumentTypeError("commit: root", expected="a node of a tree", got=got(root))
+    check_open("commit", root)
+    connection = connection_of(root)
+    if connection is None:
+        raise ArgumentError(
+            f"commit: {root.key!r}", expected="a tree in a database", got="one in memory, which has nothing to commit"
+        )
+    check_writable("commit", root, None)
+    with answered(), uninterrupted():
+        try:
+            commit_all(connection)
+        except BaseException as error:
+            drop_all(connection)
+            if isinstance(error, OSError):
+                clear_remains(connection.db().storage)
+            add_note(error, "lotproc: what was changed since the last commit is dropped; make the changes again")
+            raise

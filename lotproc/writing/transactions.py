@@ -19,7 +19,10 @@ from ..errors import ArgumentError, ArgumentTypeError, ReadOnlyTreeError, add_no
 from ..zodb.answers import answered
 from ..zodb.appending import check_there, clear_remains
 
-__all__ = ["ABSENT", "Changes", "Put", "check_within", "check_writable", "is_clean", "undone_on_failure"]
+__all__ = [
+    *("ABSENT", "Changes", "Put", "check_within", "check_writable", "commit_all", "drop_all", "is_clean"),
+    "undone_on_failure",
+]
 
 #: In place of a value: there is none.
 ABSENT = object()
@@ -43,10 +46,7 @@ class Changes:
     def commit(self) -> None:
         """Commit them, and whatever else the transaction holds."""
         if self._transactions is not None:
-            changed = self._connection._registered_objects
-            there = [each._p_oid for each in changed if each._p_serial not in (None, z64)]
-            check_there(self._connection.db().storage, there)
-            self._transactions.commit()
+            commit_all(self._connection)
             self._begin()
 
     def describe(self, stage: str, policy: str, version: str | None, counts: Mapping[str, int]) -> None:
@@ -73,12 +73,25 @@ class Changes:
                 return
         except Exception:  # the transaction itself failed, and holds nothing that could be kept
             pass
-        try:
-            self._transactions.abort()
-        except Exception:  # on a full disk, where it closes a temporary file; which is closed by now
-            self._transactions.abort()
-        # There, storage and connection may have failed to take all of it back: objects in memory are not to be trusted.
-        self._connection.cacheMinimize()
+        drop_all(self._connection)
+
+
+def commit_all(connection: Any) -> None:
+    """Commit all that a connection's transaction holds."""
+    there = [each._p_oid for each in connection._registered_objects if each._p_serial not in (None, z64)]
+    check_there(connection.db().storage, there)
+    connection.transaction_manager.commit()
+
+
+def drop_all(connection: Any) -> None:
+    """Drop all that a connection's transaction holds after it failed, so that the connection works again."""
+    transactions = connection.transaction_manager
+    try:
+        transactions.abort()
+    except Exception:  # on a full disk, where it closes a temporary file; which is closed by now
+        transactions.abort()
+    # There, storage and connection may have failed to take all of it back: objects in memory are not to be trusted.
+    connection.cacheMinimize()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import importlib
 import os
 import pickle
 import socket
+import subprocess
 import sys
 import threading
 import traceback
@@ -18,9 +19,10 @@ import pytest
 from lotdb import LOTDB, BaseNode, add_blob
 from servers import Postgres, in_rows, on_zeo, zeo_server
 from toolz import pipe
+from transaction import TransactionManager
 from ZODB.DB import DB
 from ZODB.MappingStorage import MappingStorage
-from ZODB.POSException import ReadOnlyError
+from ZODB.POSException import ConflictError, ReadOnlyError
 
 import lotproc as lp
 
@@ -87,7 +89,7 @@ def fill(root: BaseNode) -> None:
         clip = root.gns(["ann", f"clip_{number:02}"])
         clip.set_attribute("n", number)
     add_blob(clip, "data", b"of the last")
-    root._p_jar.transaction_manager.commit()
+    lp.commit(root)
 
 
 def test_the_same_pipeline_on_every_storage(uri: str, no_file_stays_open: None) -> None:
@@ -139,8 +141,77 @@ def test_what_is_only_read_is_not_written(uri: str, tmp_path: Path) -> None:
         with pytest.raises(ReadOnlyError):
             root._p_jar.transaction_manager.commit()
         root._p_jar.transaction_manager.abort()
+        root.gn("new")
+        with pytest.raises(lp.ReadOnlyTreeError):
+            lp.commit(root)
+        root._p_jar.transaction_manager.abort()
     with lp.open_root(uri, read_only=True) as root:
         assert list(root.node_storage) == ["ann"]
+
+
+def test_what_was_changed_by_hand_is_committed(uri: str) -> None:
+    with lp.open_root(uri, create=True) as root:
+        node = root.gns(["ann", "clip"])
+        lp.commit(node)  # any node will do
+        before = lp.transaction_of(root)
+        lp.commit(root)  # there is nothing
+        assert lp.transaction_of(root) == before
+    with lp.open_root(uri) as root, closing(root._p_jar.db().open(TransactionManager())) as connection:
+        other = connection.root()["stt"]
+        root.get_node_path(["ann"]).set_attribute("age", 31)
+        other.get_node_path(["ann"]).set_attribute("age", 32)
+        lp.commit(root)
+        with pytest.raises(ConflictError):
+            lp.commit(other)
+        assert other.get_node_path(["ann"]).get_attribute("age") == 31  # that of the other one
+        other.get_node_path(["ann"]).set_attribute("age", 33)
+        lp.commit(other)
+    with lp.open_root(uri) as root:
+        assert root.get_node_path(["ann"]).get_attribute("age") == 33
+
+
+def test_what_can_not_be_committed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(lp.ArgumentTypeError):
+        lp.commit("corpus.fs")  # type: ignore[arg-type]
+    with pytest.raises(lp.ArgumentError, match="in memory"):
+        lp.commit(BaseNode("corpus"))
+    with lp.open_root(tmp_path / "corpus.fs", create=True) as root:
+        root.gn("ann").set_attribute("lock", threading.Lock())
+        with pytest.raises(TypeError, match="pickle"):
+            lp.commit(root)
+        assert list(root.node_storage) == []  # and the tree works again
+        root.gn("bob")
+        lp.commit(root)
+    with pytest.raises(lp.ArgumentError, match="closed"):
+        lp.commit(root)
+
+
+#: A tree that finds no room for a commit, and some later.
+FULL = """
+import resource, signal, sys
+import lotproc as lp
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+with lp.open_root("corpus.fs", create=True) as root:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+    for size in (60_000, 60_000, 50):
+        root.gn(f"of_{size}").set_attribute("text", "x" * size)
+        try:
+            lp.commit(root)
+        except OSError:
+            print("full")
+        root.gn(f"of_{size}_again").set_attribute("text", "y")
+        lp.commit(root)
+with lp.open_root("corpus.fs", read_only=True) as root:
+    print(*(record.key for record in lp.scan((), root)))
+"""
+
+
+def test_a_full_disk_leaves_what_was_committed(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["full", "of_50", "of_50_again", "of_60000", "of_60000_again"]
 
 
 def test_changes_that_are_not_committed_are_told_of(uri: str) -> None:
