@@ -25,8 +25,8 @@ if sys.version_info >= (3, 10) and RUNNING not in PYTHONS:
     PYTHONS.append(RUNNING)  # so that whatever runs nox runs the tests
 
 
-#: Each file of tests, and each document with its examples, in one process and in order.
-ON_ALL_CORES = ("--numprocesses", "auto", "--dist", "loadfile")
+#: Each file of tests, and each document with its examples, in one process and in order; one that dies or hangs ends all.
+ON_ALL_CORES = ("--numprocesses", "auto", "--dist", "loadfile", "--max-worker-restart", "0")
 
 
 def put_pythons_on_path() -> None:

@@ -800,8 +800,7 @@ root = database.open_connection()
 def end(number, frame):
     sys.exit(3)
 
-if handled == "handled":
-    signal.signal(number, end)
+signal.signal(number, end if handled == "handled" else signal.SIG_DFL)  # under nohup, one is ignored
 is_on = True
 lp.write(lp.mirror(), root, [[lp.ProcessResult((key,), 1)] for key in "ab"], commit_every=1)
 """
