@@ -13,6 +13,8 @@ exclude_patterns = ["_build", "cluster_sizes.md"]  # the latter is a part of ano
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "lotproc"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

@@ -1,4 +1,4 @@
-"""The pictures of "Along the paths": `python docs/pictures.py` draws them anew, and a test holds them to this."""
+"""The pictures of the start page and of "Along the paths": `python docs/pictures.py` draws them anew."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLE = (
     "<style>rect { fill: #f6f8fa; stroke: #57606a } .other rect { fill: #fff8c5 } text { font: 12px sans-serif; "
     "fill: #24292f; text-anchor: middle } .key { font-weight: bold } .new { fill: #0969da } "
     ".line { stroke: #afb8c1; fill: none } .moves { stroke: #0969da; stroke-width: 2; fill: none } "
-    ".group { fill: none; stroke: #0969da; stroke-dasharray: 5 3 }</style>"
+    ".group { fill: none; stroke: #0969da; stroke-dasharray: 5 3 } .paper { fill: #fff8c5 } .step { fill: #ddf4ff }</style>"
 )
 
 
@@ -49,8 +49,8 @@ def _line(start: tuple[float, float], end: tuple[float, float], kind: str = "lin
     return f'<path d="M{x1:g},{y1:g} L{x2:g},{y2:g}" class="moves" marker-end="url(#head)"/>'
 
 
-def _svg(title: str, *drawn: str, height: int = HEIGHT) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
+def _svg(title: str, *drawn: str, width: int = WIDTH, height: int = HEIGHT) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">'
     return "\n".join([head, f"<title>{escape(title)}</title>", STYLE, HEAD, *drawn, "</svg>\n"])
 
 
@@ -71,6 +71,54 @@ def _tree(texts: dict[str, str], moves: list[tuple[str, str]], new: set[str]) ->
 
 
 LEAVES = [name for name in NODES if "/" in name]
+
+
+#: What a pipeline is made of.
+STEPS = ("traverse", "filter", "snapshot", "batch", "process", "write")
+#: What comes of a tree.
+FRUITS = (("results", "beside their input"), ("totals", "of each branch"), ("a table", "pandas, Parquet"))
+
+
+def _words(x: float, y: float, text: str, kind: str = "") -> str:
+    return f'<text x="{x:g}" y="{y:g}" class="{kind}">{escape(text)}</text>'
+
+
+def _arrow(path: str) -> str:
+    return f'<path d="{path}" class="moves" marker-end="url(#head)"/>'
+
+
+def _start() -> list[str]:
+    """Files become a tree, the pipeline goes from the tree to the tree, and what is in it goes to tables and training."""
+    folder = [
+        '<rect x="10" y="54" width="132" height="112" rx="6" class="paper"/>',
+        _words(76, 74, "a folder", "key"),
+        *(_words(76, 98 + 18 * n, name) for n, name in enumerate(("ann/c1.wav", "ann/c2.wav", "bob/c1.wav"))),
+        _words(76, 156, "speakers.csv"),
+    ]
+    texts = {"ann": "age=31", "bob": "age=40", "ann/c1": "level=-21", "ann/c2": "level=-18", "bob/c1": "level=-25"}
+    tree = ['<g transform="translate(150 -4)">', *_tree(texts, [], set(LEAVES)), "</g>"]
+    fruits = []
+    for number, (title, text) in enumerate((*FRUITS, ("training", "and test sets"))):
+        y = 6 + 56 * number
+        fruits += [
+            f'<rect x="738" y="{y}" width="132" height="42" rx="6" class="paper"/>',
+            _words(804, y + 17, title, "key"),
+            _words(804, y + 33, text),
+        ]
+    steps = []
+    for number, step in enumerate(STEPS):
+        x = 174 + 92 * number
+        steps.append(f'<rect x="{x}" y="268" width="80" height="30" rx="15" class="step"/>')
+        steps.append(_words(x + 40, 288, step, "key"))
+        if number:
+            steps.append(_arrow(f"M{x - 12},283 H{x - 3}"))
+    arrows = [
+        _arrow("M144,110 H250"),
+        _arrow("M214,224 V264"),  # out of the tree,
+        _arrow("M652,266 V226"),  # and back
+        _arrow("M668,110 H734"),
+    ]
+    return [*folder, *arrows, *tree, *fruits, *steps]
 
 
 def pictures() -> dict[str, str]:
@@ -102,6 +150,12 @@ def pictures() -> dict[str, str]:
         '<rect x="372" y="90" width="156" height="144" rx="10" class="group"/>',
     ]
     return {
+        "start.svg": _svg(
+            "Files become a tree; a pipeline goes through it and writes back; tables and training sets come out",
+            *_start(),
+            width=880,
+            height=308,
+        ),
         "down.svg": _svg("Down: each clip has the age of its speaker", *down),
         "up.svg": _svg("Up: the seconds of the clips become those of the speakers, and of the corpus", *up),
         "across.svg": _svg("Across: what has the same path comes together", *across, height=186),

@@ -30,6 +30,7 @@ __all__ = [
     "first_inside",
     "has_changes",
     "is_broken",
+    "is_closed",
     "key_of",
     "missing_class",
     "out_of_order",
@@ -110,6 +111,12 @@ def connection_of(node: BaseNode) -> Any:
     while node._p_jar is None and node.parent is not None:
         node = node.parent  # a branch that was hung into a persistent tree and not saved yet
     return node._p_jar
+
+
+def is_closed(root: BaseNode) -> bool:
+    """Whether a node is of a tree whose connection was closed, so that no more of it can be read."""
+    connection = connection_of(root)
+    return connection is not None and getattr(connection, "opened", connection) is None
 
 
 def has_changes(connection: Any) -> bool:

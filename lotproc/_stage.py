@@ -474,10 +474,9 @@ def check_root(name: str, root: object, expected: str = "a lotdb node as the roo
 
 def check_open(name: str, root: BaseNode) -> None:
     """Refuse a node of a tree whose connection is closed."""
-    from ._nodes import connection_of  # here, where there is a node: a worker that gets none starts without lotdb
+    from ._nodes import is_closed  # here, where there is a node: a worker that gets none starts without lotdb
 
-    connection = connection_of(root)
-    if connection is not None and getattr(connection, "opened", connection) is None:
+    if is_closed(root):
         raise ArgumentError(
             f"{name}: the connection of its root is closed", hint="open it again, and take the root from there"
         )

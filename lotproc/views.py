@@ -10,6 +10,7 @@ import numpy as np
 from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 
 from ._html import block, details, escaped, grid
+from ._nodes import is_closed
 from ._public import public
 from ._stage import check_count, stage
 from .bars import bar, total_of
@@ -114,6 +115,9 @@ class TreeView:
         return block(*(drawn for _, drawn in below[0]))
 
     def _rows(self) -> Iterator[_Row]:
+        if is_closed(self._root):
+            yield _Row((), "… the connection of the tree is closed; display it before that", [], False, stops=True)
+            return
         rows = self._all_rows()
         yield from islice(rows, MAX_ROWS)
         if next(rows, None) is not None:

@@ -75,7 +75,7 @@ def test_every_example_is_run() -> None:
     ]
     collected = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     found = {line.partition("::")[0] for line in collected.splitlines() if "::" in line}
-    sources = [*PACKAGE.rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    sources = [*PACKAGE.rglob("*.py"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
     example = re.compile(r"^ *>>> |^```py", re.MULTILINE)
     written = {str(path.relative_to(ROOT)) for path in sources if example.search(path.read_text(encoding="utf-8"))}
     assert found == written

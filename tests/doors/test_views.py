@@ -97,6 +97,18 @@ def test_a_view_reads_the_tree_anew_each_time() -> None:
     assert str(view) == "root\n└── a"
 
 
+def test_a_view_of_a_tree_that_is_closed_says_so(tmp_path: Path) -> None:
+    """As where a cell ends with what an earlier one made."""
+    with lp.open_root(tmp_path / "corpus.fs", create=True) as root:
+        root.gns(["ann", "clip"])
+        lp.commit(root)
+    with lp.open_root(tmp_path / "corpus.fs") as root:
+        views = lp.show(root), lp.show(next(lp.children(root)))
+    for view in views:
+        assert repr(view) == "… the connection of the tree is closed; display it before that"
+        assert "the connection of the tree is closed" in view._repr_html_()
+
+
 def test_many_children_are_counted_up_to_a_thousand() -> None:
     root = build_shown({f"c{number:04d}": {} for number in range(1_200)})
     assert str(lp.show(root, limit=10)).splitlines()[-1] == "└── … 1,000 or more"
