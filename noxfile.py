@@ -25,7 +25,7 @@ if sys.version_info >= (3, 10) and RUNNING not in PYTHONS:
     PYTHONS.append(RUNNING)  # so that whatever runs nox runs the tests
 
 
-#: Each file of tests, and each document with its examples, in one process and in order; one that dies or hangs ends all.
+#: Each file of tests, and each document with its examples, in one process and in order. One that dies ends all.
 ON_ALL_CORES = ("--numprocesses", "auto", "--dist", "loadfile", "--max-worker-restart", "0")
 
 
@@ -151,9 +151,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation and execute every example in it, in the README and in the docstrings."""
+    """Build the site; execute it, the README and the docstrings; check spelling, links and contrast."""
     install(session, extras="all,servers,docs")
+    session.run("codespell", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "lotproc", "benchmarks")
     session.run("sphinx-build", "-W", "--keep-going", "-E", "-q", "docs", "docs/_build")
+    session.run("python", "docs/checks.py", "docs/_build")
     session.run("pytest", "README.md", "docs", "lotproc", *session.posargs)
 
 

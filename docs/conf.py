@@ -13,6 +13,7 @@ exclude_patterns = ["_build", "cluster_sizes.md"]  # the latter is a part of ano
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "lotproc"
+pygments_dark_style = "a11y-high-contrast-dark"  # that of furo has colours that are hard to read
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 

@@ -25,7 +25,8 @@ STYLE = (
     "<style>rect { fill: #f6f8fa; stroke: #57606a } .other rect { fill: #fff8c5 } text { font: 12px sans-serif; "
     "fill: #24292f; text-anchor: middle } .key { font-weight: bold } .new { fill: #0969da } "
     ".line { stroke: #afb8c1; fill: none } .moves { stroke: #0969da; stroke-width: 2; fill: none } "
-    ".group { fill: none; stroke: #0969da; stroke-dasharray: 5 3 } .paper { fill: #fff8c5 } .step { fill: #ddf4ff }</style>"
+    ".group { fill: none; stroke: #0969da; stroke-dasharray: 5 3 } .paper { fill: #fff8c5 } "
+    ".step { fill: #ddf4ff }</style>"
 )
 
 
@@ -88,7 +89,7 @@ def _arrow(path: str) -> str:
 
 
 def _start() -> list[str]:
-    """Files become a tree, the pipeline goes from the tree to the tree, and what is in it goes to tables and training."""
+    """Files become a tree; the pipeline goes from the tree to the tree; what is in it goes to tables and training."""
     folder = [
         '<rect x="10" y="54" width="132" height="112" rx="6" class="paper"/>',
         _words(76, 74, "a folder", "key"),
