@@ -6,11 +6,13 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from itertools import islice
+from os import getcwd
+from pathlib import PurePath
 from typing import Any
 
 from ._is_node import is_node
 
-__all__ = ["bounded_repr", "called", "cut", "repr_of_changed", "short"]
+__all__ = ["bounded_repr", "called", "cut", "named", "repr_of_changed", "short"]
 
 #: Characters of a whole repr, and of one text in it, at most.
 MOST = 1_000
@@ -63,6 +65,18 @@ def repr_of_changed(self: Any) -> str:
     blank = type(self)()
     told = [(each.name, getattr(self, each.name)) for each in fields(self)]
     return called(type(self).__qualname__, [(name, value) for name, value in told if value != getattr(blank, name)])
+
+
+def named(file: PurePath) -> str:
+    """A file as it is named from the working directory, where it lies below that.
+
+    >>> named(PurePath("/data/a.wav")), named(PurePath(getcwd(), "recordings", "a.wav"))
+    ('/data/a.wav', 'recordings/a.wav')
+    """
+    try:
+        return str(file.relative_to(getcwd()))
+    except (OSError, ValueError):  # there is no such directory any more, or the file lies elsewhere
+        return str(file)
 
 
 def cut(text: str, most: int = MOST) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ._public import public
-from ._reprs import bounded_repr, repr_of_changed
+from ._reprs import bounded_repr, named, repr_of_changed
 from .errors import as_text, as_utf8
 from .models import as_told, commits_text, counted, html_of
 
@@ -37,7 +37,7 @@ class IndexedFile:
 
     def _repr_html_(self) -> str:
         reason = [] if self.reason is None else [("reason", as_told(self.reason))]
-        return html_of(self, as_text(self.path), [("file", as_told(str(self.file))), *reason])
+        return html_of(self, as_text(self.path), [("file", as_told(named(self.file))), *reason])
 
 
 @public
@@ -55,12 +55,13 @@ class FileFailure:
         return {"file": self.file, "reason": self.reason}
 
     def __str__(self) -> str:
-        return as_utf8(f"{self.file}: {self.reason}")
+        return as_utf8(f"{named(self.file)}: {self.reason}")
 
     __repr__ = bounded_repr
 
     def _repr_html_(self) -> str:
-        return html_of(self, as_text(self.path), [("file", as_told(str(self.file))), ("reason", as_told(self.reason))])
+        told = [("file", as_told(named(self.file))), ("reason", as_told(self.reason))]
+        return html_of(self, as_text(self.path), told)
 
 
 @public
@@ -141,7 +142,7 @@ class IngestReport:
             "failed": [*map(str, self.failures)],
             "with a file above others": [*map(as_utf8, above)],
             "ingested again": [as_utf8(f"{as_text(path)}: was ingested again") for path in self.updated],
-            "gone": [as_utf8(f"{each.file}: is gone") for each in self.gone],
+            "gone": [as_utf8(f"{named(each.file)}: is gone") for each in self.gone],
         }
         return [(title, lines) for title, lines in lists.items() if lines]
 

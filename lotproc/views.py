@@ -12,7 +12,9 @@ from lotdb import BaseNode, BlobObject, DataObject, PathFileObj
 from ._html import block, details, escaped, grid
 from ._nodes import is_closed
 from ._public import public
+from ._reprs import named
 from ._stage import check_count, stage
+from ._stamps import INPUTS, VERSION
 from .bars import bar, total_of
 from .errors import ArgumentTypeError, as_utf8, brief, got
 from .payloads import PayloadHandle
@@ -31,6 +33,8 @@ MAX_TEXT = 40
 SMALL = 40
 #: Children counted beyond the ones shown, and attributes looked at.
 MAX_COUNTED = 1_000
+#: What lotproc and lotdb note for themselves beside a result or the content of a file. It is not shown.
+NOTES = frozenset((VERSION, INPUTS, "_source_filename", "_source_filepath", "_source_format", "_source_samplerate_hz"))
 
 
 @overload
@@ -60,8 +64,9 @@ def show(*, depth: int | None = None, limit: int = 10) -> Callable[[BaseNode], T
 
     Returns:
         A `TreeView`, text when printed, and in a notebook branches to open and close, with a table of neighbours that
-        have the same attributes. Lazy; it reads the tree when it is displayed, at most 200 rows of it, so it returns at
-        once on a tree of any size. Reads only. For the connection's thread only.
+        have the same attributes. What lotproc notes for itself (`_version`, `_inputs`, `_source_...`) is left out.
+        Lazy; it reads the tree when it is displayed, at most 200 rows of it, so it returns at once on a tree of any
+        size. Reads only. For the connection's thread only.
 
     Raises:
         ArgumentError: `depth` is negative, or `limit` less than 1.
@@ -194,7 +199,8 @@ def _guides(last: tuple[bool, ...]) -> str:
 
 
 def _described(node: BaseNode) -> list[tuple[str, str]]:
-    names = sorted(islice(node.attribute_storage.keys(), MAX_COUNTED), key=lambda name: name.startswith("_"))
+    some = (name for name in islice(node.attribute_storage.keys(), MAX_COUNTED) if name not in NOTES)
+    names = sorted(some, key=lambda name: name.startswith("_"))
     described = [(name, _brief(node.attribute_storage[name])) for name in names[:MAX_ATTRIBUTES]]
     return [*described, ("…", "")] if len(names) > MAX_ATTRIBUTES else described
 
@@ -211,7 +217,7 @@ def _brief(value: Any) -> str:
     if isinstance(value, BlobObject):
         return f"<{value.content_type}>"
     if isinstance(value, PathFileObj):
-        text = as_utf8(str(value.path))
+        text = as_utf8(named(value.path))
         return text if len(text) <= MAX_TEXT else f"…{text[1 - MAX_TEXT :]}"
     if isinstance(value, np.ndarray):
         return f"<{value.dtype} {value.shape}>"

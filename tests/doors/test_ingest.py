@@ -599,6 +599,19 @@ def test_what_cannot_be_read_is_reported_and_leaves_no_trace(
     assert str(files[0].file) in str(report)
 
 
+def test_a_report_names_files_as_they_are_named_from_the_working_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = made(folder / "recordings", "a.wav")
+    report = ingest_files(BaseNode("root"), index_files(folder / "recordings"), content=True)
+    assert report.failures[0].file == file
+    assert f"  {file}: " in str(report)
+    monkeypatch.chdir(folder)
+    assert "  recordings/a.wav: " in str(report)
+    assert "<li>recordings/a.wav: " in report._repr_html_()
+    assert str(report.failures[0]).startswith("recordings/a.wav: ")
+
+
 #: How programs write the sizes of a WAV file that they can't go back to; `None` for the right ones.
 UNKNOWN = [None, (0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0x7FFFF024, 0x7FFFF000), (36, 0), (0xFFFFFFFF, None), (0, None)]
 

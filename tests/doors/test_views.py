@@ -204,6 +204,31 @@ def test_payloads_are_shown_by_dtype_and_shape(folder: Path) -> None:
         assert unsaved(root) == []
 
 
+def test_what_lotproc_notes_for_itself_is_not_shown(folder: Path) -> None:
+    np.save(folder / "a.npy", np.zeros(3))
+    root = BaseNode("root")
+    lp.ingest_files(root, lp.index_files(folder, "a.npy"), content=True)
+    root.gn("a").set_attribute("_own", 1)
+    done = [lp.ProcessResult(("a",), 2.0, inputs="digest")]
+    lp.write(lp.inline("_proc"), root, done, version="1")
+    assert {"_version", "_inputs"} <= set(root.get_node_path(["a", "_proc"]).attribute_storage)
+    for view in (lp.show(root), lp.show(root)._repr_html_()):
+        assert "_version" not in str(view)
+        assert "_inputs" not in str(view)
+        assert "_source" not in str(view)
+    assert str(lp.show(root)).splitlines()[1:] == ["└── a  data=<float64 (3,)>  _own=1", "    └── _proc  result=2.0"]
+
+
+def test_a_file_is_shown_as_it_is_named_from_the_working_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = BaseNode("root")
+    root.set_attribute("file", PathFileObj(filepath=str(folder / "recordings" / "a.wav")))
+    monkeypatch.chdir(folder)
+    assert str(lp.show(root)) == "root  file=recordings/a.wav"
+    assert "file=</span>recordings/a.wav" in lp.show(root)._repr_html_()
+
+
 def test_many_attributes_are_cut() -> None:
     root = BaseNode("root")
     for number in range(100):
