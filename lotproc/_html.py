@@ -29,6 +29,7 @@ STYLE = (
     "vertical-align:top;padding:.1em 1.2em .1em 0;max-width:none;white-space:pre-wrap;overflow-wrap:anywhere}"
     ".lotproc.lotproc table :is(tr+tr,tbody tr)>*{border-top:1px solid rgba(128,128,128,.25)}"
     ".lotproc.lotproc table .n{text-align:right}.lotproc .pale{opacity:.7;font-weight:normal}"
+    ".lotproc.lotproc tr>:first-child{overflow-wrap:break-word;max-width:14em}"
     ".lotproc summary{cursor:pointer}.lotproc details>:not(summary){margin:0 0 0 1.2em!important}"
     ".lotproc pre{margin:.2em 0;white-space:pre-wrap;font-size:inherit;color:inherit;background:none}"
     ".lotproc ul{list-style:none!important}.lotproc details>ul{padding:0!important}"

@@ -13,7 +13,8 @@ from .models import as_told, commits_text, counted, html_of
 
 __all__ = ["FileFailure", "IndexedFile", "IngestReport"]
 
-#: Lines of each list of a report, at most: in a terminal, and in a notebook, where lists are closed at first.
+#: Lines of each list of a report, at most: in a terminal, and in a notebook, where lists are closed at first, but
+#: for failures that are no more than the former.
 MOST_LINES = 20
 MOST_ROWS = 200
 
@@ -117,7 +118,8 @@ class IngestReport:
             items = [f"<li>{escaped(line)}</li>" for line in found[:MOST_ROWS]]
             if len(found) > MOST_ROWS:
                 items.append(f"<li><i>… {len(found) - MOST_ROWS:,} more</i></li>")
-            parts.append(details(f"{len(found):,} {title}", f"<ul>{''.join(items)}</ul>"))
+            is_open = title == "failed" and len(found) <= MOST_LINES
+            parts.append(details(f"{len(found):,} {title}", f"<ul>{''.join(items)}</ul>", is_open=is_open))
         return card("IngestReport", self._counts(), *parts)
 
     __repr__ = repr_of_changed

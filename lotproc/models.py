@@ -515,7 +515,9 @@ class WriteReport:
         title = counted(len(self.failures), "failure") + (
             f", the first {MOST_SHOWN}" if self.failures[MOST_SHOWN:] else ""
         )
-        return _html.card("WriteReport", str(self), table, _html.details(title, f"<div>{lines}</div>") if lines else "")
+        few = not self.failures[MOST_SHOWN:]
+        told = _html.details(title, f"<div>{lines}</div>", is_open=few) if lines else ""
+        return _html.card("WriteReport", str(self), table, told)
 
 
 def written_attributes(name: str, result: ProcessResult, output_attribute: str | None) -> dict[str, Any]:

@@ -441,6 +441,15 @@ def test_a_report_as_html_has_lists_that_open() -> None:
     assert "<details>" not in lp.IngestReport()._repr_html_()
 
 
+@pytest.mark.parametrize(("number", "is_open"), [(1, True), (20, True), (21, False)])
+def test_failures_that_are_few_are_seen_at_once(number: int, is_open: bool) -> None:
+    failed = tuple(lp.FileFailure(Path(f"/x/{n}.wav"), (str(n),), "it is empty") for n in range(number))
+    written = tuple(lp.Failure((str(n),), "ValueError", "it is empty") for n in range(number))
+    for report in (lp.IngestReport(failures=failed), lp.WriteReport(failures=written)):
+        assert ('<details open="open">' in report._repr_html_()) == is_open
+        assert ("<details>" in report._repr_html_()) != is_open
+
+
 def test_a_report_without_what_it_did_not_have_once_is_pickled_as_it_was() -> None:
     report = lp.IngestReport(1)
     assert sorted(report.__getstate__()) == ["commits", "failures", "ingested", "skipped"]
