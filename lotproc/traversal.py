@@ -380,9 +380,15 @@ def _frozen_keys(node: BaseNode, trim: Callable[[int], None]) -> Iterator[list[s
 def trimmer(root: BaseNode) -> Callable[..., None]:
     """A function to call for each node: now and then it lets the connection drop what it no longer needs.
 
-    `cacheGC` keeps the connection's view where it is, unlike `abort`, and never drops changes.
+    `cacheGC` keeps the connection's view where it is, unlike `abort`, and never drops changes. A walk asks for one when
+    its first node is taken, so a connection that was closed by then is refused here.
     """
     connection = connection_of(root)
+    if connection is not None and getattr(connection, "opened", connection) is None:
+        raise ArgumentError(
+            "walk: the connection of its root was closed before the first node was taken",
+            hint="take what you need while it is open, with list(...) for instance",
+        )
     seen = 0
 
     def trim(objects: int = 1) -> None:

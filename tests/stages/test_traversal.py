@@ -866,6 +866,21 @@ def test_the_root_of_a_closed_connection_is_refused_at_once(tmp_path: Path, stag
     assert caught.value.hint is not None
 
 
+@pytest.mark.parametrize("stage", [lp.leaves(), lp.walk(), lp.level(1), lp.children(), lp.glob("**")], ids=repr)
+def test_a_walk_that_begins_when_the_connection_is_closed_says_so(
+    tmp_path: Path, stage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lp.open_root(tmp_path / "tree.fs", create=True) as root:
+        root.gn("a").set_attribute("n", 1)
+        lp.commit(root)
+    with lp.open_root(tmp_path / "tree.fs") as root:
+        nodes, records = stage(root), lp.snapshot("n", stage(root))
+    for items in (nodes, records):
+        with pytest.raises(lp.ArgumentError, match="closed before the first node was taken; take what you need while"):
+            next(items)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("stage", [lp.leaves, lp.walk, lp.children, partial(lp.level, 1), partial(lp.scan, "n")])
 def test_a_path_as_skip_is_refused_since_it_is_compared_with_keys(stage: Any) -> None:
     with pytest.raises(lp.PatternError) as caught:
