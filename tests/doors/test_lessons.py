@@ -29,6 +29,7 @@ def test_the_code_of_a_lesson_fits_its_box(lesson: Path) -> None:
 def test_a_lesson_ends_with_what_was_seen_and_can_be_downloaded(lesson: Path) -> None:
     seen = lesson.read_text(encoding="utf-8").partition("\n## What you have seen\n")[2]
     assert seen.count("\n- ") == 3
-    assert f"{{nb-download}}`{lesson.stem}.ipynb`" in seen
+    assert "[download it](index.md#run-them-yourself)" in seen
+    assert f"{{nb-download}}`{lesson.stem}.ipynb`" in (lesson.parent / "index.md").read_text(encoding="utf-8")
     for following in LESSONS[LESSONS.index(lesson) + 1 :][:1]:
         assert f"]({following.name})" in seen
