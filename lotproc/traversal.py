@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
 
-from ._nodes import connection_of
+from ._nodes import connection_of, is_closed
 from ._patterns import PathPattern, has_slash, key_glob
 from ._stage import check_choice, check_count, stage
 from .errors import ArgumentError, ArgumentTypeError, PatternError, got
@@ -384,7 +384,7 @@ def trimmer(root: BaseNode) -> Callable[..., None]:
     its first node is taken, so a connection that was closed by then is refused here.
     """
     connection = connection_of(root)
-    if connection is not None and getattr(connection, "opened", connection) is None:
+    if is_closed(root):
         raise ArgumentError(
             "walk: the connection of its root was closed before the first node was taken",
             hint="take what you need while it is open, with list(...) for instance",
