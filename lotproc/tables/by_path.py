@@ -128,7 +128,9 @@ def table_by_path(file: str | os.PathLike[str] | Any, *, key: str | Iterable[str
         known = ", ".join((*_DELIMITERS, *_PARQUET))
         raise ArgumentError("table_by_path: the suffix of the file", expected=f"one of {known}", got=f"{suffix!r}")
     if hasattr(file, "columns") and hasattr(file, "iloc"):
-        return _table("table_by_path: the table", keys, *_pandas(file))
+        in_index = any(name in keys for name in file.index.names)
+        hint = "frame.reset_index() makes a column of its index" if in_index else None
+        return _table("table_by_path: the table", keys, *_pandas(file), hint)
     if hasattr(file, "__arrow_c_stream__"):
         arrow = needed("pyarrow", "arrow", f"table_by_path() of a {type(file).__qualname__}")
         return _table("table_by_path: the table", keys, *_arrow(arrow.table(file)))
@@ -145,7 +147,12 @@ def _names(key: object) -> list[str]:
 
 
 def _table(
-    name: str, keys: list[str], columns: list[Any], cells: list[list[Any]], place: Callable[[int], str]
+    name: str,
+    keys: list[str],
+    columns: list[Any],
+    cells: list[list[Any]],
+    place: Callable[[int], str],
+    hint: str | None = None,
 ) -> PathTable:
     """A table of columns.
 
@@ -155,6 +162,7 @@ def _table(
         columns: The names of all columns.
         cells: Those of each column.
         place: Where a row is, for errors.
+        hint: What to do where a column of the key is not there.
     """
     for number, column in enumerate(columns, 1):
         if not isinstance(column, str) or not column:
@@ -167,12 +175,14 @@ def _table(
         if columns.index(column) < number - 1:
             raise ArgumentError(f"{name}: the column {column!r}", "comes twice", hint="rename one")
     if missing := [column for column in keys if column not in columns]:
-        is_parted = len(columns) == 1 and ";" in columns[0]
+        if len(columns) == 1 and ";" in columns[0]:
+            as_str = ", ".join(f"{column!r}: str" for column in keys)
+            hint = f"semicolons seem to part them: give pandas.read_csv(file, sep=';', dtype={{{as_str}}})"
         raise ArgumentError(
             f"{name}: key",
             expected=f"among its columns {', '.join(map(repr, columns))}",
             got=repr(missing[0]),
-            hint="semicolons seem to part them: give pandas.read_csv(file, sep=';', dtype=str)" if is_parted else None,
+            hint=hint,
         )
     by_name = dict(zip(columns, cells, strict=True))
     names = [column for column in columns if column not in keys]
@@ -192,7 +202,10 @@ def _table(
                 )
         if path in rows:
             raise ArgumentError(
-                f"{name}: the key in {place(number)}", f"is that of {place(paths.index(path))}", path=path
+                f"{name}: the key in {place(number)}",
+                f"is that of {place(paths.index(path))}",
+                path=path,
+                hint="each path has one row: take out the others, or name more columns in key=",
             )
         rows[path] = row
     return PathTable(names, rows)

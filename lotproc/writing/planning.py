@@ -155,7 +155,8 @@ def _are_flat(values: list[Any]) -> bool:
 def flat_batches(name: str, results: Iterable[Any]) -> Iterator[list[ProcessResult | Failure]]:
     """The results and failures of each batch, however deep they are nested."""
     if isinstance(results, (str, bytes, bytearray, Mapping)):
-        raise ResultError(f"{name}:", expected="ProcessResults, nested in any iterables", got=got(results))
+        hint = "table.results() has one for each row" if hasattr(results, "results") else None  # a `PathTable`
+        raise ResultError(f"{name}:", expected="ProcessResults, nested in any iterables", got=got(results), hint=hint)
     for index, batch in enumerate(results):
         if type(batch) is ProcessResult:
             yield [batch]

@@ -160,16 +160,33 @@ def test_missing_keys_of_a_frame_are_empty() -> None:
     assert raised.value.got == "int 3"
 
 
+def test_a_key_in_the_index_of_a_frame_is_told_how_it_becomes_a_column() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"age": [1]}, index=pandas.Index(["ann"], name="speaker"))
+    for key, hinted in (("speaker", True), ("note", False)):
+        with pytest.raises(lp.ArgumentError) as raised:
+            lp.table_by_path(frame, key=key)
+        assert ("reset_index()" in str(raised.value.hint)) == hinted
+    assert lp.table_by_path(frame.reset_index(), key="speaker") == {("ann",): {"age": 1}}
+
+
+def test_a_table_itself_is_no_results() -> None:
+    table = lp.PathTable(["age"], {("ann",): [31]})
+    with pytest.raises(lp.ResultError) as raised:
+        lp.write(lp.mirror(), BaseNode("root"), table)  # type: ignore[arg-type]
+    assert "table.results()" in str(raised.value.hint)
+
+
 # --- What is refused -------------------------------------------------------------------------------------------------
 
 WRONG_FILES: dict[str, tuple[str, ...]] = {
     "an empty key": ("speaker,age\nann,1\n,2\n", "line 3"),
-    "a path twice": ('speaker,age\nann,1\nbob,"2\n"\n\nann,3\n', "line 2", "line 6"),
+    "a path twice": ('speaker,age\nann,1\nbob,"2\n"\n\nann,3\n', "line 2", "line 6", "more columns in key="),
     "too many cells": ("speaker,age\n\nann,1,2\n", "line 3"),
     "too few cells": ("speaker,age\nann,1\nbob\n", "line 3"),
     "a quote that does not end": ('speaker,age\nann,"1\nbob,2\n', "line 2"),
     "no such column": ("speker,age\nann,1\n", "'speker', 'age'"),
-    "semicolons": ("speaker;age\nann;1\n", "sep=';'"),
+    "semicolons": ("speaker;age\nann;1\n", "sep=';', dtype={'speaker': str}"),
     "a column without a name": (",speaker,age\n0,ann,1\n", "index=False"),
     "a column twice": ("speaker,age,age\nann,1,2\n", "'age' comes twice"),
     "nothing": ("", "is empty"),
