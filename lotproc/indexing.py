@@ -14,7 +14,7 @@ from ._attaching import reason_of
 from ._patterns import PathPattern, has_slash, key_glob
 from ._public import public
 from ._stage import check_choice
-from .errors import ArgumentError, ArgumentTypeError, PatternError, got
+from .errors import ArgumentError, ArgumentTypeError, PatternError, as_text, got, warn
 from .file_models import IndexedFile
 
 __all__ = ["FolderFiles", "Key", "index_files"]
@@ -58,7 +58,8 @@ def index_files(
     Returns:
         An iterator of `IndexedFile`, depth first, sorted by name in each folder. Lazy; folders that can't match are not
         entered, nor are links to folders; holds the matching names in the folders along the current path. A folder in
-        it that can't be listed stands in its place, with the `reason`, and `ingest_files` reports it.
+        it that can't be listed stands in its place, with the `reason`, and `ingest_files` reports it. Where no file
+        matches, and there are others, a warning at the end names one.
 
     Raises:
         ArgumentError: `folder` is not there, is no folder, or can't be listed. As soon as it is met: two files have one
@@ -83,16 +84,18 @@ def index_files(
         reason = f"can't be listed: {getattr(error, 'strerror', error)}"
         words: dict[type[Exception], str] = {FileNotFoundError: "is not there", NotADirectoryError: "is no folder"}
         raise ArgumentError(f"index_files: {str(top)!r}", words.get(type(error), reason)) from error
-    return FolderFiles(top, wanted[0] if len(wanted) == 1 else _Several(wanted), skipped, key)
+    return FolderFiles(top, wanted[0] if len(wanted) == 1 else _Several(wanted), skipped, key, patterns)
 
 
 class FolderFiles(Iterator[IndexedFile]):
     """The files of a folder, and which others would be among them; made by `index_files`."""
 
-    def __init__(self, folder: Path, pattern: PathPattern | _Several, skipped: _Skipped, key: Key) -> None:
+    def __init__(
+        self, folder: Path, pattern: PathPattern | _Several, skipped: _Skipped, key: Key, patterns: list[str]
+    ) -> None:
         self.folder = folder
         #: The files that are left, without a call of this between them.
-        self.left = _found(folder, pattern, skipped, key)
+        self.left = _found(folder, pattern, skipped, key, patterns)
         self._pattern, self._skipped = pattern, skipped
 
     def __next__(self) -> IndexedFile:
@@ -186,28 +189,37 @@ class _Skipped:
                 )
 
 
-def _found(top: Path, pattern: Any, skipped: _Skipped, key: Key) -> Generator[IndexedFile, None, None]:
+def _found(
+    top: Path, pattern: Any, skipped: _Skipped, key: Key, patterns: list[str]
+) -> Generator[IndexedFile, None, None]:
+    others: list[str] = []  # the first file that does not match, as long as none does
+    is_empty = True
     stack: list[tuple[tuple[str, ...], Path, Iterator[_Entry]]]
-    stack = [((), top, _listing(top, (), pattern, pattern.start, skipped, key))]
+    stack = [((), top, _listing(top, (), pattern, pattern.start, skipped, key, others))]
     while stack:
         keys, folder, entries = stack[-1]
         for name, last_key, positions in entries:
             if positions is not None:
                 below = folder / name
                 try:
-                    listed = _listing(below, (*keys, name), pattern, positions, skipped, key)
+                    listed = _listing(below, (*keys, name), pattern, positions, skipped, key, others)
                 except OSError as error:
+                    is_empty = False
                     yield IndexedFile((*keys, name), below, f"the folder can't be listed: {reason_of(error)}")
                     continue
                 stack.append(((*keys, name), below, listed))
                 break
+            is_empty = False
             yield IndexedFile((*keys, last_key), folder / name)
         else:
             stack.pop()
+    if is_empty and others:
+        wanted = " or ".join(map(repr, patterns))
+        warn(f"index_files: no file in {str(top)!r} matches {wanted}; there are others, such as {others[0]!r}")
 
 
 def _listing(
-    folder: Path, keys: tuple[str, ...], pattern: Any, positions: Any, skipped: _Skipped, key: Key
+    folder: Path, keys: tuple[str, ...], pattern: Any, positions: Any, skipped: _Skipped, key: Key, others: list[str]
 ) -> Iterator[_Entry]:
     is_skipped = skipped.test_in(keys)
     files: list[str] = []
@@ -223,6 +235,8 @@ def _listing(
                     folders.append((entry.name, entry.name, after))
             elif after and pattern.accepts(after) and (entry.is_file(follow_symlinks=False) or _is_file(entry.path)):
                 files.append(entry.name)
+            elif not others:
+                others.append(as_text((*keys, entry.name)))
     files.sort()
     last_keys = [os.path.splitext(name)[0] for name in files] if key == "stem" else files
     if len(set(last_keys)) < len(files):

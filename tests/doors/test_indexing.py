@@ -32,6 +32,7 @@ def is_skipped(parts: tuple[str, ...], skip: list[str]) -> bool:
     return by_name or any(PATHS[glob](small) for glob in skip if glob in PATHS)
 
 
+@pytest.mark.filterwarnings("ignore:index_files. no file in")
 @given(
     files=st.sets(st.sampled_from(FILES)),
     patterns=st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3),
@@ -177,3 +178,16 @@ def test_the_iterator_says_what_it_is_and_can_be_closed(folder: Path) -> None:
     assert next(files).path == ("ann", "clip")
     files.close()  # type: ignore[attr-defined]
     assert list(files) == []
+
+
+def test_a_folder_in_which_no_file_matches_is_told_of_and_an_empty_one_is_not(tmp_path: Path) -> None:
+    (tmp_path / "ann").mkdir()
+    (tmp_path / ".hidden.wav").touch()
+    assert list(lp.index_files(tmp_path)) == []
+    (tmp_path / "ann" / "clip_1.flac").touch()
+    for pattern, told in ((["**/*.wav", "**/*.mp3"], "ann/clip_1.flac"), ("**/*.wav", "ann/clip_1.flac")):
+        with pytest.warns(UserWarning, match="no file in .* matches '.*wav'") as caught:
+            assert lp.ingest_files(BaseNode("root"), lp.index_files(tmp_path, pattern)).ingested == 0
+        assert told in str(caught[0].message)
+        assert caught[0].filename == __file__
+    assert [found.path for found in lp.index_files(tmp_path, "**/*.FLAC")] == [("ann", "clip_1")]

@@ -117,6 +117,7 @@ def write_wav(path: Path, samples: int = 100, rate: int = 8000) -> bytes:
 # --- index_files ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:index_files. no file in")
 @given(content=FOLDERS)
 @settings(deadline=None)
 def test_all_files_that_rglob_finds_in_its_sorted_order(
@@ -139,6 +140,7 @@ def test_all_files_that_rglob_finds_in_its_sorted_order(
     shutil.rmtree(top)
 
 
+@pytest.mark.filterwarnings("ignore:index_files. no file in")
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
