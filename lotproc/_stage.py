@@ -330,7 +330,7 @@ def _check_options(options: Callable[..., Any], data: str) -> None:
             what = f"an option with a default behind a *, as in {options.__name__}(*, {name}=...)"
         else:
             continue
-        raise ArgumentTypeError(f"stage: {options.__name__}()", expected=what, got=str(parameter))
+        raise ArgumentTypeError(f"stage: {options.__name__}():", expected=what, got=str(parameter))
 
 
 def _with_data(signature: inspect.Signature, data: str) -> inspect.Signature:

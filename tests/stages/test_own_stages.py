@@ -71,7 +71,7 @@ def test_functions_whose_data_could_not_be_told() -> None:
     for wrong in (lambda n=2: print, lambda *args: print, lambda **options: print, lambda n, /: print):
         with pytest.raises(lp.ArgumentTypeError) as raised:
             lp.stage("items")(wrong)
-        assert raised.value.expected
+        assert "(): expected" in str(raised.value)
 
     for data in (3, "", "two words", lambda n: print):  # the last is a decorator without the name
         with pytest.raises(lp.ArgumentTypeError) as raised:
