@@ -276,9 +276,14 @@ def got(value: object) -> str:
     'int 3'
     >>> got(None)
     'None'
+    >>> from functools import partial
+    >>> got(partial(print, 1))
+    'functools.partial(<built-in function print>, 1)'
     """
     text, kind = brief(value), type(value).__name__
-    return text if value is None or isinstance(value, type) or kind in text[: len(kind) + 1] else f"{kind} {text}"
+    constructor = text.partition("(")[0].rpartition(".")[2]  # of a repr that begins with the module, too
+    is_named = value is None or isinstance(value, type) or kind == constructor or kind in text[: len(kind) + 1]
+    return text if is_named else f"{kind} {text}"
 
 
 def warn(text: str) -> None:
