@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from ._attaching import reason_of
 from ._patterns import PathPattern, has_slash, key_glob
 from ._public import public
+from ._reprs import named
 from ._stage import check_choice
 from .errors import ArgumentError, ArgumentTypeError, PatternError, as_text, got, warn
 from .file_models import IndexedFile
@@ -215,7 +216,7 @@ def _found(
             stack.pop()
     if is_empty and others:
         wanted = " or ".join(map(repr, patterns))
-        warn(f"index_files: no file in {str(top)!r} matches {wanted}; there are others, such as {others[0]!r}")
+        warn(f"index_files: no file in {named(top)!r} matches {wanted}; there are others, such as {others[0]!r}")
 
 
 def _listing(
