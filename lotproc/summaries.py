@@ -34,7 +34,7 @@ MAX_NAME = 30
 #: The least share of the time in which workers that are waited for are busy where more of them would help.
 BUSY = 0.5
 
-COLUMNS = ("parallel_map", "workers", "batches", "work", "busy", "input wait", "worker wait", "consumer wait")
+COLUMNS = ("map", "workers", "batches", "work", "busy", "input wait", "worker wait", "consumer wait")
 
 
 @public
@@ -46,7 +46,8 @@ def run_summary(report: WriteReport) -> RunSummary:
     >>> failure = Failure(("ann", "clip_1"), "ValueError", "the file is empty")
     >>> run_summary(
     ...     WriteReport(
-    ...         written=120, commits=2, failed=1, failures=(failure,), errors={"ValueError": 1},
+    ...         written=120, commits=2,
+    ...         failed=1, failures=(failure,), errors={"ValueError": 1},
     ...         seconds=12.5, waiting=10.0, writing=2.0,
     ...         maps=(MapReport("rate", "thread", 4, 8, 12.4, 48.1, 0.3, 10.0, 2.1),),
     ...     )
@@ -56,9 +57,9 @@ def run_summary(report: WriteReport) -> RunSummary:
       waiting for workers  10.0 s  80 %  ████████████████
       writing               2.0 s  16 %  ███
       reading               0.5 s   4 %  █
-      parallel_map   workers  batches    work  busy  input wait  worker wait  consumer wait
-      rate          4 thread        8  48.1 s  97 %       0.3 s       10.0 s          2.1 s
-    The workers are the slower side, busy 97 %: more of them would help, or a faster processor.
+      map    workers  batches    work  busy  input wait  worker wait  consumer wait
+      rate  4 thread        8  48.1 s  97 %       0.3 s       10.0 s          2.1 s
+    rate is the slower side, busy 97 %: more workers would help, or a faster processor.
     1 failure
       1 ValueError
           ann/clip_1: the file is empty
@@ -278,18 +279,17 @@ def _conclusion(report: WriteReport, shares: list[_Share]) -> str:
 
 def _slow_workers(maps: tuple[MapReport, ...]) -> str:
     slow = max(maps, key=lambda map: map.worker_wait, default=None)
-    whose = f" of {_name(slow)}" if slow and len(maps) > 1 else ""
-    more = "more of them would help, or a faster processor"
     if slow is None:
-        return f"The workers are the slower side: {more}."
+        return "The workers are the slower side: more of them would help, or a faster processor."
     if slow.mode == "sync":
         return f"What {_name(slow)} does in line is the slower side: workers would help, or a faster processor."
     if slow.mode == "async" and slow.busy < BUSY:
         more = "a higher rate= or buffersize= would help"
         return f"{_name(slow)} waits for its turns, busy {_percent(slow.busy)}: {more}."
+    more = "more workers would help, or a faster processor"
     if slow.busy < BUSY:
-        more = "more of them would not help, batches of another size may"
-    return f"The workers{whose} are the slower side, busy {_percent(slow.busy)}: {more}."
+        more = "more workers would not help, batches of another size may"
+    return f"{_name(slow)} is the slower side, busy {_percent(slow.busy)}: {more}."
 
 
 def _slow_reading(report: WriteReport, reading: float) -> str:

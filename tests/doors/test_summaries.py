@@ -176,7 +176,7 @@ def test_the_maps_are_a_table_in_their_order(report: WriteReport) -> None:
         assert row[2] == f"{one.batches:,}"
         assert abs(int(row[4].removesuffix(" %")) - 100 * one.busy) <= 0.5
     lines = str(run_summary(report)).split("\n")
-    start = next(number for number, line in enumerate(lines) if line.startswith("  parallel_map "))
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"  {COLUMNS[0]} "))
     assert len({len(line) for line in lines[start : start + 1 + len(rows)]}) == 1
     assert ("more map" in lines[start + 1 + len(rows)]) == (len(report.maps) > MAX_MAPS)
 
@@ -221,10 +221,10 @@ def test_the_text_of_two_maps() -> None:
         "  waiting for workers  1 min 26 s  89 %  ██████████████████",
         "  writing                   6.0 s   6 %  █",
         "  reading                   4.5 s   5 %  █",
-        "  parallel_map        workers  batches        work  busy  input wait  worker wait  consumer wait",
-        "  decode            2 process    1,000  2 min 56 s  93 %       1.0 s   1 min 24 s          8.0 s",
-        "  embed         8 RayExecutor    1,000  2 min 00 s  16 %  1 min 27 s        1.5 s          6.0 s",
-        "The workers of decode are the slower side, busy 93 %: more of them would help, or a faster processor.",
+        "  map           workers  batches        work  busy  input wait  worker wait  consumer wait",
+        "  decode      2 process    1,000  2 min 56 s  93 %       1.0 s   1 min 24 s          8.0 s",
+        "  embed   8 RayExecutor    1,000  2 min 00 s  16 %  1 min 27 s        1.5 s          6.0 s",
+        "decode is the slower side, busy 93 %: more workers would help, or a faster processor.",
     ]
 
 
@@ -313,14 +313,10 @@ SENDING = MapReport("decode", "process", 2, 5, seconds=10.0, working=2.0, input_
 @pytest.mark.parametrize(
     ("waiting", "maps", "text"),
     [
-        (9.0, [BUSY], "The workers are the slower side, busy 95 %: more of them would help, or a faster processor."),
-        (
-            9.0,
-            [IDLE],
-            "The workers are the slower side, busy 10 %: more of them would not help, batches of another size",
-        ),
+        (9.0, [BUSY], "decode is the slower side, busy 95 %: more workers would help, or a faster processor."),
+        (9.0, [IDLE], "decode is the slower side, busy 10 %: more workers would not help, batches of another size"),
         (9.0, [ASKING], "ask waits for its turns, busy 10 %: a higher rate= or buffersize= would help."),
-        (9.0, [BUSY, STARVED], "The workers of decode are the slower side, busy 95 %"),
+        (9.0, [BUSY, STARVED], "decode is the slower side, busy 95 %"),
         (9.0, [STARVED, IN_LINE], "What embed does in line is the slower side: workers would help"),
         (9.0, [IN_LINE], "What embed does in line is the slower side: workers would help"),
         (0.5, [STARVED], "Reading is the slower side: more workers (busy 10 %) would not help, scan()"),
