@@ -48,12 +48,15 @@ def shuffled(
 
     >>> from lotproc import Archive, shuffled
     >>> with Archive("clips.rox", "w") as archive:
-    ...     archive.write_records(((name,), name.encode(), {"number": n}) for n, name in enumerate("abcde"))
+    ...     archive.write_records(
+    ...         ((name,), name.encode(), {"number": n}) for n, name in enumerate("abcde")
+    ...     )
     5
-    >>> batches = shuffled("clips.rox", 2, seed=1, collate=lambda records: b"".join(records))
+    >>> batches = shuffled("clips.rox", 2, seed=1, collate=b"".join)
     >>> sorted(b"".join(batches))
     [97, 98, 99, 100, 101]
-    >>> for batch in shuffled("clips.rox", 2, seed=1, fields=("path", "attributes"), start=1):
+    >>> fields = ("path", "attributes")
+    >>> for batch in shuffled("clips.rox", 2, seed=1, fields=fields, start=1):
     ...     print(batch)
     [(('a',), {'number': 0}), (('d',), {'number': 3})]
     [(('b',), {'number': 1})]

@@ -43,13 +43,14 @@ def token_batches(
     >>> import numpy as np
     >>> from lotproc import Archive, token_batches
     >>> with Archive("tokens.rox", "w") as archive:
-    ...     archive.write(np.arange(start, start + 5, dtype=np.uint16) for start in (0, 5))
+    ...     archive.write(np.arange(n, n + 5, dtype=np.uint16) for n in (0, 5))
     2
     >>> for batch in token_batches("tokens.rox", np.uint16, 3, batch_size=2):
     ...     print(batch.tolist())
     [[0, 1, 2], [3, 4, 5]]
     [[6, 7, 8]]
-    >>> [batch.tolist() for batch in token_batches("tokens.rox", np.uint16, 3, rank=1, world=2)]
+    >>> batches = token_batches("tokens.rox", np.uint16, 3, rank=1, world=2)
+    >>> [batch.tolist() for batch in batches]
     [[[3, 4, 5]]]
 
     With codec "bytes" the payload is the stream. A batch within one shard is a read-only view of the file, one that

@@ -50,7 +50,8 @@ class DirectoryStore(Store, MutableMapping[Key, Any]):
     >>> from lotproc.stores import DirectoryStore
     >>> store = DirectoryStore("features")
     >>> store["foo"] = [1, 2, 3]  # the file features/foo.pickle
-    >>> store.put(("ann", "clip_1"), "a value", {"seconds": 1.5})  # ann/clip_1.pickle and ann/clip_1.json
+    >>> # ann/clip_1.pickle and ann/clip_1.json
+    >>> store.put(("ann", "clip_1"), "a value", {"seconds": 1.5})
     >>> list(store)
     [('ann', 'clip_1'), ('foo',)]
     >>> store["foo"], "bar" in store, len(store)

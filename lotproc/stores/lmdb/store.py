@@ -51,7 +51,8 @@ class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
     >>> from lotproc.stores import LmdbStore
     >>> with LmdbStore("features") as store:
     ...     store["ann/clip_1"] = {"energy": 0.5}
-    ...     store["ann", "clip_2"] = {"energy": 0.7}  # the path of a record: the same as "ann/clip_2"
+    ...     # the path of a record: the same as "ann/clip_2"
+    ...     store["ann", "clip_2"] = {"energy": 0.7}
     ...     store["anna"] = {"energy": 0.1}
     ...     list(store.keys(prefix=("ann",)))
     ['ann/clip_1', 'ann/clip_2']
