@@ -64,7 +64,7 @@ def kind_of_time(time: np.datetime64 | np.timedelta64) -> str:
 def common_unit(times: Iterable[Any]) -> str | None:
     """The unit in which numpy holds each of some times exactly, which are all of one kind, numpy's or Python's.
 
-    >>> common_unit([dt.datetime(2020, 1, 1), np.datetime64("2020-01-01T00:00:00.000000001", "ns")])
+    >>> common_unit([dt.datetime(2020, 1, 1), np.datetime64(1, "ns")])
     'ns'
     """
     given = list(map(_as_numpy, times))

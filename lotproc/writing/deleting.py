@@ -33,7 +33,8 @@ def delete(target: BaseNode | Store, *, commit_every: int | None = None) -> Call
     >>> from lotdb import BaseNode
     >>> from lotproc import delete, leaves
     >>> root = BaseNode("root")
-    >>> _ = root.gns(["ann", "clip_1"]), root.gns(["ann", "clip_2"]), root.gns(["bob", "clip_1"])
+    >>> for path in (["ann", "clip_1"], ["ann", "clip_2"], ["bob", "clip_1"]):
+    ...     _ = root.gns(path)
     >>> print(delete(root, [("ann", "clip_2"), ("bob",), ("carl",)]))
     2 nodes deleted, 1 absent, not committed
     >>> [node.gps() for node in leaves(root)]

@@ -32,14 +32,18 @@ class Ledger:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "run.jsonl")
     ...     with Ledger("write", path) as ledger:
-    ...         ledger.failed(Failure(("ann", "clip_1"), "ValueError", "the file is empty"))
-    ...         ledger.failed(Failure(("ann", "clip_2"), "ValueError", "the file is empty"))
-    ...         ledger.commit(written=120, skipped=0, failed=2, seconds=12.4, last_path=("bob", "clip_9"))
+    ...         ledger.failed(Failure(("ann", "1"), "ValueError", "the file is empty"))
+    ...         ledger.failed(Failure(("ann", "2"), "ValueError", "the file is empty"))
+    ...         ledger.commit(
+    ...             written=120, skipped=0, failed=2, seconds=12.4, last_path=("bob", "9")
+    ...         )
     ...     with Ledger("write", path) as ledger:  # the next run
-    ...         ledger.wrote(("ann", "clip_2"))
-    ...         ledger.commit(written=1, skipped=0, failed=0, seconds=0.1, last_path=("ann", "clip_2"))
+    ...         ledger.wrote(("ann", "2"))
+    ...         ledger.commit(
+    ...             written=1, skipped=0, failed=0, seconds=0.1, last_path=("ann", "2")
+    ...         )
     ...     outstanding_failures("failed", path)
-    [('ann', 'clip_1')]
+    [('ann', '1')]
 
     Several processes may append to one file: lines go out whole, in one write that the operating system appends. A line
     that a crash has torn stays as it is; the next line starts below it, and readers skip it. For one run at a time, in
