@@ -10,7 +10,8 @@ Each stage takes its data last, and waits for it where it is left out, so stages
     >>> for key, seconds in (("clip_1", 1.5), ("clip_2", 0.5)):
     ...     _ = root.gns(["ann", key]).set_attribute("seconds", seconds)
     >>> def double(record):
-    ...     return lp.ProcessResult(record.path, output=2 * record.attributes["seconds"])
+    ...     seconds = record.attributes["seconds"]
+    ...     return lp.ProcessResult(record.path, output=2 * seconds)
     >>> report = lp.pipe(
     ...     root,
     ...     lp.leaves(skip="_proc"),

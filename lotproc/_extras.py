@@ -13,10 +13,10 @@ __all__ = ["needed"]
 def needed(module: str, extra: str, purpose: str) -> Any:
     """Import an optional module, or say which extra brings it.
 
-    >>> needed("no_such_package.table", "tables", "to_table()")
+    >>> needed("no_package.table", "tables", "to_table()")
     Traceback (most recent call last):
     ...
-    lotproc.MissingExtraError: to_table() needs no_such_package, which is not installed; ...
+    lotproc.MissingExtraError: to_table() needs no_package, which is not installed; ...
     """
     try:
         return importlib.import_module(module)

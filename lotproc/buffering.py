@@ -59,7 +59,8 @@ def chunked_by(key: int | Callable[[T], Any]) -> Callable[[Iterable[T]], Iterato
     """Batch consecutive items that have the same key, so that a speaker's clips come as one list.
 
     >>> from lotproc import NodeRecord, chunked_by
-    >>> records = [NodeRecord(path, path[-1]) for path in [("ann", "1"), ("ann", "2"), ("bob", "1")]]
+    >>> paths = [("ann", "1"), ("ann", "2"), ("bob", "1")]
+    >>> records = [NodeRecord(path, path[-1]) for path in paths]
     >>> [len(batch) for batch in chunked_by(1, records)]
     [2, 1]
 
@@ -111,7 +112,8 @@ def chunked_bytes(limit: int, *, size: Callable[[T], int] | None = None) -> Call
     """Batch items into lists of at most `limit` bytes; a larger item comes alone.
 
     >>> from lotproc import chunked_bytes
-    >>> [len(batch) for batch in chunked_bytes(10, [b"12345", b"12345", b"1", b"a larger item"], size=len)]
+    >>> items = [b"12345", b"12345", b"1", b"a larger item"]
+    >>> [len(batch) for batch in chunked_bytes(10, items, size=len)]
     [2, 1, 1]
 
     Args:

@@ -25,7 +25,8 @@ class Commit:
     >>> from datetime import datetime, timezone
     >>> from lotproc import Commit
     >>> time = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
-    >>> print(Commit(bytes(8), time, "write", "inline('_proc')", "f0-2", {"written": 1200}))
+    >>> counts = {"written": 1200}
+    >>> print(Commit(bytes(8), time, "write", "inline('_proc')", "f0-2", counts))
     2026-03-01 12:30:00+00:00  write inline('_proc'), version 'f0-2': 1,200 written
 
     Args:

@@ -94,8 +94,10 @@ def diff(before: Iterable[Any]) -> Callable[[Iterable[Any]], Iterator[Any]]:
     """Compare two streams of records: what was added, removed or changed from the one to the other.
 
     >>> from lotproc import NodeRecord, diff
-    >>> before = [NodeRecord((key,), key, {"seconds": s}) for key, s in (("a", 1.0), ("b", 2.0), ("c", float("nan")))]
-    >>> after = [NodeRecord((key,), key, {"seconds": s}) for key, s in (("b", 2.5), ("c", float("nan")), ("d", 1.0))]
+    >>> def records(**seconds):
+    ...     return [NodeRecord((key,), key, {"seconds": s}) for key, s in seconds.items()]
+    >>> before = records(a=1.0, b=2.0, c=float("nan"))
+    >>> after = records(b=2.5, c=float("nan"), d=1.0)
     >>> for change in diff(before, after):
     ...     print(change)
     - a

@@ -51,7 +51,12 @@ __all__ = [
 class LotprocError(Exception):
     """The root of all errors that lotproc raises on its own account.
 
-    >>> error = LotprocError("write: the attribute 'n'", path=("ann", "clip_1"), expected="a number", got="None")
+    >>> error = LotprocError(
+    ...     "write: the attribute 'n'",
+    ...     path=("ann", "clip_1"),
+    ...     expected="a number",
+    ...     got="None",
+    ... )
     >>> print(error)
     write: the attribute 'n' at ann/clip_1 must be a number, got None
     >>> error.path

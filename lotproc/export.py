@@ -48,9 +48,10 @@ def to_rows(
     """Turn records into dicts, one a record: the path in columns, then the attributes.
 
     >>> from lotproc import NodeRecord, to_rows
-    >>> list(to_rows([NodeRecord(("ann", "clip_1"), "clip_1", {"seconds": 1.2})]))
+    >>> records = [NodeRecord(("ann", "clip_1"), "clip_1", {"seconds": 1.2})]
+    >>> list(to_rows(records))
     [{'TreeLevel_1': 'ann', 'TreeLevel_2': 'clip_1', 'seconds': 1.2}]
-    >>> list(to_rows([NodeRecord(("ann", "clip_1"), "clip_1", {"seconds": 1.2})], levels=("speaker", "clip")))
+    >>> list(to_rows(records, levels=("speaker", "clip")))
     [{'speaker': 'ann', 'clip': 'clip_1', 'seconds': 1.2}]
 
     Args:
@@ -151,7 +152,9 @@ def to_arrow(
     """Turn records into an Arrow table, one row a record.
 
     >>> from lotproc import NodeRecord, to_arrow
-    >>> to_arrow([NodeRecord(("ann",), "ann", {"scores": [1, 2]}), NodeRecord(("bob",), "bob")]).to_pylist()
+    >>> ann = NodeRecord(("ann",), "ann", {"scores": [1, 2]})
+    >>> bob = NodeRecord(("bob",), "bob")
+    >>> to_arrow([ann, bob]).to_pylist()
     [{'TreeLevel_1': 'ann', 'scores': [1, 2]}, {'TreeLevel_1': 'bob', 'scores': None}]
 
     Args:
@@ -208,8 +211,9 @@ def to_parquet(
 
     >>> import os, tempfile
     >>> from lotproc import NodeRecord, to_parquet
+    >>> records = [NodeRecord(("ann",), "ann", {"seconds": 1.2})]
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     to_parquet(os.path.join(folder, "clips.parquet"), [NodeRecord(("ann",), "ann", {"seconds": 1.2})])
+    ...     to_parquet(os.path.join(folder, "clips.parquet"), records)
     1
 
     The file appears under its name when it is complete, in the place of an older one. A failure leaves the older one as

@@ -72,7 +72,8 @@ class IngestReport:
 
     >>> from pathlib import Path
     >>> from lotproc import FileFailure, IngestReport
-    >>> print(IngestReport(ingested=2, commits=1, failures=(FileFailure(Path("a.wav"), ("a",), "it is empty"),)))
+    >>> failure = FileFailure(Path("a.wav"), ("a",), "it is empty")
+    >>> print(IngestReport(ingested=2, commits=1, failures=(failure,)))
     2 files ingested, 1 failed, 1 commit
       a.wav: it is empty
 

@@ -66,7 +66,8 @@ def match_path(pattern: str | Sequence[str], *, invert: bool = False) -> Callabl
     """Keep the items whose whole path matches a glob.
 
     >>> from lotproc import NodeRecord, match_path
-    >>> records = [NodeRecord(("ann", "a", "clip_1"), "clip_1"), NodeRecord(("bob", "b", "clip_1"), "clip_1")]
+    >>> paths = [("ann", "a", "clip_1"), ("bob", "b", "clip_1")]
+    >>> records = [NodeRecord(path, path[-1]) for path in paths]
     >>> [record.path for record in match_path("a*/**/clip_?", records)]
     [('ann', 'a', 'clip_1')]
 
@@ -97,10 +98,11 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
     """Keep the items that have an attribute with some value.
 
     >>> from lotproc import NodeRecord, where
-    >>> records = [NodeRecord((key,), key, {"seconds": s}) for key, s in (("a", 1.0), ("b", 3.0))]
-    >>> [record.key for record in where("seconds", lambda seconds: seconds > 2, records)]
+    >>> a = NodeRecord(("a",), "a", {"seconds": 1.0})
+    >>> b = NodeRecord(("b",), "b", {"seconds": 3.0})
+    >>> [record.key for record in where("seconds", lambda seconds: seconds > 2, [a, b])]
     ['b']
-    >>> [record.key for record in where("seconds", 1.0, records)]
+    >>> [record.key for record in where("seconds", 1.0, [a, b])]
     ['a']
 
     Args:
@@ -190,7 +192,8 @@ def filter_node_list(filter_str: str, node_list: Iterable[T], invers: bool = Fal
 
     >>> from lotdb import BaseNode
     >>> from lotproc import filter_node_list
-    >>> [node.key for node in filter_node_list("clip", [BaseNode("clip_1"), BaseNode("notes")])]
+    >>> nodes = [BaseNode("clip_1"), BaseNode("notes")]
+    >>> [node.key for node in filter_node_list("clip", nodes)]
     ['clip_1']
 
     Args:

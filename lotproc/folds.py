@@ -2,8 +2,10 @@
 
     >>> from lotproc import NodeRecord, rollup
     >>> from lotproc.folds import count, total
-    >>> records = [NodeRecord(("ann", key), key, {"seconds": s}) for key, s in (("a", 1.5), ("b", 2.0))]
-    >>> [(result.path, result.output) for result in rollup({"clips": count(), "seconds": total("seconds")}, records)]
+    >>> a = NodeRecord(("ann", "a"), "a", {"seconds": 1.5})
+    >>> b = NodeRecord(("ann", "b"), "b", {"seconds": 2.0})
+    >>> folds = {"clips": count(), "seconds": total("seconds")}
+    >>> [(result.path, result.output) for result in rollup(folds, [a, b])]
     [(('ann',), {'clips': 2, 'seconds': 3.5}), ((), {'clips': 2, 'seconds': 3.5})]
 
 Numbers are ints, floats, bools, and those of numpy. Of records whose attribute is `None`, or absent, only `count` takes
@@ -38,8 +40,13 @@ class Fold:
 
     >>> from lotproc import NodeRecord, rollup
     >>> from lotproc.folds import Fold
-    >>> units = Fold(lambda record: {record.attributes["unit"]}, lambda left, right: left | right, sorted)
-    >>> records = [NodeRecord((key,), key, {"unit": unit}) for key, unit in (("a", "s"), ("b", "Hz"), ("c", "s"))]
+    >>> units = Fold(
+    ...     lambda record: {record.attributes["unit"]},
+    ...     lambda left, right: left | right,
+    ...     sorted,
+    ... )
+    >>> found = {"a": "s", "b": "Hz", "c": "s"}
+    >>> records = [NodeRecord((key,), key, {"unit": unit}) for key, unit in found.items()]
     >>> [result.output for result in rollup(units, records)]
     [['Hz', 's']]
 
@@ -92,7 +99,8 @@ def count() -> Fold:
 
     >>> from lotproc import NodeRecord, rollup
     >>> from lotproc.folds import count
-    >>> [result.output for result in rollup(count(), [NodeRecord(("a",), "a"), NodeRecord(("b",), "b")])]
+    >>> records = [NodeRecord(("a",), "a"), NodeRecord(("b",), "b")]
+    >>> [result.output for result in rollup(count(), records)]
     [2]
 
     Returns:
@@ -120,7 +128,8 @@ def total(name: str) -> Fold:
 
     >>> from lotproc import NodeRecord, rollup
     >>> from lotproc.folds import total
-    >>> records = [NodeRecord((key,), key, {"seconds": s}) for key, s in (("a", 1e16), ("b", 1.0), ("c", -1e16))]
+    >>> seconds = {"a": 1e16, "b": 1.0, "c": -1e16}
+    >>> records = [NodeRecord((key,), key, {"seconds": s}) for key, s in seconds.items()]
     >>> [result.output for result in rollup(total("seconds"), records)]
     [1.0]
 
@@ -182,7 +191,8 @@ def stats(name: str) -> Fold:
 
     >>> from lotproc import NodeRecord, rollup
     >>> from lotproc.folds import stats
-    >>> records = [NodeRecord((key,), key, {"seconds": s}) for key, s in (("a", 1.0), ("b", 4.0), ("c", None))]
+    >>> seconds = {"a": 1.0, "b": 4.0, "c": None}
+    >>> records = [NodeRecord((key,), key, {"seconds": s}) for key, s in seconds.items()]
     >>> [result.output for result in rollup(stats("seconds"), records)]
     [{'count': 2, 'sum': 5.0, 'mean': 2.5, 'std': 1.5, 'min': 1.0, 'max': 4.0}]
 
@@ -255,7 +265,8 @@ def top(n: int, name: str) -> Fold:
 
     >>> from lotproc import NodeRecord, rollup
     >>> from lotproc.folds import top
-    >>> records = [NodeRecord((key,), key, {"seconds": s}) for key, s in (("a", 1.0), ("b", 4.0), ("c", 2.5))]
+    >>> seconds = {"a": 1.0, "b": 4.0, "c": 2.5}
+    >>> records = [NodeRecord((key,), key, {"seconds": s}) for key, s in seconds.items()]
     >>> [result.output for result in rollup(top(2, "seconds"), records)]
     [[(4.0, ('b',)), (2.5, ('c',))]]
 

@@ -27,8 +27,9 @@ def gather(by: int) -> Callable[[Iterable[NodeRecord]], Iterator[NodeRecord]]:
     """Make one record of all that have the same first keys in their paths: of a speaker's clips, the speaker.
 
     >>> from lotproc import NodeRecord, gather
-    >>> clips = [NodeRecord(path, path[-1], {"f0": f0}) for path, f0 in ((("ann", "1"), 210.0), (("ann", "2"), 190.0))]
-    >>> for speaker in gather(1, clips):
+    >>> first = NodeRecord(("ann", "1"), "1", {"f0": 210.0})
+    >>> second = NodeRecord(("ann", "2"), "2", {"f0": 190.0})
+    >>> for speaker in gather(1, [first, second]):
     ...     print(speaker.path, speaker.attributes)
     ('ann',) {'f0': [210.0, 190.0], 'paths': [('ann', '1'), ('ann', '2')]}
 

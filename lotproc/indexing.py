@@ -43,7 +43,8 @@ def index_files(
     ...     for name in ("clip_1.WAV", "clip_1.TextGrid", ".clip_1.wav"):
     ...         pathlib.Path(folder, "ann", name).touch()
     ...     [found.path for found in index_files(folder)]
-    ...     [found.path for found in index_files(folder, ["**/*.wav", "**/*.TextGrid"], key="name")]
+    ...     patterns = ["**/*.wav", "**/*.TextGrid"]
+    ...     [found.path for found in index_files(folder, patterns, key="name")]
     [('ann', 'clip_1')]
     [('ann', 'clip_1.TextGrid'), ('ann', 'clip_1.WAV')]
 

@@ -40,7 +40,10 @@ def join(
     """Add the attributes of what has the same path elsewhere: in another tree, a store, or a table.
 
     >>> from lotproc import NodeRecord, join
-    >>> clips = [NodeRecord((speaker, "1"), "1", {"f0": f0}) for speaker, f0 in (("ann", 210.0), ("bob", 120.0))]
+    >>> clips = [
+    ...     NodeRecord(("ann", "1"), "1", {"f0": 210.0}),
+    ...     NodeRecord(("bob", "1"), "1", {"f0": 120.0}),
+    ... ]
     >>> speakers = {"ann": {"age": 31}, "bob": {"age": 47}}
     >>> for clip in join(speakers, clips, on=1):
     ...     print(clip.path, clip.attributes)

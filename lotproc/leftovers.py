@@ -40,7 +40,8 @@ def obsolete(
     >>> from lotproc import ProcessResult, delete, inline, leaves, obsolete, write
     >>> root, policy = BaseNode("root"), inline("_proc", "f0")
     >>> clips = [root.gn(f"clip_{number}") for number in range(3)]
-    >>> _ = write(policy, root, [ProcessResult((clip.key,), 0.5) for clip in clips], version="f0-2")
+    >>> results = [ProcessResult((clip.key,), 0.5) for clip in clips]
+    >>> _ = write(policy, root, results, version="f0-2")
     >>> [record.path for record in obsolete(policy, root, clips[1:])]
     [('clip_0', '_proc', 'f0')]
     >>> print(delete(root, obsolete(policy, root, clips[1:])))

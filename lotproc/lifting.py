@@ -146,8 +146,10 @@ def name_of(fn: Callable[..., Any]) -> str:
     """What a processor is called: as the function that it lifts, or whose arguments it has, or as those in a row.
 
     >>> from toolz import compose_left
-    >>> name_of(each(len)), name_of(partial(pow, 2)), name_of(compose_left(sorted, each(str))), name_of(Lifted(len))
-    ('len', 'pow', 'sorted, str', 'Lifted')
+    >>> name_of(each(len)), name_of(partial(pow, 2)), name_of(Lifted(len))
+    ('len', 'pow', 'Lifted')
+    >>> name_of(compose_left(sorted, each(str)))
+    'sorted, str'
     """
     from toolz.functoolz import Compose  # here, where no worker asks
 

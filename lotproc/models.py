@@ -57,7 +57,9 @@ class NodeRecord:
     Holds plain values only, so it is safe in any thread, process or machine. Two of them are equal, as are other values
     of a pipeline, where all that they hold is; arrays where dtype, shape and bytes are, NaN included.
 
-    >>> record = NodeRecord(path=("speaker_01", "clip_001"), key="clip_001", attributes={"duration": 1.2})
+    >>> record = NodeRecord(
+    ...     path=("speaker_01", "clip_001"), key="clip_001", attributes={"duration": 1.2}
+    ... )
     >>> record.attributes["duration"]
     1.2
 
@@ -261,9 +263,9 @@ class Failure:
     `scan`, `snapshot` and `parallel_map` make them with `on_error="collect"`. Every stage hands them on as they are,
     and `write` counts them.
 
-    >>> failure = Failure(("ann", "clip_1"), "ValueError", "the file is empty", attempts=3)
+    >>> failure = Failure(("ann", "clip_1"), "ValueError", "it is empty", attempts=3)
     >>> print(failure)
-    ann/clip_1: ValueError: the file is empty (3 attempts)
+    ann/clip_1: ValueError: it is empty (3 attempts)
 
     Args:
         path: The record's path; `None` for what has no path.
@@ -371,7 +373,10 @@ _SUMMED_OF_MAPS = ("batches", "seconds", "working", "input_wait", "worker_wait",
 class MapReport:
     """What one `parallel_map` of a `write` did, and where its time went.
 
-    >>> MapReport("decode", "thread", workers=4, batches=100, seconds=10.0, working=36.0).busy
+    >>> decoded = MapReport(
+    ...     "decode", "thread", workers=4, batches=100, seconds=10.0, working=36.0
+    ... )
+    >>> decoded.busy
     0.9
 
     Args:
@@ -434,7 +439,8 @@ class WriteReport:
 
     Those of several workers add up:
 
-    >>> print(sum([WriteReport(written=120, commits=2), WriteReport(written=7, commits=1)], WriteReport()))
+    >>> reports = [WriteReport(written=120, commits=2), WriteReport(written=7, commits=1)]
+    >>> print(sum(reports, WriteReport()))
     127 results written, 3 commits
 
     Args:

@@ -90,8 +90,12 @@ def parallel_map(
     >>> from lotproc import NodeRecord, ProcessResult, each
     >>> def per_second(record):
     ...     return ProcessResult(record.path, output=1 / record.attributes["seconds"])
-    >>> batch = [NodeRecord((key,), key, {"seconds": s}) for key, s in (("a", 2.0), ("b", 0.0), ("c", 4.0))]
-    >>> for result in next(parallel_map(each(per_second), [batch], mode="thread", on_error="collect")):
+    >>> seconds = {"a": 2.0, "b": 0.0, "c": 4.0}
+    >>> batch = [NodeRecord((key,), key, {"seconds": s}) for key, s in seconds.items()]
+    >>> batches = parallel_map(
+    ...     each(per_second), [batch], mode="thread", on_error="collect"
+    ... )
+    >>> for result in next(batches):
     ...     print(result)
     ProcessResult(path=('a',), output=0.5, attributes={}, relative_path=())
     b: ZeroDivisionError: float division by zero
@@ -109,7 +113,8 @@ def parallel_map(
     >>> async def asked(record):
     ...     await asyncio.sleep(0.001)
     ...     return len(record.key)
-    >>> [result.output for result in next(parallel_map(outputs(asked), [batch], mode="async"))]
+    >>> batches = parallel_map(outputs(asked), [batch], mode="async")
+    >>> [result.output for result in next(batches)]
     [1, 1, 1]
 
     `numpy.errstate` and decimal's context are for each batch what they are here as it is pulled, in every mode and on

@@ -141,7 +141,8 @@ class PayloadHandle:
         >>> import numpy as np
         >>> from lotdb import BaseNode
         >>> from lotproc import snapshot
-        >>> node = BaseNode("root").get_data_node(["ann", "clip_1"], samplerate_hz=4.0, backend="blob")
+        >>> root = BaseNode("root")
+        >>> node = root.get_data_node(["ann", "clip_1"], samplerate_hz=4.0, backend="blob")
         >>> _ = node.write_data(np.arange(10))
         >>> (record,) = snapshot("data", [node])
         >>> record.attributes["data"].read()
@@ -189,7 +190,8 @@ class PayloadHandle:
         >>> import numpy as np
         >>> from lotdb import BaseNode
         >>> from lotproc import snapshot
-        >>> node = BaseNode("root").get_data_node(["ann", "clip_1"], samplerate_hz=4.0, backend="blob")
+        >>> root = BaseNode("root")
+        >>> node = root.get_data_node(["ann", "clip_1"], samplerate_hz=4.0, backend="blob")
         >>> _ = node.write_data(np.arange(10))
         >>> (record,) = snapshot("data", [node])
         >>> record.attributes["data"].read_seconds(0.5, 1.3)
@@ -239,12 +241,14 @@ class PayloadHandle:
         >>> import numpy as np
         >>> from lotdb import BaseNode
         >>> from lotproc import snapshot
-        >>> node = BaseNode("root").get_data_node(["ann", "clip_1"], samplerate_hz=4.0, backend="blob")
+        >>> root = BaseNode("root")
+        >>> node = root.get_data_node(["ann", "clip_1"], samplerate_hz=4.0, backend="blob")
         >>> _ = node.write_data(np.arange(10))
         >>> (record,) = snapshot("data", [node])
-        >>> [block.tolist() for block in record.attributes["data"].blocks(1, unit="seconds")]
+        >>> sound = record.attributes["data"]
+        >>> [block.tolist() for block in sound.blocks(1, unit="seconds")]
         [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-        >>> [block.tolist() for block in record.attributes["data"].blocks(4, hop=3, last="drop")]
+        >>> [block.tolist() for block in sound.blocks(4, hop=3, last="drop")]
         [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
 
         Args:

@@ -46,7 +46,8 @@ class Pipeline(MayHoldRoot):
     >>> from lotproc import Pipeline
     >>> root = BaseNode("root")
     >>> _ = root.gns(["ann", "clip_1"]).set_attribute("seconds", 1.5)
-    >>> clips = Pipeline.from_root(root).traverse("leaves").filter_key("clip_").buffer(128)
+    >>> clips = Pipeline.from_root(root).traverse("leaves")
+    >>> clips = clips.filter_key("clip_").buffer(128)
     >>> clips
     Pipeline.from_root(<root>).traverse('leaves').filter_key('clip_').buffer(128)
     >>> clips.prepare(attribute_names=["seconds"]).process(len).run()

@@ -95,7 +95,8 @@ def build_selection_pipeline(root: BaseNode, spec: SelectionSpec | None = None) 
 
     >>> from lotdb import BaseNode
     >>> from lotproc import SelectionSpec, build_selection_pipeline
-    >>> build_selection_pipeline(BaseNode("root"), SelectionSpec(filter_key_pattern="clip_"))
+    >>> clips = SelectionSpec(filter_key_pattern="clip_")
+    >>> build_selection_pipeline(BaseNode("root"), clips)
     Pipeline.from_root(<root>).traverse('leaves').filter_key('clip_')
 
     Raises:
@@ -175,7 +176,8 @@ def build_node_process_pipeline(
     >>> from lotproc import PreparationSpec, build_node_process_pipeline
     >>> root = BaseNode("root")
     >>> _ = root.gn("clip_1"), root.gn("clip_2")
-    >>> build_node_process_pipeline(root, len, preparation=PreparationSpec(buffer_size=32)).run()
+    >>> batches = PreparationSpec(buffer_size=32)
+    >>> build_node_process_pipeline(root, len, preparation=batches).run()
     [2]
 
     Args:
@@ -224,7 +226,9 @@ def node_process_cruncher(
     >>> from lotproc import node_process_cruncher
     >>> root = BaseNode("root")
     >>> _ = root.gn("clip_1"), root.gn("notes")
-    >>> node_process_cruncher(root, lambda records: [r.key for r in records], filter_key_pattern="clip_")
+    >>> def keys(records):
+    ...     return [record.key for record in records]
+    >>> node_process_cruncher(root, keys, filter_key_pattern="clip_")
     [['clip_1']]
 
     Args:

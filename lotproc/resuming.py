@@ -70,9 +70,10 @@ def pending(
     >>> _ = root.gns(["clip_1", "_proc"]).set_attribute("_version", "mfcc-3")
     >>> _ = root.gns(["clip_2", "_proc"]).set_attribute("_version", "mfcc-2")
     >>> _ = root.gns(["clip_3"])
-    >>> [clip.key for clip in pending(inline("_proc"), root, leaves(root, skip="_proc"))]
+    >>> clips = list(leaves(root, skip="_proc"))
+    >>> [clip.key for clip in pending(inline("_proc"), root, clips)]
     ['clip_3']
-    >>> [clip.key for clip in pending(inline("_proc"), root, leaves(root, skip="_proc"), version="mfcc-3")]
+    >>> [clip.key for clip in pending(inline("_proc"), root, clips, version="mfcc-3")]
     ['clip_2', 'clip_3']
 
     What is left out is what `write(policy, root, version=...)` has written, or anything else that is at the same path
@@ -186,8 +187,9 @@ def retry_failed(ledger: str | os.PathLike[str]) -> Callable[[BaseNode], Iterato
     >>> from lotproc import Failure, ProcessResult, inline, retry_failed, write
     >>> root = BaseNode("root")
     >>> _ = root.gns(["ann", "clip_1"]), root.gns(["ann", "clip_2"])
-    >>> results = [ProcessResult(("ann", "clip_1"), 0.5), Failure(("ann", "clip_2"), "ValueError", "it is empty")]
-    >>> report = write(inline("_proc"), root, results, ledger="run.jsonl")
+    >>> result = ProcessResult(("ann", "clip_1"), 0.5)
+    >>> failure = Failure(("ann", "clip_2"), "ValueError", "it is empty")
+    >>> report = write(inline("_proc"), root, [result, failure], ledger="run.jsonl")
     >>> [clip.key for clip in retry_failed("run.jsonl", root)]
     ['clip_2']
 
@@ -225,12 +227,14 @@ def failures(ledger: str | os.PathLike[str]) -> list[Failure]:
 
     >>> from lotdb import BaseNode
     >>> from lotproc import Failure, ProcessResult, failures, inline, to_rows, write
-    >>> results = [ProcessResult(("ann", "clip_1"), 0.5), Failure(("ann", "clip_2"), "ValueError", "it is empty")]
-    >>> report = write(inline("_proc"), BaseNode("root"), results, ledger="standing.jsonl")
+    >>> root = BaseNode("root")
+    >>> result = ProcessResult(("ann",), 0.5)
+    >>> failure = Failure(("bob",), "ValueError", "no sound")
+    >>> report = write(inline("_proc"), root, [result, failure], ledger="standing.jsonl")
     >>> print(*failures("standing.jsonl"))
-    ann/clip_2: ValueError: it is empty
+    bob: ValueError: no sound
     >>> list(to_rows(failures("standing.jsonl")))
-    [{'TreeLevel_1': 'ann', 'TreeLevel_2': 'clip_2', 'error': 'ValueError', 'message': 'it is empty', 'attempts': 1}]
+    [{'TreeLevel_1': 'bob', 'error': 'ValueError', 'message': 'no sound', 'attempts': 1}]
 
     Args:
         ledger: The file that `write(..., ledger=...)` keeps.

@@ -39,9 +39,9 @@ def transaction_of(root: BaseNode) -> bytes:
     ...     then = transaction_of(root)
     ...     _ = root.gn("ann").set_attribute("age", 31)
     ...     database.commit()
-    ...     ages = [record.attributes["age"] for at in (then, None) for record in scan("age", root, at=at)]
+    ...     records = [*scan("age", root, at=then), *scan("age", root)]
     ...     database.close()
-    >>> ages
+    >>> [record.attributes["age"] for record in records]
     [30, 31]
 
     Args:
@@ -69,7 +69,8 @@ def history(root: BaseNode) -> Iterator[Commit]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     database = LOTDB(path=folder, name="corpus", new=True)
     ...     root = database.open_connection()
-    ...     report = write(mirror(), root, [ProcessResult(("ann",), 0.5)], version="1", commit_every=1000)
+    ...     results = [ProcessResult(("ann",), 0.5)]
+    ...     report = write(mirror(), root, results, version="1", commit_every=1000)
     ...     commits = list(history(root))
     ...     database.close()
     >>> for commit in commits:

@@ -60,7 +60,8 @@ def rollup(fold: Folds, *, depths: Depths = None, partial: bool = False) -> Call
     together. That gives the same, to the bit, whatever the parts are:
 
     >>> from lotproc import chunked, parallel_map
-    >>> parts = parallel_map(rollup(total("seconds"), partial=True), chunked(2, records), mode="thread")
+    >>> in_workers = rollup(total("seconds"), partial=True)
+    >>> parts = parallel_map(in_workers, chunked(2, records), mode="thread")
     >>> [result.output for result in rollup(total("seconds"), parts, depths=0)]
     [1.5]
 

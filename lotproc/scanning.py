@@ -106,9 +106,10 @@ def scan(
     ...     database = LOTDB(path=folder, name="corpus", new=True)
     ...     root = database.open_connection()
     ...     for number in range(3):
-    ...         _ = root.gns(["ann", f"clip_{number}"]).set_attribute("seconds", number * 0.5)
+    ...         clip = root.gns(["ann", f"clip_{number}"])
+    ...         _ = clip.set_attribute("seconds", number * 0.5)
     ...     database.commit()
-    ...     for record in scan("seconds", root, where={"seconds": lambda seconds: seconds > 0}):
+    ...     for record in scan("seconds", root, where={"seconds": lambda s: s > 0}):
     ...         print(record.path, record.attributes)
     ...     database.close()
     ('ann', 'clip_1') {'seconds': 0.5}

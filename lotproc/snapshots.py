@@ -80,12 +80,12 @@ def snapshot(
     >>> from lotdb import BaseNode
     >>> from lotproc import leaves, snapshot
     >>> root = BaseNode("root")
-    >>> _ = root.gns(["ann", "clip_1"]).set_attribute("duration", 1.2)
+    >>> _ = root.gns(["ann", "1"]).set_attribute("duration", 1.2)
     >>> list(snapshot("duration", leaves(root)))
-    [NodeRecord(path=('ann', 'clip_1'), key='clip_1', attributes={'duration': 1.2}, payload=None)]
+    [NodeRecord(path=('ann', '1'), key='1', attributes={'duration': 1.2}, payload=None)]
 
     >>> from lotdb import add_blob
-    >>> _ = add_blob(root.gns(["ann", "clip_1"]), data=b"RIFF", blob_attribute="audio")
+    >>> _ = add_blob(root.gns(["ann", "1"]), data=b"RIFF", blob_attribute="audio")
     >>> [record.payload.read() for record in snapshot((), leaves(root), payload="audio")]
     [b'RIFF']
 
@@ -98,11 +98,12 @@ def snapshot(
 
     >>> import threading
     >>> from lotproc import snapshot
-    >>> _ = root.gns(["ann", "clip_2"]).set_attribute("duration", threading.Lock())
+    >>> _ = root.gns(["ann", "2"]).set_attribute("duration", threading.Lock())
     >>> for item in snapshot("duration", leaves(root), on_error="collect"):
-    ...     print(item.path, item.attributes.get("duration"), item.attributes.get("error"))
-    ('ann', 'clip_1') 1.2 None
-    ('ann', 'clip_2') None DetachError
+    ...     attributes = item.attributes
+    ...     print(item.path, attributes.get("duration"), attributes.get("error"))
+    ('ann', '1') 1.2 None
+    ('ann', '2') None DetachError
 
     Args:
         names: The attributes to take: one name, several, or `...` for all. An absent attribute is `None`, as in lotdb.

@@ -48,7 +48,8 @@ def split(
     """Divide a corpus into parts, a speaker as a whole: a function from an item to its part, or a stage that keeps one.
 
     >>> from lotproc import NodeRecord, split
-    >>> clips = [NodeRecord((speaker, clip), clip) for speaker in ("ann", "bob", "eve") for clip in ("1", "2")]
+    >>> speakers = ("ann", "bob", "eve")
+    >>> clips = [NodeRecord((name, clip), clip) for name in speakers for clip in "12"]
     >>> parts = {"train": 0.8, "test": 0.2}
     >>> part_of = split(parts)
     >>> [part_of(clip) for clip in clips]
@@ -124,7 +125,8 @@ def sample(
     """Keep a fraction of the items, always the same ones; or the share of one of several programs.
 
     >>> from lotproc import NodeRecord, sample
-    >>> clips = [NodeRecord((f"clip_{number}",), f"clip_{number}") for number in range(10)]
+    >>> keys = [f"clip_{number}" for number in range(10)]
+    >>> clips = [NodeRecord((key,), key) for key in keys]
     >>> [clip.key for clip in sample(0.3, clips)]
     ['clip_0', 'clip_2', 'clip_5']
     >>> for rank in range(2):  # in two programs

@@ -25,7 +25,8 @@ class WriteTarget(MayHoldRoot):
 
     >>> from lotdb import BaseNode
     >>> from lotproc import InlineWritePolicy, ProcessResult, WriteTarget
-    >>> target = WriteTarget(root=BaseNode("root"), policy=InlineWritePolicy(base_path=("results", "run_001")))
+    >>> policy = InlineWritePolicy(base_path=("results", "run_001"))
+    >>> target = WriteTarget(root=BaseNode("root"), policy=policy)
     >>> target.write(ProcessResult(("clip_1",), output=0.5))
     >>> target.written_paths
     [('clip_1', 'results', 'run_001')]
@@ -102,7 +103,8 @@ class MirrorTarget(WriteTarget):
 
     >>> from lotdb import BaseNode
     >>> from lotproc import MirrorTarget, ProcessResult
-    >>> MirrorTarget(root=BaseNode("mirror")).target_path(ProcessResult(("clip_1",), relative_path=("derived",)))
+    >>> target = MirrorTarget(root=BaseNode("mirror"))
+    >>> target.target_path(ProcessResult(("clip_1",), relative_path=("derived",)))
     ('clip_1', 'derived')
     """
 
@@ -118,7 +120,8 @@ class NewDatabaseTarget(WriteTarget):
 
     >>> from lotdb import BaseNode
     >>> from lotproc import NewDatabaseTarget, ProcessResult
-    >>> NewDatabaseTarget(root=BaseNode("derived")).target_path(ProcessResult(("clip_1",)))
+    >>> target = NewDatabaseTarget(root=BaseNode("derived"))
+    >>> target.target_path(ProcessResult(("clip_1",)))
     ('clip_1',)
     """
 

@@ -205,8 +205,8 @@ def glob(pattern: str | Sequence[str]) -> Callable[[BaseNode], Iterator[BaseNode
     >>> from lotdb import BaseNode
     >>> from lotproc import glob
     >>> root = BaseNode("root")
-    >>> for path in (["ann", "a", "clip_1"], ["ann", "b", "clip_1"], ["bob", "a", "clip_1"]):
-    ...     _ = root.gns(path)
+    >>> for speaker, session in (("ann", "a"), ("ann", "b"), ("bob", "a")):
+    ...     _ = root.gns([speaker, session, "clip_1"])
     >>> ["/".join(node.gps()) for node in glob("ann/*/clip_?", root)]
     ['ann/a/clip_1', 'ann/b/clip_1']
     >>> len(list(glob("**/clip_1", root)))

@@ -74,7 +74,8 @@ class MirrorWritePolicy:
     """Write the same tree of paths below `base_path`, usually into another tree.
 
     >>> from lotproc import ProcessResult
-    >>> MirrorWritePolicy().target_path(ProcessResult(path=("clip_001",), relative_path=("derived",)))
+    >>> result = ProcessResult(path=("clip_001",), relative_path=("derived",))
+    >>> MirrorWritePolicy().target_path(result)
     ('clip_001', 'derived')
     """
 
@@ -132,7 +133,8 @@ def mirror(*base: str) -> MirrorWritePolicy:
     """Write the same tree of paths into another tree, or below another branch.
 
     >>> from lotproc import ProcessResult
-    >>> mirror("features")(ProcessResult(path=("speaker_01", "clip_001"), relative_path=("mfcc",)))
+    >>> result = ProcessResult(path=("speaker_01", "clip_001"), relative_path=("mfcc",))
+    >>> mirror("features")(result)
     ('features', 'speaker_01', 'clip_001', 'mfcc')
 
     Args:
@@ -153,7 +155,10 @@ def fresh(*base: str) -> FreshWritePolicy:
     """Write the same tree of paths into a fresh database.
 
     >>> from lotproc import ProcessResult
-    >>> fresh()(ProcessResult(path=("speaker_01", "clip_001"), relative_path=("derived", "features")))
+    >>> result = ProcessResult(
+    ...     path=("speaker_01", "clip_001"), relative_path=("derived", "features")
+    ... )
+    >>> fresh()(result)
     ('speaker_01', 'clip_001', 'derived', 'features')
 
     Args:
