@@ -142,7 +142,7 @@ class PayloadHandle:
         >>> from lotdb import BaseNode
         >>> from lotproc import snapshot
         >>> root = BaseNode("root")
-        >>> node = root.get_data_node(["ann", "clip_1"], samplerate_hz=4.0, backend="blob")
+        >>> node = root.get_data_node(["ann", "clip_1"], samplerate_hz=4, backend="blob")
         >>> _ = node.write_data(np.arange(10))
         >>> (record,) = snapshot("data", [node])
         >>> record.attributes["data"].read()
@@ -191,7 +191,7 @@ class PayloadHandle:
         >>> from lotdb import BaseNode
         >>> from lotproc import snapshot
         >>> root = BaseNode("root")
-        >>> node = root.get_data_node(["ann", "clip_1"], samplerate_hz=4.0, backend="blob")
+        >>> node = root.get_data_node(["ann", "clip_1"], samplerate_hz=4, backend="blob")
         >>> _ = node.write_data(np.arange(10))
         >>> (record,) = snapshot("data", [node])
         >>> record.attributes["data"].read_seconds(0.5, 1.3)
@@ -242,7 +242,7 @@ class PayloadHandle:
         >>> from lotdb import BaseNode
         >>> from lotproc import snapshot
         >>> root = BaseNode("root")
-        >>> node = root.get_data_node(["ann", "clip_1"], samplerate_hz=4.0, backend="blob")
+        >>> node = root.get_data_node(["ann", "clip_1"], samplerate_hz=4, backend="blob")
         >>> _ = node.write_data(np.arange(10))
         >>> (record,) = snapshot("data", [node])
         >>> sound = record.attributes["data"]

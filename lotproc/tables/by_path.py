@@ -58,7 +58,8 @@ class PathTable(Mapping[_Path, dict[str, Any]]):
         >>> root = BaseNode("corpus")
         >>> speaker = root.gn("ann")
         >>> results = PathTable(["age"], {("ann",): [31]}).results()
-        >>> print(write(mirror(), root, results, output_attribute=None, if_missing="error"))
+        >>> write_there = write(mirror(), root, output_attribute=None, if_missing="error")
+        >>> print(write_there(results))
         1 result written, not committed
         >>> speaker.get_attribute("age")
         31
