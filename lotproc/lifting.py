@@ -35,6 +35,9 @@ def each(fn: Callable[[T], R]) -> Callable[[Iterable[T]], list[R]]:
     >>> each(double, [NodeRecord(("clip",), "clip", {"seconds": 1.5})])
     [ProcessResult(path=('clip',), output=3.0, attributes={}, relative_path=())]
 
+    What `fn` returns may be any value, as with `map`. What goes to `write` has to be a `ProcessResult`, or several of
+    them in a list or from a generator; of a function that returns the plain output, `outputs` makes one.
+
     Args:
         fn: A function of one record; or a coroutine function, for `parallel_map(mode="async")`.
         batch: Records. A `Failure` among them, of a stage before, is passed on as it is.

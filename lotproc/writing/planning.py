@@ -179,8 +179,8 @@ def _flat(name: str, index: int, batch: Any) -> Iterator[ProcessResult | Failure
             levels.append(iter(item))
         else:
             hint = (
-                "a processor returns ProcessResult(path=record.path, output=...), and outputs(fn) is one of a function "
-                "that returns the output"
+                "each(fn) gives what fn returns as it is: in its place, outputs(fn) makes results of plain values, or "
+                "fn returns ProcessResult(record.path, output=...)"
             )
             if isinstance(item, Accumulator):
                 hint = "rollup(fold) in front puts accumulators of parts together, and makes results of them"

@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from lotdb import BaseNode
@@ -136,3 +137,16 @@ def test_a_run_writes_plain_values_none_included_once(tmp_path: Path) -> None:
     assert run() == 0
     root.gn("b").set_attribute("value", 2)
     assert run() == 1
+
+
+@pytest.mark.parametrize("value", [3, None, "text", {"a": 1}, np.float64(1)], ids=str)
+def test_a_plain_value_of_each_is_refused_where_it_is_planned_with_what_makes_a_result_of_it(value: Any) -> None:
+    batches = [[lp.NodeRecord(("a",), "a")]]
+    ends: list[Any] = [lp.plan(lp.mirror()), lp.write(lp.mirror(), BaseNode("root"))]
+    for end in ends:
+        with pytest.raises(lp.ResultError) as caught:
+            list(end(map(lp.each(lambda record: value), batches)))
+        assert "each(fn)" in str(caught.value.hint)
+        assert "outputs(fn)" in str(caught.value.hint)
+    [write] = lp.plan(lp.mirror(), map(lp.outputs(lambda record: value), batches))
+    assert write.attributes == {"result": value}
