@@ -6,13 +6,12 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from .errors import ArgumentTypeError, PatternError, got
+from ._syntaxes import CLASS, as_glob, as_regex, looks_like_a_glob, looks_like_a_regex
+from .errors import ArgumentTypeError, PatternError, got, warn
 
-__all__ = ["PathPattern", "check_braces", "has_slash", "key_glob", "regex"]
+__all__ = ["PathPattern", "check_braces", "has_slash", "key_glob", "regex", "told_of_a_regex", "warn_of_a_regex"]
 
 _WILDCARDS = re.compile(r"[*?\[]")
-#: A whole `[...]`; by the rules of fnmatch a `]` right behind `[` or `[!` is one of its characters.
-_CLASS = re.compile(r"\[(?:!|(?!!))(?:\]|(?=[^\]]))[^\]]*\]")
 #: What a shell would take for several patterns: `{wav,mp3}`.
 _BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 #: What takes globs where a regular expression was expected.
@@ -20,17 +19,25 @@ _FOR_GLOBS = {"match_key": "match_path('**/{}')", "scan": "path='**/{}'"}
 
 
 def regex(name: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
-    """Compile a regular expression, or say what is wrong with it."""
+    """Compile a regular expression, or say what is wrong with it; one that looks like a glob draws a warning."""
     if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
         return pattern
     if not isinstance(pattern, str):
         raise ArgumentTypeError(f"{name}: a regular expression", expected="a str or a compiled one", got=got(pattern))
     try:
-        return re.compile(pattern)
+        compiled = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         instead = _FOR_GLOBS.get(name) if "*" in pattern or "?" in pattern else None
         hint = instead and f"for a glob there is {instead.format(pattern)}"
         raise PatternError(f"{name}: {pattern!r}", f"is no regular expression: {error}", hint=hint) from None
+    if looks_like_a_glob(pattern):
+        instead = _FOR_GLOBS.get(name, "").format(pattern)
+        warn(
+            f"{name}: {pattern!r} looks like a glob, and is read as a regular expression, in which '*' and '?' say how "
+            f"often what is before them comes; write {as_regex(pattern)!r}{f', or {instead}' if instead else ''}, or "
+            "re.compile() it, if it is meant"
+        )
+    return compiled
 
 
 def key_glob(name: str, pattern: str) -> Callable[[str], object]:
@@ -40,16 +47,35 @@ def key_glob(name: str, pattern: str) -> Callable[[str], object]:
     if not pattern:
         raise PatternError(f"{name}: the glob '' matches no key", hint="give at least one character")
     check_braces(name, pattern)
-    if "[" in _CLASS.sub("", pattern):
+    if "[" in CLASS.sub("", pattern):
         raise PatternError(
             f"{name}: the glob {pattern!r} has a '[' without its ']'", hint="write '[[]' for the character itself"
         )
     return re.compile(fnmatch.translate(pattern)).match
 
 
+def told_of_a_regex(glob: str, *, is_path: bool = False) -> str | None:
+    """What to write in place of a glob that looks like a regular expression; `None` for others."""
+    if not looks_like_a_regex(glob):
+        return None
+    if "|" in CLASS.sub("", glob):
+        return "it has no alternatives: give each of them by itself, in a list where one is taken"
+    instead = as_glob(glob)
+    begin = "**/" if is_path and not glob.startswith("^") and "/" not in glob else ""
+    rule = f"it matches the whole {'path' if is_path else 'key'}, '*' stands for any characters and '?' for one"
+    return rule if instead is None else f"{rule}: {begin + instead!r}"
+
+
+def warn_of_a_regex(name: str, glob: str, *, is_path: bool = False) -> None:
+    """Warn of a glob that looks like a regular expression, which would find nothing in silence."""
+    told = told_of_a_regex(glob, is_path=is_path)
+    if told:
+        warn(f"{name}: {glob!r} looks like a regular expression, and is read as a glob; {told}")
+
+
 def check_braces(name: str, glob: str) -> None:
     """Refuse `{wav,mp3}`, which is no part of a glob here, and would find nothing in silence."""
-    if _BRACES.search(_CLASS.sub("", glob)):
+    if _BRACES.search(CLASS.sub("", glob)):
         raise PatternError(
             f"{name}: the glob {glob!r}",
             "has braces, which stand for themselves alone",
@@ -59,7 +85,7 @@ def check_braces(name: str, glob: str) -> None:
 
 def has_slash(glob: str) -> bool:
     """Whether a glob has a slash, outside of `[...]`."""
-    return "/" in _CLASS.sub("", glob)
+    return "/" in CLASS.sub("", glob)
 
 
 def _anything(key: str) -> bool:
@@ -76,9 +102,14 @@ class PathPattern:
     >>> pattern = PathPattern("glob", "speaker_*/**/clip_001")
     >>> pattern.matches(("speaker_01", "session_a", "clip_001"))
     True
+
+    Args:
+        name: The function that takes it, for errors.
+        pattern: A str, or its components.
+        written: The str as the user wrote it, where that is another.
     """
 
-    def __init__(self, name: str, pattern: str | Sequence[str]) -> None:
+    def __init__(self, name: str, pattern: str | Sequence[str], written: str | None = None) -> None:
         if not isinstance(pattern, (str, list, tuple)):
             raise ArgumentTypeError(
                 f"{name}: a path pattern",
@@ -114,6 +145,8 @@ class PathPattern:
                 self._literals[position] = component
                 test = component.__eq__
             self._tests.append(test)
+        if isinstance(pattern, str):  # components, one by one, are meant as they are
+            warn_of_a_regex(name, pattern if written is None else written, is_path=True)
 
     @property
     def start(self) -> frozenset[int]:

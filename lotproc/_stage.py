@@ -30,8 +30,9 @@ from ._is_node import is_node
 from ._items import no_item
 from ._public import public
 from ._showing import Call, inside, positional_in, to_come, told
+from ._spelling import check_names, spelled
 from ._tracebacks import cut_short
-from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got
+from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got, unwarned
 from .models import NodeRecord, Place
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ class Stage(MayHoldRoot):
 
 
 def _call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
-    return function(**given)
+    with unwarned():
+        return function(**given)
 
 
 class OfOptions(Protocol[P, D_contra, R_co]):
@@ -207,6 +209,7 @@ def stage(data: str) -> Callable[[Callable[P, Callable[[D], R]]], OfOptions[P, D
 @overload
 def stage(data: str, **of_ours: Any) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]: ...
 @public  # type: ignore[misc]  # the options are those of lotproc's own stages, and of no interest to others
+@spelled
 def stage(
     data: str,
     *,
@@ -278,6 +281,7 @@ def stage(
             try:
                 given = signature.bind_partial(*args, **kwargs).arguments
             except TypeError as error:
+                check_names(options.__name__, kwargs, signature.parameters)
                 raise ArgumentTypeError(f"{shape}: {error}") from None
             for name, value in given.items():
                 if name not in (data, stream) and isinstance(value, Iterator):  # which could be used only once

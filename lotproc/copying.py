@@ -14,6 +14,7 @@ from ._detaching import detached
 from ._items import node_path
 from ._nodes import connection_of
 from ._public import public
+from ._spelling import spelled
 from ._stage import check_choice
 from .bars import bar
 from .errors import ArgumentError, ArgumentTypeError, as_text, brief, got
@@ -36,6 +37,7 @@ Present: TypeAlias = Literal["replace", "skip", "error"]
 
 
 @public
+@spelled
 def copy(
     source: Source,
     target: Source,

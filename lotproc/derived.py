@@ -13,6 +13,7 @@ from ._jar import costs_one
 from ._missing import Note, Sought, tell
 from ._public import public
 from ._salvaging import salvaged_at
+from ._spelling import spelled_class
 from ._stamps import VERSION
 from ._windows import in_windows
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, got
@@ -25,6 +26,7 @@ _Path: TypeAlias = "tuple[str, ...]"
 
 
 @public
+@spelled_class
 @dataclass(frozen=True)
 class Below:
     """What `below=` reads of a result: which attribute, and whether any version will do.

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from reprlib import Repr
 
 from ._is_node import is_node
@@ -291,8 +293,23 @@ def got(value: object) -> str:
     return text if is_named else f"{kind} {text}"
 
 
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Say nothing inside: what is made again, where it is unpickled, was warned of where it was made."""
+    token = _is_quiet.set(True)
+    try:
+        yield
+    finally:
+        _is_quiet.reset(token)
+
+
+_is_quiet: ContextVar[bool] = ContextVar("_is_quiet", default=False)
+
+
 def warn(text: str) -> None:
     """Warn of something in the user's code, at the line of it that called lotproc."""
+    if _is_quiet.get():
+        return
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back

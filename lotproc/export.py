@@ -14,6 +14,7 @@ from lotdb import BaseNode
 from ._extras import needed
 from ._items import node_path
 from ._public import public
+from ._spelling import spelled
 from ._stage import check_count, check_root, stage
 from .errors import ArgumentError, ArgumentTypeError, as_utf8, got
 from .tables.arrow import BATCH, whole_table, write_parquet
@@ -250,6 +251,7 @@ def to_parquet(
 
 
 @public
+@spelled
 def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str], *, levels: LevelNames = None) -> pd.DataFrame:
     """Turn the leaves of a tree into a pandas DataFrame: lotdb's function, for trees of any size and shape.
 
@@ -281,6 +283,7 @@ def tree_to_dataframe(tree: BaseNode, attribute_list: Iterable[str], *, levels: 
 
 
 @public
+@spelled
 def node_list_to_dataframe(
     node_list: Iterable[BaseNode], attribute_list: Iterable[str], *, levels: LevelNames = None
 ) -> pd.DataFrame:

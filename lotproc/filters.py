@@ -17,6 +17,7 @@ from ._nodes import attributes_of, key_of, missing_class
 from ._patterns import PathPattern, regex as compiled
 from ._public import public
 from ._salvaging import Unreadable, salvaged
+from ._spelling import spelled
 from ._stage import stage
 from .errors import ArgumentTypeError, DetachError, add_note, as_text, got
 from .models import Failure
@@ -187,6 +188,7 @@ def _equal(value: Any, expected: Any) -> bool:
 
 
 @public
+@spelled
 def filter_node_list(filter_str: str, node_list: Iterable[T], invers: bool = False) -> list[T]:
     """Keep the nodes in whose key a regular expression is found: `match_key` with the arguments of lotdb's function.
 

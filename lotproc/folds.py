@@ -27,6 +27,7 @@ import numpy as np
 
 from ._items import path_of
 from ._nodes import attributes_of
+from ._spelling import spelled
 from ._stage import check_count, check_function
 from .errors import ArgumentTypeError, got
 from .models import NodeRecord
@@ -94,6 +95,7 @@ class Fold:
         return self._call or (Fold, (self.lift, self.combine, self.finish, self.names))
 
 
+@spelled
 def count() -> Fold:
     """Count the records.
 
@@ -123,6 +125,7 @@ _Sum: TypeAlias = tuple[int, bool, float]
 _NOTHING: _Sum = (0, False, 0.0)
 
 
+@spelled
 def total(name: str) -> Fold:
     """Add up an attribute, exactly, as `math.fsum` does.
 
@@ -186,6 +189,7 @@ def _one_nan(value: float) -> float:
     return value if value == value else nan
 
 
+@spelled
 def stats(name: str) -> Fold:
     """Describe an attribute by count, sum, mean, standard deviation, least and largest value.
 
@@ -260,6 +264,7 @@ def _deviation(square: int, number: int) -> float:
     return _divided(2 * root + has_fraction, number << (_SCALE + shift + 1))
 
 
+@spelled
 def top(n: int, name: str) -> Fold:
     """Find the records with the largest values of an attribute.
 

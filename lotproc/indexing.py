@@ -6,19 +6,25 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import repeat
+from difflib import get_close_matches
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ._attaching import reason_of
-from ._patterns import PathPattern, has_slash, key_glob
+from ._patterns import PathPattern, has_slash, key_glob, told_of_a_regex, warn_of_a_regex
 from ._public import public
 from ._reprs import named
+from ._spelling import spelled
 from ._stage import check_choice
 from .errors import ArgumentError, ArgumentTypeError, PatternError, as_text, got, warn
 from .file_models import IndexedFile
+from .models import counted
 
 __all__ = ["FolderFiles", "Key", "index_files"]
+
+#: Where none was found: files that are looked at to say so, and names that are compared with the pattern.
+LOOKED, COMPARED = 10_000, 1_000
 
 Key: TypeAlias = Literal["stem", "name"]
 
@@ -27,6 +33,7 @@ _Entry: TypeAlias = "tuple[str, str, Any]"
 
 
 @public
+@spelled
 def index_files(
     folder: str | os.PathLike[str],
     pattern: str | list[str] = "**/*.wav",
@@ -43,8 +50,7 @@ def index_files(
     ...     for name in ("clip_1.WAV", "clip_1.TextGrid", ".clip_1.wav"):
     ...         pathlib.Path(folder, "ann", name).touch()
     ...     [found.path for found in index_files(folder)]
-    ...     patterns = ["**/*.wav", "**/*.TextGrid"]
-    ...     [found.path for found in index_files(folder, patterns, key="name")]
+    ...     [found.path for found in index_files(folder, ["**/*.wav", "**/*.TextGrid"], key="name")]
     [('ann', 'clip_1')]
     [('ann', 'clip_1.TextGrid'), ('ann', 'clip_1.WAV')]
 
@@ -60,8 +66,8 @@ def index_files(
     Returns:
         An iterator of `IndexedFile`, depth first, sorted by name in each folder. Lazy; folders that can't match are not
         entered, nor are links to folders; holds the matching names in the folders along the current path. A folder in
-        it that can't be listed stands in its place, with the `reason`, and `ingest_files` reports it. Where no file
-        matches, and there are others, a warning at the end names one.
+        it that can't be listed stands in its place, with the `reason`, and `ingest_files` reports it. Where no file of
+        some matches, there is a warning at the end, which names the nearest one.
 
     Raises:
         ArgumentError: `folder` is not there, is no folder, or can't be listed. As soon as it is met: two files have one
@@ -78,7 +84,7 @@ def index_files(
     skipped = _Skipped([] if skip is None else _several("skip", skip, "a glob, a list of them, or None"))
     for each in patterns:
         skipped.check_wanted(each)
-    wanted = [PathPattern("index_files", each.casefold()) for each in patterns]
+    wanted = [PathPattern("index_files", each.casefold(), each) for each in patterns]
     top = Path(folder).absolute()
     try:
         os.scandir(top).close()
@@ -93,11 +99,11 @@ class FolderFiles(Iterator[IndexedFile]):
     """The files of a folder, and which others would be among them; made by `index_files`."""
 
     def __init__(
-        self, folder: Path, pattern: PathPattern | _Several, skipped: _Skipped, key: Key, patterns: list[str]
+        self, folder: Path, pattern: PathPattern | _Several, skipped: _Skipped, key: Key, written: list[str]
     ) -> None:
         self.folder = folder
         #: The files that are left, without a call of this between them.
-        self.left = _found(folder, pattern, skipped, key, patterns)
+        self.left = _found(folder, pattern, skipped, key, written)
         self._pattern, self._skipped = pattern, skipped
 
     def __next__(self) -> IndexedFile:
@@ -163,8 +169,11 @@ class _Skipped:
         names = [glob.casefold() for glob in globs if not has_slash(glob)]
         for name in names:
             key_glob("index_files", name)
+        for glob in globs:
+            if not has_slash(glob):
+                warn_of_a_regex("index_files", glob)
         self._name = re.compile("|".join(map(fnmatch.translate, names))).match if names else None
-        self._paths = [PathPattern("index_files", glob.casefold()) for glob in globs if has_slash(glob)]
+        self._paths = [PathPattern("index_files", glob.casefold(), glob) for glob in globs if has_slash(glob)]
 
     def test_in(self, keys: tuple[str, ...]) -> Callable[[str], object] | None:
         """What is true of the names, in small letters, that are left out in a folder; `None` if there are none."""
@@ -184,44 +193,63 @@ class _Skipped:
         """Refuse a pattern for names that begin with a dot where these are left out."""
         for component in pattern.split("/"):
             if component.startswith(".") and self._name is not None and self._name(component.casefold()):
-                raise PatternError(
-                    f"index_files: the path pattern {pattern!r}",
-                    f"finds nothing, since skip={self._globs!r} leaves out {component!r}",
-                    hint="skip=None leaves out nothing",
-                )
+                what, told = f"index_files: the path pattern {pattern!r}", told_of_a_regex(pattern, is_path=True)
+                if told:
+                    raise PatternError(what, "looks like a regular expression, where a glob is taken", hint=told)
+                why = f"finds nothing, since skip={self._globs!r} leaves out {component!r}"
+                raise PatternError(what, why, hint="skip=None leaves out nothing")
 
 
 def _found(
-    top: Path, pattern: Any, skipped: _Skipped, key: Key, patterns: list[str]
+    top: Path, pattern: Any, skipped: _Skipped, key: Key, written: list[str]
 ) -> Generator[IndexedFile, None, None]:
-    others: list[str] = []  # the first file that does not match, as long as none does
     is_empty = True
     stack: list[tuple[tuple[str, ...], Path, Iterator[_Entry]]]
-    stack = [((), top, _listing(top, (), pattern, pattern.start, skipped, key, others))]
+    stack = [((), top, _listing(top, (), pattern, pattern.start, skipped, key))]
     while stack:
         keys, folder, entries = stack[-1]
         for name, last_key, positions in entries:
-            if positions is not None:
+            if positions is None:
+                is_empty = False
+            else:
                 below = folder / name
                 try:
-                    listed = _listing(below, (*keys, name), pattern, positions, skipped, key, others)
+                    listed = _listing(below, (*keys, name), pattern, positions, skipped, key)
                 except OSError as error:
                     is_empty = False
                     yield IndexedFile((*keys, name), below, f"the folder can't be listed: {reason_of(error)}")
                     continue
                 stack.append(((*keys, name), below, listed))
                 break
-            is_empty = False
             yield IndexedFile((*keys, last_key), folder / name)
         else:
             stack.pop()
-    if is_empty and others:
-        wanted = " or ".join(map(repr, patterns))
-        warn(f"index_files: no file in {named(top)!r} matches {wanted}; there are others, such as {others[0]!r}")
+    if is_empty:
+        _tell_of_nothing(top, pattern, skipped, written)
+
+
+def _tell_of_nothing(top: Path, pattern: Any, skipped: _Skipped, written: list[str]) -> None:
+    """Warn that no file matches, where there are some: with the nearest, and with what would find it."""
+    walked = (Path(folder, name).relative_to(top).parts for folder, _, names in os.walk(top) for name in names)
+    small = {path: tuple(key.casefold() for key in path) for path in islice(walked, LOOKED + 1)}
+    left = {path: keys for path, keys in small.items() if not skipped.has(path)}
+    lost = sum(map(pattern.matches, small.values()))
+    if not left and not lost:
+        return
+    hint = f"; skip= leaves out {counted(lost, 'file')} that would" if lost else ""
+    for glob in written:
+        deep = f"**/{glob}"
+        if not glob.startswith("**/") and any(map(PathPattern("", deep.casefold(), "").matches, left.values())):
+            hint = f"; {deep!r} looks into the folders below, too"
+    texts = {"/".join(keys): as_text(path) for path, keys in islice((left or small).items(), COMPARED)}
+    nearest = texts[get_close_matches(written[0].casefold(), texts, 1, 0)[0]]
+    number = f"more than {LOOKED:,} files" if len(small) > LOOKED else counted(len(left), "file")
+    said = " or ".join(map(repr, written))
+    warn(f"index_files: none of the {number} in {named(top)!r} matches {said}; the nearest is {nearest!r}{hint}")
 
 
 def _listing(
-    folder: Path, keys: tuple[str, ...], pattern: Any, positions: Any, skipped: _Skipped, key: Key, others: list[str]
+    folder: Path, keys: tuple[str, ...], pattern: Any, positions: Any, skipped: _Skipped, key: Key
 ) -> Iterator[_Entry]:
     is_skipped = skipped.test_in(keys)
     files: list[str] = []
@@ -237,8 +265,6 @@ def _listing(
                     folders.append((entry.name, entry.name, after))
             elif after and pattern.accepts(after) and (entry.is_file(follow_symlinks=False) or _is_file(entry.path)):
                 files.append(entry.name)
-            elif not others:
-                others.append(as_text((*keys, entry.name)))
     files.sort()
     last_keys = [os.path.splitext(name)[0] for name in files] if key == "stem" else files
     if len(set(last_keys)) < len(files):

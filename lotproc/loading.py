@@ -9,6 +9,7 @@ from pathlib import Path
 from lotdb import BaseNode, DataWriter
 
 from ._public import public
+from ._spelling import spelled
 from ._stage import check_root
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
 
 
 @public
+@spelled
 def load_files_directory(
     tree: BaseNode,
     dir_path: str | os.PathLike[str],
@@ -65,6 +67,7 @@ def load_files_directory(
 
 
 @public
+@spelled
 def load_files_folder(
     tree: BaseNode,
     folder_path: str | os.PathLike[str],

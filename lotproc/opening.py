@@ -13,6 +13,7 @@ from lotdb import BaseNode
 from ._interrupts import uninterrupted
 from ._nodes import connection_of, has_changes
 from ._public import public
+from ._spelling import spelled
 from ._stage import check_open
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, add_note, got
 from .writing.transactions import check_writable, commit_all, drop_all
@@ -25,6 +26,7 @@ __all__ = ["commit", "open_root"]
 
 
 @public
+@spelled
 def open_root(
     uri: str | os.PathLike[str], *, create: bool = False, read_only: bool = False, timeout: float = 10
 ) -> AbstractContextManager[BaseNode]:

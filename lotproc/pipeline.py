@@ -11,7 +11,7 @@ from toolz import pipe
 
 from ._missing import Notes, noting, tell_all
 from ._public import public
-from ._spelling import also_named
+from ._spelling import also_named, spelled
 from ._stage import MayHoldRoot, check_choice, check_function, check_root, stage
 from .buffering import chunked
 from .errors import ArgumentError, ArgumentTypeError, got
@@ -62,12 +62,14 @@ class Pipeline(MayHoldRoot):
     gives: Literal["tree", "items", "batches", "results"] = "items"
 
     @classmethod
+    @spelled
     def from_root(cls, root: BaseNode) -> Pipeline:
         """Start from a tree; `traverse` comes next."""
         check_root("Pipeline.from_root", root)
         return cls(root, gives="tree")
 
     @classmethod
+    @spelled
     def from_iterable(cls, items: Iterable[Any]) -> Pipeline:
         """Start from any items: nodes, records, those of a store too; from an iterator only once."""
         if not isinstance(items, Iterable):
@@ -97,22 +99,26 @@ class Pipeline(MayHoldRoot):
         options += f", skip={_name(skip)}" if skip is not None else ""
         return self._then(f"traverse({traversal!r}{options})", walk, gives="items")
 
+    @spelled
     def filter(self, predicate: Callable[[Any], Any]) -> Pipeline:
         """Keep the items for which `predicate`, a function of an item, is true."""
         check_function("Pipeline.filter", "predicate", predicate, "a function of an item")
         return self._then_items(f"filter({_name(predicate)})", _keep(predicate))
 
+    @spelled
     def filter_key(self, pattern: str, invert: bool = False) -> Pipeline:
         """Keep the items in whose key the regular expression `pattern` is found; with `invert` the others."""
         call = f"filter_key({pattern!r}{', invert=True' if invert else ''})"
         return self._then_items(call, match_key(pattern, invert=invert))
 
+    @spelled
     def buffer(self, size: int) -> Pipeline:
         """Gather the items into lists of at most `size`, which the processor gets."""
         step = chunked(size)
         self._expect("buffer", "items")
         return self._then(f"buffer({size!r})", step, gives="batches")
 
+    @spelled
     def prepare(
         self,
         fn: Callable[[Any], Any] | None = None,
@@ -162,6 +168,7 @@ class Pipeline(MayHoldRoot):
         call = ", ".join([_name(fn), *(f"{name}={value!r}" for name, value in given.items())])
         return batched._then(f"process({call})", process, gives="results")
 
+    @spelled
     def write(self, target: WriteTarget) -> Pipeline:
         """Write what the processor returns to a target."""
         if not isinstance(target, WriteTarget):

@@ -10,7 +10,7 @@ from lotdb import BaseNode
 from toolz import complement
 
 from ._public import public
-from ._spelling import also_named
+from ._spelling import also_named, spelled, spelled_class
 from .errors import ArgumentError
 from .parallel import Mode
 from .pipeline import Pipeline
@@ -31,6 +31,7 @@ __all__ = [
 
 
 @public
+@spelled_class
 @dataclass(frozen=True)
 class SelectionSpec:
     """Which nodes to visit, and which of them to keep.
@@ -54,6 +55,7 @@ class SelectionSpec:
 
 
 @public
+@spelled_class
 @dataclass(frozen=True)
 class PreparationSpec:
     """How nodes become batches of records.
@@ -76,6 +78,7 @@ class PreparationSpec:
 
 
 @public
+@spelled_class
 @dataclass(frozen=True)
 class ProcessingSpec:
     """Where the processor runs.
@@ -90,6 +93,7 @@ class ProcessingSpec:
 
 
 @public
+@spelled
 def build_selection_pipeline(root: BaseNode, spec: SelectionSpec | None = None) -> Pipeline:
     """Make the beginning of a pipeline: visit and filter.
 
@@ -115,6 +119,7 @@ def build_selection_pipeline(root: BaseNode, spec: SelectionSpec | None = None) 
 
 
 @public
+@spelled
 def add_preparation_stage(pipeline: Pipeline, spec: PreparationSpec | None = None) -> Pipeline:
     """Continue a pipeline: gather into batches, and turn nodes into records.
 
@@ -132,6 +137,7 @@ def add_preparation_stage(pipeline: Pipeline, spec: PreparationSpec | None = Non
 
 
 @public
+@spelled
 def add_processing_stage(
     pipeline: Pipeline, fn: Callable[[list[Any]], Any], spec: ProcessingSpec | None = None
 ) -> Pipeline:
@@ -149,6 +155,7 @@ def add_processing_stage(
 
 
 @public
+@spelled
 def add_write_stage(pipeline: Pipeline, target: WriteTarget | None) -> Pipeline:
     """End a pipeline: write to a target; `None` leaves it as it is.
 

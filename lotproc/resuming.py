@@ -12,6 +12,7 @@ from lotdb import BaseNode
 
 from ._items import node_path
 from ._public import public
+from ._spelling import spelled
 from ._stage import check_choice, check_root, stage, until_closed
 from ._undone import Results, check_results, lookup_of, with_inputs
 from ._windows import in_windows
@@ -222,6 +223,7 @@ def _failed(ledger: str | os.PathLike[str], root: BaseNode) -> Iterator[BaseNode
 
 
 @public
+@spelled
 def failures(ledger: str | os.PathLike[str]) -> list[Failure]:
     """Read the failures that stand in a ledger, with their reasons, for tables and for eyes.
 

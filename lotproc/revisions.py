@@ -12,6 +12,7 @@ from ZODB.utils import p64, u64
 
 from ._public import public
 from ._showing import told
+from ._spelling import spelled
 from ._stage import check_root
 from .commits import DESCRIPTION, Commit
 from .errors import ArgumentError
@@ -25,6 +26,7 @@ FIRST_PAGE, LARGEST_PAGE = 100, 10_000
 
 
 @public
+@spelled
 def transaction_of(root: BaseNode) -> bytes:
     """The id of the last transaction that the connection of a tree sees: what to remember of a run.
 
@@ -60,6 +62,7 @@ def transaction_of(root: BaseNode) -> bytes:
 
 
 @public
+@spelled
 def history(root: BaseNode) -> Iterator[Commit]:
     """List what lotproc has committed to the database of a tree, the newest first.
 

@@ -9,12 +9,14 @@ import numpy as np
 
 from ._items import path_of
 from ._public import public
+from ._spelling import spelled
 from ._stage import check_count
 
 __all__ = ["rng"]
 
 
 @public
+@spelled
 def rng(item: Any, *, seed: int = 0) -> np.random.Generator:
     """A generator of random numbers for a record, which depends on its path and a seed alone.
 

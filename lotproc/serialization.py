@@ -8,7 +8,7 @@ from typing import Any
 
 from ._files import replacing
 from ._public import public
-from ._spelling import also_named
+from ._spelling import also_named, spelled
 from .errors import ArgumentTypeError, NotPicklableError, add_note, got
 
 __all__ = ["load_from_file", "save_to_file"]
@@ -45,6 +45,7 @@ def save_to_file(oject: Any, path: str | os.PathLike[str] | None = None) -> None
 
 
 @public
+@spelled
 def load_from_file(path: str | os.PathLike[str]) -> Any:
     """Load an object that `save_to_file` saved.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ._html import block
 from ._public import public
+from ._spelling import spelled
 from .errors import MAX_BRIEF, ArgumentTypeError, got
 from .file_models import IngestReport
 from .models import Failure, MapReport, WriteReport, counted
@@ -38,6 +39,7 @@ COLUMNS = ("map", "workers", "batches", "work", "busy", "input wait", "worker wa
 
 
 @public
+@spelled
 def run_summary(report: WriteReport) -> RunSummary:
     """Show what a `write` did: counts, where the time went, in each `parallel_map` too, and the failures by type.
 

@@ -8,6 +8,7 @@ from typing import Any
 from lotdb import BaseNode
 
 from ._public import public
+from ._spelling import spelled_class
 from ._stage import MayHoldRoot
 from .errors import brief
 from .models import ProcessResult, WriteReport
@@ -20,6 +21,7 @@ __all__ = ["InlineTarget", "MirrorTarget", "NewDatabaseTarget", "WriteTarget"]
 
 
 @public
+@spelled_class
 class WriteTarget(MayHoldRoot):
     """A policy, the root or the store that it writes to, and the name for outputs.
 
@@ -82,6 +84,7 @@ class WriteTarget(MayHoldRoot):
 
 
 @public
+@spelled_class
 class InlineTarget(WriteTarget):
     """Write below the nodes that were processed: `WriteTarget` with `InlineWritePolicy(base_path)`.
 
@@ -98,6 +101,7 @@ class InlineTarget(WriteTarget):
 
 
 @public
+@spelled_class
 class MirrorTarget(WriteTarget):
     """Write the same paths into another tree: `WriteTarget` with `MirrorWritePolicy(base_path)`.
 
@@ -115,6 +119,7 @@ class MirrorTarget(WriteTarget):
 
 
 @public
+@spelled_class
 class NewDatabaseTarget(WriteTarget):
     """Write the same paths into a fresh database: `WriteTarget` with `FreshWritePolicy(base_path)`.
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, overload
 from lotdb import BaseNode
 
 from ._nodes import connection_of, is_closed
-from ._patterns import PathPattern, has_slash, key_glob
+from ._patterns import PathPattern, has_slash, key_glob, warn_of_a_regex
 from ._stage import check_choice, check_count, stage
 from .errors import ArgumentError, ArgumentTypeError, PatternError, got
 
@@ -420,7 +420,9 @@ def skip_tests(name: str, skip: Skip) -> _Skip:
         if has_slash(skip):
             hint = "give a glob on one key, or a function of a node; '[/]' stands for the character itself"
             raise PatternError(f"{name}: skip={skip!r}", "is a path, and keys are compared one by one", hint=hint)
-        return key_glob(name, skip), None
+        skips = key_glob(name, skip)
+        warn_of_a_regex(name, skip)
+        return skips, None
     if callable(skip):
         return None, skip
     raise ArgumentTypeError(f"{name}: skip", expected="a glob on keys or a function of a node", got=got(skip))

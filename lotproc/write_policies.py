@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, ClassVar, TypeAlias
 
 from ._public import public
+from ._spelling import spelled, spelled_class
 from .errors import ArgumentError, ArgumentTypeError, add_note, as_text, got
 from .models import ProcessResult
 
@@ -39,6 +40,7 @@ Policy: TypeAlias = Callable[[ProcessResult], "tuple[str, ...]"]
 
 
 @public
+@spelled_class
 @dataclass(frozen=True)
 class InlineWritePolicy:
     """Write below the node that was processed: its path, then `base_path`, then the result's relative path.
@@ -69,6 +71,7 @@ class InlineWritePolicy:
 
 
 @public
+@spelled_class
 @dataclass(frozen=True)
 class MirrorWritePolicy:
     """Write the same tree of paths below `base_path`, usually into another tree.
@@ -97,6 +100,7 @@ class MirrorWritePolicy:
 
 
 @public
+@spelled_class
 @dataclass(frozen=True)
 class FreshWritePolicy(MirrorWritePolicy):
     """The paths of `MirrorWritePolicy`, for a target that starts empty: a fresh database.
@@ -108,6 +112,7 @@ class FreshWritePolicy(MirrorWritePolicy):
 
 
 @public
+@spelled
 def inline(*base: str) -> InlineWritePolicy:
     """Write below the node that was processed.
 
@@ -129,6 +134,7 @@ def inline(*base: str) -> InlineWritePolicy:
 
 
 @public
+@spelled
 def mirror(*base: str) -> MirrorWritePolicy:
     """Write the same tree of paths into another tree, or below another branch.
 
@@ -151,6 +157,7 @@ def mirror(*base: str) -> MirrorWritePolicy:
 
 
 @public
+@spelled
 def fresh(*base: str) -> FreshWritePolicy:
     """Write the same tree of paths into a fresh database.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._is_node import is_node
 from .._public import public
+from .._spelling import spelled
 from .._stage import check_choice, check_count, check_function
 from ..errors import ArgumentError, ArgumentTypeError, got
 from .archive.loading import Files, Share, opened, share_of
@@ -29,6 +30,7 @@ FIELDS = ("value", "path", "attributes")
 
 
 @public
+@spelled
 def shuffled(
     source: Store | Files | Sequence[Any],
     batch_size: int,

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from .._extras import needed
 from .._public import public
 from .._reprs import cut, short
+from .._spelling import spelled
 from ..errors import ArgumentError, ArgumentTypeError, as_text, got
 from ..models import MOST_ATTRIBUTES, MOST_SHOWN, ProcessResult, counted
 
@@ -80,6 +81,7 @@ class PathTable(Mapping[_Path, dict[str, Any]]):
 
 
 @public
+@spelled
 def table_by_path(file: str | os.PathLike[str] | Any, *, key: str | Iterable[str]) -> PathTable:
     """Read a table of metadata as a mapping from paths to attributes, for `join` and `write`.
 

@@ -7,6 +7,7 @@ from threading import local
 from typing import Any, TypeAlias
 
 from .._public import public
+from .._spelling import spelled
 
 __all__ = ["Engine", "WorkerInfo", "be_worker", "be_worker_of", "engine_of", "worker_info", "workers_of"]
 
@@ -33,6 +34,7 @@ _of_thread = local()
 
 
 @public
+@spelled
 def worker_info() -> WorkerInfo:
     """Tell a processor, or an initializer, which of the workers it runs in.
 

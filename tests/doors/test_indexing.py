@@ -32,7 +32,7 @@ def is_skipped(parts: tuple[str, ...], skip: list[str]) -> bool:
     return by_name or any(PATHS[glob](small) for glob in skip if glob in PATHS)
 
 
-@pytest.mark.filterwarnings("ignore:index_files. no file in")
+@pytest.mark.filterwarnings("ignore:index_files. none of")
 @given(
     files=st.sets(st.sampled_from(FILES)),
     patterns=st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3),
@@ -74,6 +74,7 @@ def test_folders_in_which_no_pattern_can_match_are_not_entered(folder: Path, mon
     entered = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: entered.append(Path(path).name) or scandir(path))
+    monkeypatch.setattr("lotproc.indexing._tell_of_nothing", lambda *args: None)  # which looks into all of them
     assert [item.path for item in lp.index_files(folder, ["drafts/*.wav", "ann/*/*", "*.wav"])] == [("drafts", "clip")]
     assert entered == [folder.name, folder.name, "ann", "drafts"]  # the first time to see whether it can be listed
     entered.clear()
@@ -180,14 +181,40 @@ def test_the_iterator_says_what_it_is_and_can_be_closed(folder: Path) -> None:
     assert list(files) == []
 
 
-def test_a_folder_in_which_no_file_matches_is_told_of_and_an_empty_one_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (
+            "*.wav",
+            ["none of the 3 files", "'*.wav'", "'ann/clip.wav'", "; '**/*.wav' looks into the folders below, too"],
+        ),
+        ("CLIP.wav", ["'CLIP.wav'", "; '**/CLIP.wav' looks"]),
+        ("ann/*.wave", ["'ann/clip.wav'"]),
+        (["**/*.flac", "**/*.mp3"], ["'**/*.flac' or '**/*.mp3'"]),
+        ("*/old.wav", ["; skip= leaves out 1 file that would"]),
+        ("ann", ["the nearest is 'ann/clip.wav'"]),
+    ],
+)
+def test_a_pattern_that_no_file_matches_is_told_at_the_end(folder: Path, pattern: Any, said: list[str]) -> None:
+    with pytest.warns(UserWarning, match="^index_files: none of") as caught:
+        assert list(lp.index_files(folder, pattern)) == []
+    [warning] = caught
+    assert all(part in str(warning.message) for part in said)
+    assert warning.filename == __file__
+    with pytest.warns(UserWarning, match="^index_files: none of") as caught:
+        lp.ingest_files(BaseNode("root"), lp.index_files(folder, pattern))
+    assert caught[0].filename == __file__
+
+
+def test_a_folder_without_files_but_hidden_ones_is_not_worth_a_warning(tmp_path: Path) -> None:
     (tmp_path / "ann").mkdir()
-    (tmp_path / ".hidden.wav").touch()
+    (tmp_path / ".DS_Store").touch()
     assert list(lp.index_files(tmp_path)) == []
-    (tmp_path / "ann" / "clip_1.flac").touch()
-    for pattern, told in ((["**/*.wav", "**/*.mp3"], "ann/clip_1.flac"), ("**/*.wav", "ann/clip_1.flac")):
-        with pytest.warns(UserWarning, match="no file in .* matches '.*wav'") as caught:
-            assert lp.ingest_files(BaseNode("root"), lp.index_files(tmp_path, pattern)).ingested == 0
-        assert told in str(caught[0].message)
-        assert caught[0].filename == __file__
-    assert [found.path for found in lp.index_files(tmp_path, "**/*.FLAC")] == [("ann", "clip_1")]
+
+
+def test_of_a_large_folder_only_some_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lotproc.indexing.LOOKED", 5)
+    for number in range(9):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.warns(UserWarning, match="none of the more than 5 files"):
+        assert list(lp.index_files(tmp_path)) == []

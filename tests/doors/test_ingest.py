@@ -117,7 +117,7 @@ def write_wav(path: Path, samples: int = 100, rate: int = 8000) -> bytes:
 # --- index_files ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:index_files. no file in")
+@pytest.mark.filterwarnings("ignore:index_files. none of")
 @given(content=FOLDERS)
 @settings(deadline=None)
 def test_all_files_that_rglob_finds_in_its_sorted_order(
@@ -148,7 +148,6 @@ def test_all_files_that_rglob_finds_in_its_sorted_order(
         ("*/*.wav", ["ann/clip.WAV", "bob/clip.wav"]),
         ("ANN/**/*.Wav", ["ann/clip.WAV", "ann/deep/er/clip.wav"]),
         ("**/er/*", ["ann/deep/er/clip.wav"]),
-        ("ann", []),
         ("**/clip.[!t]*", ["ann/clip.WAV", "ann/deep/er/clip.wav", "bob/clip.wav"]),
     ],
 )
@@ -165,6 +164,7 @@ def test_folders_that_cannot_match_are_not_entered(folder: Path, monkeypatch: py
     entered = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: entered.append(Path(path).name) or scandir(path))
+    monkeypatch.setattr("lotproc.indexing._tell_of_nothing", lambda *args: None)  # which looks into all of them
     assert [item.path for item in index_files(folder, "x/a/*/*.wav")] == [("x", "a", "b", "f")]
     assert entered == ["files", "files", "x", "a", "b"]  # the first time to see whether it can be listed
     entered.clear()

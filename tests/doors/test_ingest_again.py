@@ -116,7 +116,7 @@ def has(root: BaseNode, content: bool) -> dict[Keys, Any]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore:index_files. no file in")
+@pytest.mark.filterwarnings("ignore:index_files. none of")
 @given(
     steps=st.lists(st.tuples(st.lists(changes, max_size=5), runs), min_size=1, max_size=5),
     key=st.sampled_from(["stem", "name"]),

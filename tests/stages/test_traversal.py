@@ -40,6 +40,9 @@ from trees import (
 
 import lotproc as lp
 
+#: What is told of globs like these is held by `test_pattern_languages`.
+pytestmark = pytest.mark.filterwarnings("ignore:.* looks like a regular expression")
+
 PLACES = ["memory", "storage"]
 in_both_places = pytest.mark.parametrize("place", PLACES)
 in_every_order = pytest.mark.parametrize("order", list(ORDERS))

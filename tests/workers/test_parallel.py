@@ -677,7 +677,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "mode must be one of 'sync', 'thread', 'process', 'async', got 'threads'",
     ),
     "mode that is no str": ({"mode": None}, ArgumentError, "mode must be one of .* got None"),
-    "misspelt option": ({"max_worker": 2}, ArgumentTypeError, "got an unexpected keyword argument 'max_worker'"),
+    "misspelt option": ({"max_worker": 2}, ArgumentTypeError, "no argument 'max_worker'; did you mean 'max_workers'"),
     "no workers": ({"max_workers": 0}, ArgumentError, "max_workers must be at least 1, got 0"),
     "half a worker": ({"max_workers": 1.5}, ArgumentTypeError, "max_workers must be a whole number, got float 1.5"),
     "workers as a bool": (

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._public import public
+from ..._spelling import spelled
 from ..._stage import check_count
 from ...errors import ArgumentError, ArgumentTypeError, CodecError, DamagedStoreError, got
 from .names import as_source, found_files
@@ -27,6 +28,7 @@ Files: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
 
 @public
+@spelled
 def token_batches(
     archive: Archive | Files,
     dtype: npt.DTypeLike,

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..._public import public
 from ..._reprs import short
+from ..._spelling import spelled_class
 from ...errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -39,6 +40,7 @@ __all__ = ["Archive"]
 
 
 @public
+@spelled_class
 class Archive(ArchiveRecords):
     """A sequence of records in one file or in numbered shards, read without a copy; the format of roxxel 0.1.0.
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from ..._files import make_directories, open_regular
 from ..._public import public
+from ..._spelling import spelled_class
 from ...errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -44,6 +45,7 @@ _CODECS = {codec.suffix: repr(name) for name, codec in NAMED.items()} | {".value
 
 
 @public
+@spelled_class
 class DirectoryStore(Store, MutableMapping[Key, Any]):
     """Values in files, by record path, with JSON metadata: what dirdb reads and writes.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..._log import log
 from ..._public import public
+from ..._spelling import spelled_class
 from ..._values import is_flat
 from ...errors import (
     ArgumentError,
@@ -45,6 +46,7 @@ SPOOL, MANY = 32 << 20, 1 << 20
 
 
 @public
+@spelled_class
 class LmdbStore(LmdbReading, MutableMapping[Any, Any]):
     """A mapping that is kept in an LMDB database; the files are those of the package lmdb-object-store.
 
