@@ -14,7 +14,10 @@ from weakref import ref
 from ._is_node import is_node
 from ._reprs import cut, short
 
-__all__ = ["Call", "Stream", "Trail", "inside", "positional_in", "to_come", "told", "trail_html"]
+__all__ = [
+    *("Call", "Stream", "Trail", "argument_text", "inside", "positional_in", "stages_of", "to_come", "told"),
+    "trail_html",
+]
 
 
 T = TypeVar("T")
@@ -35,7 +38,8 @@ class Call(NamedTuple):
 
     def __str__(self) -> str:
         in_place = list(takewhile(self.given.__contains__, positional_in(inspect.signature(self.function))))
-        given = [f"{'' if name in in_place else f'{name}='}{_argument(value)}" for name, value in self.given.items()]
+        names = ["" if name in in_place else f"{name}=" for name in self.given]
+        given = map("{}{}".format, names, map(argument_text, self.given.values()))
         return cut(f"{self.function.__name__}({', '.join(given)})")
 
     @property
@@ -142,17 +146,18 @@ def to_come(call: Call) -> inspect.Signature:
 
 
 def stages_of(steps: Any) -> list[Any]:
-    """The functions that one is composed of, first to last."""
-    if type(steps).__name__ == "Compose" and hasattr(steps, "funcs"):  # that of toolz or cytoolz
+    """The functions that one is composed of by toolz or cytoolz, first to last."""
+    if any(kind.__name__ == "Compose" for kind in type(steps).__mro__) and hasattr(steps, "funcs"):
         return [steps.first, *steps.funcs]
     return [steps]
 
 
-def _argument(value: Any) -> str:
-    if inspect.isroutine(value):
-        return cut(value.__name__)
+def argument_text(value: Any) -> str:
+    """What an argument is called: a function or a class by its name, steps in a row in the order in which they run."""
     if len(steps := stages_of(value)) > 1:
-        return f"compose_left({', '.join(map(_argument, steps))})"
+        return f"compose_left({', '.join(map(argument_text, steps))})"
+    if inspect.isroutine(value) or type(value) is type:
+        return cut(value.__name__)
     return "..." if value is ... else short(value)
 
 

@@ -29,8 +29,9 @@ def check_names(function: str, given: Iterable[str], known: Iterable[str], other
     names = list(known)
     for name in given:
         if name not in names:
-            near = get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join([*names, *others]) or 'none'}"
+            near = get_close_matches(name, names, 2)
+            every = f"it takes {', '.join([*names, *others]) or 'none'}"
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else every
             raise ArgumentTypeError(f"{function}: there is no argument {name!r}", hint=hint)
 
 

@@ -143,10 +143,15 @@ class Stage(MayHoldRoot):
     def __repr__(self) -> str:
         return str(self._as_call())
 
+    @property
+    def holds(self) -> str:
+        """What it holds while it runs, as its docstring says."""
+        return self._as_call().holds
+
     def _repr_html_(self) -> str:
         from ._html import block, boxes  # here, since a worker shows nothing
 
-        return block(boxes([(repr(self), self._as_call().holds)]))
+        return block(boxes([(repr(self), self.holds)]))
 
     def _help(self) -> str:
         return f"{self!r}{to_come(self._as_call())}\n\n{inspect.cleandoc(self.function.__doc__ or '')}"

@@ -12,12 +12,13 @@ from ._detaching import detached
 from ._jar import costs_one
 from ._missing import Note, Sought, tell
 from ._public import public
+from ._reprs import bounded_repr
 from ._salvaging import salvaged_at
 from ._spelling import spelled_class
 from ._stamps import VERSION
 from ._windows import in_windows
 from .errors import ArgumentError, ArgumentTypeError, DamagedDatabaseError, got
-from .models import NodeRecord, OnError, failure_at, in_its_place, node_record
+from .models import NodeRecord, OnError, failure_at, html_of_fields, in_its_place, node_record
 from .write_policies import Policy, policy_text, targets_of
 
 __all__ = ["AttributesAt", "Below", "BelowOption", "Derived", "checked_below"]
@@ -55,6 +56,9 @@ class Below:
             raise ArgumentTypeError("below: version", expected="a str or None", got=got(self.version))
         if self.version == "":
             raise ArgumentError("below: version must not be empty", hint="leave it out where any version will do")
+
+    __repr__ = bounded_repr
+    _repr_html_ = html_of_fields
 
 
 #: What `below` takes for each name: a policy, one with the name of an attribute, or a `Below`.

@@ -9,6 +9,7 @@ from typing import Any
 
 from ._extras import needed
 from ._stage import check_count
+from .models import counted, html_of
 from .workers.info import be_worker
 
 __all__ = ["RayExecutor"]
@@ -46,6 +47,12 @@ class RayExecutor(Executor):
         self._workers = [kind.remote(index, self.max_workers) for index in range(self.max_workers)]
         self._at_work = [0] * self.max_workers
         self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"<RayExecutor of {counted(self.max_workers, 'worker')}>"
+
+    def _repr_html_(self) -> str:
+        return html_of(self, "", [("max_workers", self.max_workers), ("at work", sum(self._at_work))])
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call a function on the process that has the least to do."""

@@ -27,10 +27,11 @@ import numpy as np
 
 from ._items import path_of
 from ._nodes import attributes_of
+from ._reprs import cut
 from ._spelling import spelled
 from ._stage import check_count, check_function
 from .errors import ArgumentTypeError, got
-from .models import NodeRecord
+from .models import NodeRecord, as_told, html_of
 
 __all__ = ["Fold", "count", "stats", "top", "total"]
 
@@ -74,6 +75,14 @@ class Fold:
         check_function("Fold", "finish", self.finish, "a function of an accumulator")
 
     def __repr__(self) -> str:
+        return cut(self.told)
+
+    def _repr_html_(self) -> str:
+        return html_of(self, "", [("fold", as_told(self.told)), ("names", self.names)])
+
+    @property
+    def told(self) -> str:
+        """It in words: those that tell whose an accumulator is."""
         if self._call is not None:
             function, args = self._call
             return f"{function.__name__}({', '.join(map(repr, args))})"

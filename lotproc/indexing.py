@@ -14,12 +14,12 @@ from typing import Any, Literal, TypeAlias
 from ._attaching import reason_of
 from ._patterns import PathPattern, has_slash, key_glob, told_of_a_regex, warn_of_a_regex
 from ._public import public
-from ._reprs import named
+from ._reprs import cut, named
 from ._spelling import spelled
 from ._stage import check_choice
 from .errors import ArgumentError, ArgumentTypeError, PatternError, as_text, got, warn
 from .file_models import IndexedFile
-from .models import counted
+from .models import counted, html_of
 
 __all__ = ["FolderFiles", "Key", "index_files"]
 
@@ -104,13 +104,16 @@ class FolderFiles(Iterator[IndexedFile]):
         self.folder = folder
         #: The files that are left, without a call of this between them.
         self.left = _found(folder, pattern, skipped, key, written)
-        self._pattern, self._skipped = pattern, skipped
+        self._pattern, self._skipped, self._written = pattern, skipped, written
 
     def __next__(self) -> IndexedFile:
         return next(self.left)
 
     def __repr__(self) -> str:
-        return f"<files of {str(self.folder)!r}>"
+        return cut(f"<files of {str(self.folder)!r}>")
+
+    def _repr_html_(self) -> str:
+        return html_of(self, str(self.folder), [("pattern", self._written), ("skip", self._skipped.globs)])
 
     def close(self) -> None:
         """Let go of the folders that are being listed."""
@@ -165,7 +168,7 @@ class _Skipped:
     """What is left out: by its name, wherever it is, or by its path."""
 
     def __init__(self, globs: list[str]) -> None:
-        self._globs = globs
+        self.globs = globs
         names = [glob.casefold() for glob in globs if not has_slash(glob)]
         for name in names:
             key_glob("index_files", name)
@@ -196,7 +199,7 @@ class _Skipped:
                 what, told = f"index_files: the path pattern {pattern!r}", told_of_a_regex(pattern, is_path=True)
                 if told:
                     raise PatternError(what, "looks like a regular expression, where a glob is taken", hint=told)
-                why = f"finds nothing, since skip={self._globs!r} leaves out {component!r}"
+                why = f"finds nothing, since skip={self.globs!r} leaves out {component!r}"
                 raise PatternError(what, why, hint="skip=None leaves out nothing")
 
 

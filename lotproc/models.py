@@ -38,6 +38,11 @@ def html_of(self: Any, title: str, values: Iterable[tuple[str, Any]], rest: int 
     return _html.card(type(self).__name__, title, _html.pairs(values), more)
 
 
+def html_of_fields(self: Any) -> str:
+    """What a notebook shows of a dataclass of a few values: these."""
+    return html_of(self, "", [(each.name, getattr(self, each.name)) for each in fields(self) if each.repr])
+
+
 def as_told(text: str) -> str:
     """A text for such a table, without quotes."""
     from ._html import Text
@@ -410,6 +415,9 @@ class MapReport:
         # Executors may have more workers than they said.
         time = self.workers * self.seconds
         return min(1.0, self.working / time) if time > 0 else 0.0
+
+    __repr__ = bounded_repr
+    _repr_html_ = html_of_fields
 
 
 def _together(*reports: tuple[MapReport, ...]) -> tuple[MapReport, ...]:

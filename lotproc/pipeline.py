@@ -11,6 +11,7 @@ from toolz import pipe
 
 from ._missing import Notes, noting, tell_all
 from ._public import public
+from ._reprs import cut
 from ._spelling import also_named, spelled
 from ._stage import MayHoldRoot, check_choice, check_function, check_root, stage
 from .buffering import chunked
@@ -193,7 +194,7 @@ class Pipeline(MayHoldRoot):
         return self.target
 
     def __repr__(self) -> str:
-        return "Pipeline." + ".".join(self._calls())
+        return cut(f"Pipeline.{'.'.join(self._calls())}")
 
     def _repr_html_(self) -> str:
         from ._html import block, boxes  # here, since a worker shows nothing

@@ -10,8 +10,10 @@ from lotdb import BaseNode
 from toolz import complement
 
 from ._public import public
+from ._reprs import bounded_repr
 from ._spelling import also_named, spelled, spelled_class
 from .errors import ArgumentError
+from .models import html_of_fields
 from .parallel import Mode
 from .pipeline import Pipeline
 from .targets import WriteTarget
@@ -53,6 +55,9 @@ class SelectionSpec:
     invert_filter: bool = False
     skip: Skip = None
 
+    __repr__ = bounded_repr
+    _repr_html_ = html_of_fields
+
 
 @public
 @spelled_class
@@ -76,6 +81,9 @@ class PreparationSpec:
         if isinstance(self.attribute_names, Iterator):  # which could be used only once
             object.__setattr__(self, "attribute_names", tuple(self.attribute_names))
 
+    __repr__ = bounded_repr
+    _repr_html_ = html_of_fields
+
 
 @public
 @spelled_class
@@ -90,6 +98,9 @@ class ProcessingSpec:
 
     mode: Mode = "sync"
     workers: int | None = None
+
+    __repr__ = bounded_repr
+    _repr_html_ = html_of_fields
 
 
 @public

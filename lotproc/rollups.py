@@ -90,7 +90,7 @@ def rollup(fold: Folds, *, depths: Depths = None, partial: bool = False) -> Call
         Exception: Whatever the functions of `fold` raise.
     """
     whole = _checked_fold(fold)
-    name = repr(dict(fold) if isinstance(fold, Mapping) else fold)
+    name = fold.told if isinstance(fold, Fold) else f"{{{', '.join(f'{key!r}: {fold[key].told}' for key in fold)}}}"
     wanted = _checked_depths(depths)
     if not isinstance(partial, bool):
         raise ArgumentTypeError("rollup: partial", expected="True or False", got=got(partial))

@@ -8,10 +8,11 @@ from typing import Any
 from lotdb import BaseNode
 
 from ._public import public
+from ._reprs import cut, short
 from ._spelling import spelled_class
 from ._stage import MayHoldRoot
 from .errors import brief
-from .models import ProcessResult, WriteReport
+from .models import ProcessResult, WriteReport, as_told, counted, html_of
 from .stores.protocol import Store
 from .write_policies import FreshWritePolicy, InlineWritePolicy, MirrorWritePolicy, as_policy, asked
 from .writing.planning import Policy
@@ -50,7 +51,12 @@ class WriteTarget(MayHoldRoot):
         self.report: WriteReport | None = None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({brief(self.root)}, {self.policy!r}, output_attribute={self.output_attribute!r})"
+        output = f"output_attribute={short(self.output_attribute)}"
+        return cut(f"{type(self).__name__}({brief(self.root)}, {short(self.policy)}, {output})")
+
+    def _repr_html_(self) -> str:
+        told = [("root", self.root), ("policy", self.policy), ("output_attribute", self.output_attribute)]
+        return html_of(self, "", [*told, ("written", as_told(counted(len(self.written_paths), "path")))])
 
     @property
     def base_path(self) -> tuple[str, ...]:

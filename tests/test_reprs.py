@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import toolz
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 from lotdb import BaseNode, DataWriter
@@ -23,6 +26,7 @@ import lotproc as lp
 from lotproc._html import cell
 from lotproc._plots import plotted
 from lotproc._reprs import MOST, short
+from lotproc.executors import RayExecutor
 
 Point = namedtuple("Point", "x y")
 
@@ -178,7 +182,24 @@ def told(value: Any, path: tuple[str, ...], text: str) -> list[Any]:
         lp.PathTable([text], {path: [value]}),
         lp.Place(f"/data/{text}", None, None, bytes(8), path, path),
         lp.InlineWritePolicy((*path, "a")),
+        lp.MirrorWritePolicy(path),
+        lp.FreshWritePolicy(path),
         lp.Status(done=1, obsolete=0, parts={path: lp.Status(done=1)}),
+        lp.Below(lp.inline("a"), text, text or None),
+        lp.MapReport(text, text),
+        lp.PayloadCopy(text, b"", text, metadata={text: value}),
+        lp.EntryStat(1, 2.0, None, None),
+        lp.WorkerInfo(0, 1),
+        lp.SelectionSpec(filter_key_pattern=text, skip=text),
+        lp.PreparationSpec(attribute_names=[text]),
+        lp.ProcessingSpec(),
+        *(target(BaseNode(text), text) for target in (lp.InlineTarget, lp.MirrorTarget, lp.NewDatabaseTarget)),
+        lp.WriteTarget(BaseNode(text), lp.MirrorWritePolicy((text or "a",)), text),
+        lp.Pipeline.from_root(BaseNode(text)).traverse().filter_key("a").prepare(attribute_names=[text]),
+        lp.folds.total(text),
+        lp.folds.top(2, text),
+        lp.folds.Fold(len, max, str, (text,)),
+        lp.compose_left(lp.where(text, value), lp.chunked(2), len),
         lp.where(text, value),
         lp.join({text: {text: value}}),
         lp.chunked(2, [value]),
@@ -186,12 +207,33 @@ def told(value: Any, path: tuple[str, ...], text: str) -> list[Any]:
     ]
 
 
+#: A table, and what is as long as the user made it.
+AS_LONG_AS_THEY_ARE = (lp.Status, lp.InlineWritePolicy, lp.MirrorWritePolicy)
+
+
 @given(value=values, path=paths, text=texts)
 def test_what_a_pipeline_holds_is_shown_in_a_line_of_bounded_length(value: Any, path: Any, text: str) -> None:
     for thing in told(value, path, text):
-        if not isinstance(thing, lp.Status | lp.InlineWritePolicy):  # a table; and what is as long as the user made it
+        if not isinstance(thing, AS_LONG_AS_THEY_ARE):
             assert len(repr(thing)) <= MOST
             assert repr(thing).isprintable()
+
+
+def test_there_is_no_public_class_of_which_this_is_not_known(tmp_path: Path) -> None:
+    of_stores = {"DirectoryEntry", "DirectoryStore", "LmdbStore", "Archive", "Store", "StoredPayload"}  # below
+    others = {"PayloadHandle", "RunSummary", "TreeView"}  # below, and in `test_summaries` and `test_views`
+    public = {
+        name: kind
+        for name in lp.__all__
+        if isinstance(kind := getattr(lp, name), type) and not issubclass(kind, BaseException)
+    }
+    here = {type(thing) for thing in told(1, ("a",), "text")}
+    assert {name for name, kind in public.items() if kind not in here} == of_stores | others
+    files = lp.index_files(tmp_path)
+    made = [files, lp.chunked(2), lp.shuffled([1], 1, seed=1), lp.token_batches("a.rox", "u1", 3)]
+    for kind in {*public.values(), *map(type, made), *here, RayExecutor}:
+        assert kind.__repr__ is not object.__repr__ or kind is lp.Store
+        assert hasattr(kind, "_repr_html_")
 
 
 TAGS = {
@@ -380,3 +422,66 @@ def test_a_store_is_shown_without_a_look_at_what_it_holds(
             monkeypatch.setattr(type(store), method, None)
         top = ElementTree.fromstring(store._repr_html_())
         assert repr(store) in "".join(top.itertext())
+
+
+# --- Functions of several steps ---------------------------------------------------------------------------------------
+
+
+def add(number: int) -> int:
+    return number + 1
+
+
+def double(number: int) -> int:
+    return number * 2
+
+
+def digits(number: int) -> list[str]:
+    return list(str(number))
+
+
+numeric = st.lists(st.sampled_from([add, double, abs, int]), max_size=5)
+
+
+@given(steps=numeric, number=st.integers(-99, 99), last=st.sampled_from([[], [digits], [digits, lp.chunked(2), list]]))
+def test_compose_left_is_that_of_toolz(steps: list[Any], number: int, last: list[Any]) -> None:
+    ours, theirs = lp.compose_left(*steps, *last), toolz.compose_left(*steps, *last)
+    assert ours(number) == theirs(number) == lp.pipe(number, *steps, *last)
+    assert ours == theirs
+    assert theirs == ours
+    assert hash(ours) == hash(theirs)
+    again = pickle.loads(pickle.dumps(ours))
+    assert again == ours
+    assert type(again) is type(ours)
+    assert copy.copy(ours) == copy.deepcopy(ours) == ours
+    for name in ("__name__", "__doc__"):
+        assert getattr(ours, name, None) == getattr(theirs, name, None)
+    if len([*steps, *last]) > 1:
+        assert isinstance(ours, toolz.functoolz.Compose)
+        said = [getattr(step, "__name__", repr(step)) for step in (*steps, *last)]
+        assert repr(ours) == f"compose_left({', '.join(said)})"
+        boxes = ElementTree.fromstring(ours._repr_html_()).findall(".//*[@class='box']")
+        assert [box.text for box in boxes] == said
+        assert lp.parallel_map(ours, [number], mode="sync").__repr__() == (  # type: ignore[attr-defined]
+            f"<parallel_map({ours!r}, mode='sync') of a list of 1>"
+        )
+
+
+def test_a_composed_function_goes_to_workers() -> None:
+    steps: Any = lp.compose_left(lp.each(double), sum)
+    assert list(lp.parallel_map(steps, [[1, 2], [3]], max_workers=1)) == [6, 6]
+
+
+def test_batches_for_training_say_where_they_come_from(tmp_path: Path) -> None:
+    assert repr(lp.shuffled([1, 2], 2, seed=1)) == "<shuffled(batch_size=2, seed=1, epoch=0) of a list of 2>"
+    with lp.Archive(tmp_path / "a.rox", "w") as archive:
+        archive.write([np.arange(3, dtype="u1")])
+    batches = lp.token_batches(tmp_path / "a.rox", "u1", 3)
+    assert repr(batches).startswith("<token_batches(dtype=dtype('uint8'), length=3, batch_size=1) of ")
+    assert [batch.tolist() for batch in batches] == [[[0, 1, 2]]]
+
+
+def test_files_are_shown_by_folder_pattern_and_what_is_left_out(tmp_path: Path) -> None:
+    html: str = lp.index_files(tmp_path, ["*.wav", "*.<b>"])._repr_html_()  # type: ignore[attr-defined]
+    assert str(tmp_path) in html
+    assert "*.&lt;b&gt;" in html
+    ElementTree.fromstring(html)

@@ -77,7 +77,7 @@ def test_a_slip_of_the_pen_is_told_with_the_nearest_name(function: Callable[...,
     assert repr(wrong) in said
     assert caught.value.hint is not None
     if long:
-        assert any(f"did you mean {near!r}?" in said for near in names)
+        assert any(f"did you mean {near!r}" in said for near in names)
     else:
         assert all(each in caught.value.hint for each in names)
     assert str(pickle.loads(pickle.dumps(caught.value))) == said

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._is_node import is_node
 from .._public import public
+from .._showing import told
 from .._spelling import spelled
 from .._stage import check_choice, check_count, check_function
 from ..errors import ArgumentError, ArgumentTypeError, got
@@ -120,7 +121,8 @@ def shuffled(
     if paths is not None and (isinstance(paths, str) or not isinstance(paths, Iterable)):
         raise ArgumentTypeError("shuffled: paths", expected="paths, each a tuple of keys", got=got(paths))
     make = collate or _touched
-    return _shuffled(source, names, paths, int(batch_size), (int(seed), int(epoch)), share, int(prefetch), make)
+    batches = _shuffled(source, names, paths, int(batch_size), (int(seed), int(epoch)), share, int(prefetch), make)
+    return told(batches, source, shuffled, {"batch_size": batch_size, "seed": seed, "epoch": epoch})
 
 
 def _checked_fields(fields: Any) -> str | tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from .._public import public
 from .._spelling import spelled
+from ..models import html_of_fields
 
 __all__ = ["Engine", "WorkerInfo", "be_worker", "be_worker_of", "engine_of", "worker_info", "workers_of"]
 
@@ -27,6 +28,8 @@ class WorkerInfo:
 
     index: int
     count: int
+
+    _repr_html_ = html_of_fields
 
 
 _of_process = WorkerInfo(0, 1)

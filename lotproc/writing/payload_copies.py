@@ -14,6 +14,8 @@ from ZODB.blob import Blob
 
 from .._extras import needed
 from .._public import public
+from .._reprs import bounded_repr
+from ..models import html_of_fields
 from ..payloads import PayloadHandle
 from ..stores.codecs import NAMED
 
@@ -42,6 +44,9 @@ class PayloadCopy:
     samplerate_hz: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     blob_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    __repr__ = bounded_repr
+    _repr_html_ = html_of_fields
 
     @classmethod
     def of(cls, stored: DataObject | BlobObject | Blob) -> PayloadCopy:

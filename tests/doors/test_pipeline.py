@@ -470,7 +470,7 @@ def test_processing_takes_the_options_of_parallel_map_and_the_target_keeps_the_f
     assert [(failure.path, failure.attempts) for failure in target.report.failures] == [(("b",), 2)]
     with pytest.raises(ArgumentError, match="retries must be at least 0, got -1"):
         Pipeline.from_iterable([]).process(len, retries=-1)
-    with pytest.raises(ArgumentTypeError, match="no argument 'retry'; did you mean 'retries'"):
+    with pytest.raises(ArgumentTypeError, match="no argument 'retry'; did you mean 'retry_on' or 'retries'"):
         Pipeline.from_iterable([]).process(len, retry=1)
 
 

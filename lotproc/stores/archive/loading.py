@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._public import public
+from ..._showing import told
 from ..._spelling import spelled
 from ..._stage import check_count
 from ...errors import ArgumentError, ArgumentTypeError, CodecError, DamagedStoreError, got
@@ -88,7 +89,8 @@ def token_batches(
     share = share_of("token_batches", start, rank, world, drop_last)
     if not isinstance(archive, Archive):
         as_source(archive)
-    return _token_batches(archive, kind, int(length), int(batch_size), share)
+    batches = _token_batches(archive, kind, int(length), int(batch_size), share)
+    return told(batches, archive, token_batches, {"dtype": kind, "length": length, "batch_size": batch_size})
 
 
 class Share(NamedTuple):

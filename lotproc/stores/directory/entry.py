@@ -11,7 +11,9 @@ from typing import Any
 
 from ... import _locks as locks
 from ..._public import public
+from ..._reprs import bounded_repr
 from ...errors import CodecError, as_text
+from ...models import html_of_fields
 from ..protocol import Store, no_such_key
 from .changes import Entries
 from .keys import EntryPaths
@@ -36,6 +38,9 @@ class EntryStat:
     modified: float
     meta_size: int | None
     meta_modified: float | None
+
+    __repr__ = bounded_repr
+    _repr_html_ = html_of_fields
 
 
 @public
