@@ -128,6 +128,7 @@ def _key(uri: str) -> str:
 
 
 @public
+@spelled
 def commit(root: BaseNode) -> None:
     """Commit what was changed in a tree by hand; where nothing was, it does nothing.
 
