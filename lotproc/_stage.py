@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from numbers import Integral
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._is_node import is_node
 from ._items import no_item
@@ -38,17 +38,14 @@ from .models import NodeRecord, Place
 if TYPE_CHECKING:
     from lotdb import BaseNode
 
+    from ._own_stages import Decorates
+
 __all__ = [
     *("MayHoldRoot", "Stage", "check_choice", "check_count", "check_function", "check_items", "check_on_error"),
     *("check_open", "check_record", "check_root", "root_hint", "stage", "until_closed"),
 ]
 
 T = TypeVar("T")
-P = ParamSpec("P")
-D = TypeVar("D")
-R = TypeVar("R")
-D_contra = TypeVar("D_contra", contravariant=True)
-R_co = TypeVar("R_co", covariant=True)
 
 #: Arguments that may be several values, and so an iterator of them.
 _SEVERAL = frozenset({"names", "inherit", "where", "depths"})
@@ -200,17 +197,8 @@ def _call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
         return function(**given)
 
 
-class OfOptions(Protocol[P, D_contra, R_co]):
-    """A function of options and, behind them, of the data: what `stage` makes, for type checkers."""
-
-    @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Callable[[D_contra], R_co]: ...
-    @overload
-    def __call__(self, *args: Any, **kwargs: Any) -> R_co: ...
-
-
 @overload
-def stage(data: str) -> Callable[[Callable[P, Callable[[D], R]]], OfOptions[P, D, R]]: ...
+def stage(data: str) -> Decorates: ...
 @overload
 def stage(data: str, **of_ours: Any) -> Callable[[Callable[..., Callable[[Any], Any]]], Callable[..., Any]]: ...
 @public  # type: ignore[misc]  # the options are those of lotproc's own stages, and of no interest to others

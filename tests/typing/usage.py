@@ -110,6 +110,55 @@ def longer(seconds: float, *, attribute: str = "duration") -> Callable[[Iterable
     return lambda records: (record for record in records if record.attributes[attribute] > seconds)
 
 
+@stage("records")
+def numbered(*, attribute: str = "number") -> Callable[[Iterable[NodeRecord]], Records]:
+    return iter
+
+
+@stage("records")
+def between(low: float, high: float, *, attribute: str) -> Callable[[Iterable[NodeRecord]], Records]:
+    return lambda records: (record for record in records if low <= record.attributes[attribute] < high)
+
+
+@stage("records")
+def near(x: float, y: float, z: float, *, by: int = 1) -> Callable[[Iterable[NodeRecord]], dict[str, NodeRecord]]:
+    return lambda records: {record.key: record for record in records}
+
+
+@stage("root")
+def many(a: int, b: int, c: int, d: int) -> Callable[[BaseNode], int]:
+    return lambda root: a + b + c + d
+
+
+def stages_of_ones_own(root: BaseNode, records: list[NodeRecord]) -> None:
+    assert_type(numbered(), Callable[[Iterable[NodeRecord]], Records])
+    assert_type(numbered(attribute="n"), Callable[[Iterable[NodeRecord]], Records])
+    assert_type(numbered(records), Records)
+    assert_type(numbered(records, attribute="n"), Records)
+    assert_type(longer(1.0, records, attribute="s"), Records)
+    assert_type(longer(1.0, attribute="s"), Callable[[Iterable[NodeRecord]], Records])
+    assert_type(longer(seconds=1.0), Callable[[Iterable[NodeRecord]], Records])
+    assert_type(between(1.0, 2.0, attribute="s"), Callable[[Iterable[NodeRecord]], Records])
+    assert_type(between(1.0, 2.0, records, attribute="s"), Records)
+    assert_type(near(1.0, 2.0, 3.0, records), dict[str, NodeRecord])
+    assert_type(near(1.0, 2.0, 3.0, by=2), Callable[[Iterable[NodeRecord]], dict[str, NodeRecord]])
+    between(1.0)(high=2.0, attribute="s")(records)
+    between(low=1.0, high=2.0, attribute="s")(records)
+    many(1, 2, 3, 4)(root)
+    many(1, 2, 3, 4, root)
+    numbered(atribute="n")  # type: ignore[call-overload]
+    numbered(records, attribute=3)  # type: ignore[call-overload]
+    numbered(3)  # type: ignore[call-overload]
+    longer("1")  # type: ignore[call-overload]
+    longer("1", records)  # type: ignore[call-overload]
+    longer(1.0, atribute="s")  # type: ignore[call-overload]
+    longer(1.0, records, atribute="s")  # type: ignore[call-overload]
+    longer(1.0, 3)  # type: ignore[call-overload]
+    between(1.0, "2", attribute="s")  # type: ignore[call-overload]
+    between(1.0, 2.0, records)  # type: ignore[call-overload]
+    near(1.0, 2.0, 3.0, records, by="s")  # type: ignore[call-overload]
+
+
 def in_a_row(root: BaseNode, records: list[NodeRecord]) -> None:
     batches = pipe(root, leaves(), snapshot("s"), match_key("^clip"), longer(2.0), chunked(8))
     assert_type(batches, Iterator[list[NodeRecord]])
