@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import sleep
 from typing import Any, ClassVar
 
@@ -144,7 +144,12 @@ class DatabaseTree:
         if len(self._waiting) + len(batch) > MOST_WAITING or bulk.size > MOST_NODES:
             return False
         try:
-            bulk.expect(batch)
+            coming, self._progress.coming = self._progress.coming, []
+            if coming:
+                with suppress(NotServed):  # which is told where it is the turn of the one that it is about
+                    bulk.expect(coming)
+            else:
+                bulk.expect(batch)
             taken = [planned for planned in batch if bulk.add(planned)]
         except NotServed:
             return False

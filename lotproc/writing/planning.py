@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, TypeGuard, overload
 
 from .._fast import FAST
 from .._stage import stage
@@ -15,7 +15,7 @@ from ..models import Accumulator, Failure, ProcessResult, Write, written_attribu
 from ..write_policies import as_policy, asked, gives_checked_paths, has_base, targets_of
 from .handles import Flat, checked_values
 
-__all__ = ["Policy", "flat_batches", "plan", "planner"]
+__all__ = ["Policy", "flat_batches", "is_plain", "plan", "planner"]
 
 _RESULT, _TUPLE, _DICT = (frozenset({kind}) for kind in (ProcessResult, tuple, dict))
 _STR, _STAMP = frozenset({str}), frozenset({str, type(None)})
@@ -150,6 +150,11 @@ def _plain_writes(
 
 def _are_flat(values: list[Any]) -> bool:
     return PLAIN.issuperset(map(type, values)) or all(map(is_flat, values))
+
+
+def is_plain(results: object) -> TypeGuard[list[ProcessResult]]:
+    """Whether it is a list of nothing but results, each of them a batch."""
+    return type(results) is list and _RESULT.issuperset(map(type, results))
 
 
 def flat_batches(name: str, results: Iterable[Any]) -> Iterator[list[ProcessResult | Failure]]:

@@ -12,7 +12,7 @@ from .._clock import Clock
 from .._log import log
 from .._missing import noting, tell_all
 from ..errors import add_note, as_text
-from ..models import MOST_FAILURES, Failure, MapReport, ProcessResult, WriteReport, counted
+from ..models import MOST_FAILURES, Failure, MapReport, ProcessResult, Write, WriteReport, counted
 from .ledger import Ledger
 
 __all__ = ["Done", "Progress", "Target", "apply_batches", "reported"]
@@ -49,6 +49,8 @@ class Progress:
         self._target, self._ledger, self._deletes = target, ledger, deletes
         #: What was applied; it goes back to what it was where that is undone.
         self.done = Done()
+        #: Writes that are planned and have yet to come, which a tree on a server looks up together.
+        self.coming: list[Write] = []
         #: Seconds for applying and committing.
         self.writing = 0.0
         self._commits = self._failed = 0

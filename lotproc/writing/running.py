@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, overload
 
@@ -21,7 +21,7 @@ from .conflicts import MOST_WAITING, opened_tree
 from .into_store import check_store, opened_store, planned_items
 from .ledger import Ledger
 from .options import IfExists, IfMissing, Options
-from .planning import Policy, flat_batches, planner
+from .planning import Policy, flat_batches, is_plain, planner
 from .progress import Progress, Target, apply_batches, reported
 from .transactions import check_within, check_writable
 
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 
 __all__ = ["write"]
+
+#: Single results of a list that are looked up together.
+AHEAD = 100
 
 _ON_FILES = "let the workers return results, and write() them here; or put the tree on a server"
 
@@ -205,7 +208,9 @@ def write(
 
         def applied() -> None:
             with book or nullcontext():
-                batches = _noted(flat_batches("write", results), planned, progress)
+                batches: Iterable[list[Write]] = _noted(flat_batches("write", results), planned, progress)
+                if is_plain(results) and commit_every is not None and not isinstance(target, Store):
+                    batches = _looked_up_together(results, planned, progress, commit_every)
                 opened = _opened(target, options, progress, starts_at_top=starts_at_top)
                 apply_batches(batches, opened, progress, commit_within)
 
@@ -224,6 +229,34 @@ def _noted(
         writes = planned(batch)
         progress.note(batch)
         yield writes
+
+
+def _looked_up_together(
+    results: Sequence[ProcessResult],
+    planned: Callable[[list[ProcessResult | Failure]], list[Write]],
+    progress: Progress,
+    commit_every: int,
+) -> Iterator[list[Write]]:
+    """The planned writes of results that are batches of one, of which the tree may look up the next ones together.
+
+    They come one by one, as ever, and nothing can happen between two of a list: so nothing but the look-ups is another.
+    """
+    commits = -(-commit_every // AHEAD)
+    most = -(-commit_every // commits)  # at most so many, and none beyond a commit, behind which all is looked up anew
+    for start in range(0, len(results), most):
+        window = results[start : start + most]
+        writes: list[list[Write]] = []
+        failed: Exception | None = None
+        try:
+            writes += (planned([result]) for result in window)
+        except Exception as error:
+            failed = error  # which has its turn behind those before it
+        progress.coming = [write for each in writes for write in each]
+        for result, each in zip(window, writes, strict=False):
+            progress.note([result])
+            yield each
+        if failed is not None:
+            raise failed
 
 
 def _opened(

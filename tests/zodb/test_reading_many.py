@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import count as numbers
 from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from lotdb import BaseNode
+from recording import examples
 from servers import Postgres, counted_questions, zeo_server
 from transaction import TransactionManager
 from trees import exactly, opened, scanned_live
@@ -20,6 +22,7 @@ from ZODB.utils import p64, u64
 
 import lotproc as lp
 from lotproc._fast import FAST
+from lotproc.writing import running
 from lotproc.zodb import pinned as _pinned, rows as _rows
 from lotproc.zodb.appending import new_oids
 from lotproc.zodb.pinned import PinnedInstance, PinnedStorage, pinned_at
@@ -187,6 +190,12 @@ def test_few_queries(postgres_server: Postgres, history: bool) -> None:
             count, read = questions()
             assert count <= 40
             assert read > len(records)
+            for every, most in ((1000, 120), (150, 220)):
+                places = [lp.ProcessResult(record.path, 1) for record in records]
+                assert lp.write(lp.inline(f"_{every}"), root, places, commit_every=every).written == len(records)
+                count, read = questions()
+                assert count <= most
+                assert read > len(records)
 
 
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=6))
@@ -265,3 +274,72 @@ def test_a_pin_that_was_packed_away(postgres_server: Postgres) -> None:
             list(lp.scan("n", root, at=tids[0]))
         assert "at=" in (raised.value.hint or "")
         assert [record.attributes["n"] for record in lp.scan("n", root, at=tids[2])] == [2]
+
+
+# --- Results that are batches of one ---------------------------------------------------------------------------------
+
+RUNS = numbers()
+single_results = st.lists(
+    st.builds(
+        lambda keys, name, value: lp.ProcessResult(keys, value, {name: value}),
+        st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(tuple),
+        st.sampled_from(["n", "n", "n", "m", "result"]),  # the last one is refused
+        st.integers(0, 9),
+    ),
+    max_size=12,
+)
+
+
+def outcome(root: BaseNode, base: str, results: Any, **options: Any) -> Any:
+    """What a write made of a branch, with its report or its error."""
+    told: Any
+    try:
+        report = lp.write(lp.mirror(base), root, results, **options)
+        told = None
+    except (lp.LotprocError, ValueError) as error:
+        report = error.report  # type: ignore[union-attr]
+        told = type(error), str(error).replace(base, "base"), [str(note).replace(base, "base") for note in notes(error)]
+    last = None if report.last_path is None else report.last_path[1:]
+    branch = root.get_node_path([base])
+    assert not root._p_jar._registered_objects
+    return as_dict_with_values(branch), told, report.written, report.skipped, report.commits, last
+
+
+def notes(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
+
+
+def as_dict_with_values(node: BaseNode) -> Any:
+    found = {tuple(each.gps()[1:]): dict(each.attribute_storage) for each in lp.walk(node)}
+    return {
+        path: {name: value for name, value in values.items() if value is not None} for path, values in found.items()
+    }
+
+
+@given(
+    before=single_results,
+    results=single_results,
+    if_exists=st.sampled_from(["merge", "replace", "skip", "error"]),
+    every=st.sampled_from([1, 2, 3, 5, 50]),
+    ahead=st.sampled_from([1, 2, 3, 100]),
+)
+@settings(deadline=None, max_examples=examples(60))
+def test_a_list_of_results_is_written_as_one_that_comes_one_by_one(
+    kept: Kept, before: Any, results: Any, if_exists: Any, every: int, ahead: int
+) -> None:
+    number = next(RUNS)
+    bases = [f"list_{number}", f"iterator_{number}"]
+    for base in bases:
+        kept.root.gn(base)
+        kept.root._p_jar.transaction_manager.commit()
+        planted = [result for result in before if "result" not in result.attributes]
+        lp.write(lp.mirror(base), kept.root, planted, commit_every=100, output_attribute=None)
+    with mock.patch.object(running, "AHEAD", ahead):
+        found = [
+            outcome(kept.root, base, given, if_exists=if_exists, commit_every=every, version="1")
+            for base, given in zip(bases, (results, iter(results)), strict=True)
+        ]
+    assert found[0] == found[1]
+    for base in bases:
+        kept.root.delete_node(base)
+    kept.root._p_jar.transaction_manager.commit()
