@@ -271,10 +271,11 @@ def stage(
         @functools.wraps(options)
         def call(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True  # for IPython and pytest
+            if kwargs:
+                check_names(options.__name__, kwargs, signature.parameters)
             try:
                 given = signature.bind_partial(*args, **kwargs).arguments
             except TypeError as error:
-                check_names(options.__name__, kwargs, signature.parameters)
                 raise ArgumentTypeError(f"{shape}: {error}") from None
             for name, value in given.items():
                 if name not in (data, stream) and isinstance(value, Iterator):  # which could be used only once

@@ -19,7 +19,7 @@ from ._spelling import spelled
 from ._stage import check_choice
 from .errors import ArgumentError, ArgumentTypeError, PatternError, as_text, got, warn
 from .file_models import IndexedFile
-from .models import counted, html_of
+from .models import counted
 
 __all__ = ["FolderFiles", "Key", "index_files"]
 
@@ -50,7 +50,8 @@ def index_files(
     ...     for name in ("clip_1.WAV", "clip_1.TextGrid", ".clip_1.wav"):
     ...         pathlib.Path(folder, "ann", name).touch()
     ...     [found.path for found in index_files(folder)]
-    ...     [found.path for found in index_files(folder, ["**/*.wav", "**/*.TextGrid"], key="name")]
+    ...     patterns = ["**/*.wav", "**/*.TextGrid"]
+    ...     [found.path for found in index_files(folder, patterns, key="name")]
     [('ann', 'clip_1')]
     [('ann', 'clip_1.TextGrid'), ('ann', 'clip_1.WAV')]
 
@@ -113,7 +114,10 @@ class FolderFiles(Iterator[IndexedFile]):
         return cut(f"<files of {str(self.folder)!r}>")
 
     def _repr_html_(self) -> str:
-        return html_of(self, str(self.folder), [("pattern", self._written), ("skip", self._skipped.globs)])
+        from ._html import card, pairs  # here, since a worker shows nothing
+
+        told = pairs([("pattern", self._written), ("skip", self._skipped.globs)])
+        return card("files of", str(self.folder), told)
 
     def close(self) -> None:
         """Let go of the folders that are being listed."""

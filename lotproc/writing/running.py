@@ -115,8 +115,9 @@ def write(
             as the records' paths do. Or a `DirectoryStore`, an `LmdbStore`, an `Archive`. Or the `Place` of a tree on a
             server, which a root becomes where the stage is sent to another process: there it is opened with a
             connection of its own, and all is committed, 10,000 results at a time without a `commit_every`.
-        results: `ProcessResult`s, nested in any iterables: what `parallel_map` gives. Each item is a batch. A `Failure`
-            among them is counted, and kept in the report.
+        results: `ProcessResult`s, nested in any iterables: what `parallel_map` gives. Each item is a batch, also in a
+            list of single ones, for which a server is asked 100 at a time. A `Failure` among them is counted, and kept
+            in the report.
         output_attribute: The attribute that holds the result's output; `None` leaves the output out.
         if_exists: What to do where the node is already there. "merge": set the result's attributes, keep the others;
             "replace": drop the others; "append": "merge", with arrays put behind those that are there, along the first

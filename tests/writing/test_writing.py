@@ -580,7 +580,7 @@ def test_the_error_says_what_came_and_from_which_batch() -> None:
     fine = [ProcessResult(("a",), 1)]
     with pytest.raises(ResultError, match=r"write: batch 2 \(counted from 0\): .* got float 0\.5"):
         write(mirror(), BaseNode("root"), [fine, fine, [fine, 0.5]])
-    with pytest.raises(ResultError, match=r"plan: batch 0 .* got None; .* ProcessResult\(path=record\.path"):
+    with pytest.raises(ResultError, match=r"plan: batch 0 .* got None; .* ProcessResult\(record\.path"):
         list(plan(mirror(), [None]))
     with pytest.raises(ResultError, match="write: expected ProcessResults, nested in any iterables, got dict"):
         write(mirror(), BaseNode("root"), {"a": fine})
