@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from .errors import ArgumentError, as_text, warn
 
-__all__ = ["Missing", "Note", "Notes", "Sought", "noting", "tell", "tell_all"]
+__all__ = ["REMEMBERED", "Missing", "Note", "Notes", "Sought", "noting", "tell", "tell_all"]
 
 #: What becomes of a name that a node has not: a warning if none had it; or an error.
 Missing: TypeAlias = Literal["warn", "error"]

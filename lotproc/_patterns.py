@@ -153,6 +153,11 @@ class PathPattern:
         """The positions before the first key."""
         return self._skip_stars({0})
 
+    def fits(self, length: int) -> bool:
+        """Whether a path of so many keys may match."""
+        least = sum(test is not None for test in self._tests)
+        return length == least or (length > least and least < len(self._tests))
+
     def step(self, positions: frozenset[int], key: str) -> frozenset[int]:
         """The positions after one more key; empty where nothing below can match."""
         known = self.after_any(positions)

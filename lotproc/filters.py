@@ -12,7 +12,7 @@ from ZODB.broken import broken_cache
 from ZODB.POSException import StateLoadError
 
 from ._items import path_of
-from ._missing import Sought
+from ._missing import REMEMBERED, Note, Sought, tell
 from ._nodes import attributes_of, key_of, missing_class
 from ._patterns import PathPattern, regex as compiled
 from ._public import public
@@ -25,6 +25,9 @@ from .models import Failure
 __all__ = ["filter_node_list", "match_key", "match_path", "where"]
 
 T = TypeVar("T")
+
+#: What is said of a pattern that could match no path in a stream, as "clip_*" where "**/clip_*" was meant.
+_OF_ANOTHER_LENGTH = "'**' stands for any number of keys, and no path had as many as are in"
 
 
 @overload
@@ -79,15 +82,36 @@ def match_path(pattern: str | Sequence[str], *, invert: bool = False) -> Callabl
         invert: Keep those that do not match.
 
     Returns:
-        An iterator of the items kept, in their order. Lazy; holds one item.
+        An iterator of the items kept, in their order. Lazy; holds one item. If no path had as many keys as the pattern
+        takes, there is a warning at the end.
 
     Raises:
         PatternError: `pattern` is no path pattern.
     """
-    matches = PathPattern("match_path", pattern).matches
-    return lambda items: (
-        item for item in items if type(item) is Failure or matches(path_of("match_path", item)) is not bool(invert)
-    )
+    compiled_pattern = PathPattern("match_path", pattern)
+    fits, matches, inverted = compiled_pattern.fits, compiled_pattern.matches, bool(invert)
+    sought = frozenset([pattern if isinstance(pattern, str) else as_text(pattern)])
+
+    def run(items: Iterable[T]) -> Iterator[T]:
+        left = iter(items)
+        others: set[str] = set()
+        for item in left:
+            path = None if type(item) is Failure else path_of("match_path", item)
+            if path is None or matches(path) is not inverted:
+                yield item
+            if path is not None and fits(len(path)):
+                tell(Note("match_path", sought, frozenset(), frozenset()))
+                break
+            if path is not None and len(others) < REMEMBERED:
+                others.add(as_text(path))
+        else:
+            if others:
+                tell(Note("match_path", sought, sought, frozenset(others), said=_OF_ANOTHER_LENGTH))
+        yield from (
+            item for item in left if type(item) is Failure or matches(path_of("match_path", item)) is not inverted
+        )
+
+    return run
 
 
 @overload

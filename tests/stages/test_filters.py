@@ -33,7 +33,10 @@ from trees import (
 import lotproc as lp
 
 #: Many names here are those of no node, on purpose; what is told of them is held by `test_missing_names`.
-pytestmark = pytest.mark.filterwarnings("ignore:.* no node had an attribute")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* no node had an attribute"),
+    pytest.mark.filterwarnings("ignore:match_path. .* no path had as many"),
+]
 
 PLACES = ["memory", "storage"]
 in_both_places = pytest.mark.parametrize("place", PLACES)

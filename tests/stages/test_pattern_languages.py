@@ -146,3 +146,39 @@ def test_a_pattern_of_files_that_can_find_nothing_is_told_what_it_looks_like(tmp
         lp.index_files(tmp_path, r".*\.wav$")
     assert caught.value.hint is not None
     assert "'**/*.wav'" in caught.value.hint
+
+
+# --- A pattern of paths of another length ----------------------------------------------------------------------------
+
+
+@given(
+    pattern=st.lists(st.sampled_from(["*", "**", "a", "?"]), min_size=1, max_size=4),
+    paths=st.lists(st.lists(st.sampled_from("ab"), max_size=4).map(tuple), max_size=5),
+    invert=st.booleans(),
+)
+def test_only_where_no_path_could_match_by_its_length_it_is_told(
+    pattern: list[str], paths: list[tuple[str, ...]], invert: bool
+) -> None:
+    least = len(pattern) - pattern.count("**")
+    fits = [len(path) == least or (len(path) > least and "**" in pattern) for path in paths]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        records = [lp.NodeRecord(path, "key") for path in paths]
+        kept = list(lp.match_path(pattern, records, invert=invert))
+    if paths and not any(fits):
+        [warning] = caught
+        assert "no path had as many" in str(warning.message)
+        assert kept == (records if invert else [])
+    else:
+        assert not caught
+
+
+def test_the_nearest_path_is_told_also_over_parts() -> None:
+    batches = [[lp.NodeRecord(("ann", key), key)] for key in ("clip_1", "notes")]
+    whole = lp.compose_left(lp.match_path("clip_*"), list)
+    for mode in ("sync", "thread"):
+        with pytest.warns(UserWarning, match="'clip_\\*' \\(the nearest that there was is 'ann/clip_1'\\)") as caught:
+            assert list(lp.parallel_map(whole, batches, mode=mode)) == [[], []]
+        assert len(caught) == 1
+    batches.append([lp.NodeRecord(("clip_2",), "clip_2")])
+    assert [len(kept) for kept in lp.parallel_map(whole, batches, mode="thread")] == [0, 0, 1]
