@@ -211,6 +211,7 @@ def test_a_glob_is_that_of_the_oracle(place: str, folder: Path, tree_and_pattern
             assert paths_of(lp.glob("/".join(pattern), root)) == expected
 
 
+@pytest.mark.filterwarnings("ignore:match_path. .* no path had as many")
 @given(trees_and_patterns(), st.data())
 def test_a_glob_is_a_walk_whose_relative_paths_match(
     tree_and_pattern: tuple[Tree, list[str]], data: st.DataObject

@@ -238,6 +238,7 @@ components = st.one_of(
 
 
 @quiet
+@pytest.mark.filterwarnings("ignore:match_path. .* no path had as many")
 @given(
     planned=planned_trees(kinds, keys=keys),
     pattern=st.lists(components, min_size=1, max_size=5),
