@@ -21,10 +21,11 @@ CO_VARARGS, CO_VARKEYWORDS = 4, 8
 def check_names(function: str, given: Iterable[str], known: Iterable[str], others: Iterable[str] = ()) -> None:
     """Refuse a keyword that a function does not take, with the nearest of those that it takes.
 
-    >>> check_names("parallel_map", ["max_worker"], ["fn", "batches", "mode", "max_workers"])
+    >>> check_names("write", ["comit_every"], ["policy", "target", "commit_every"])
     Traceback (most recent call last):
     ...
-    lotproc.ArgumentTypeError: parallel_map: there is no argument 'max_worker'; did you mean 'max_workers'?
+    lotproc.ArgumentTypeError: write: there is no argument 'comit_every';
+    did you mean 'commit_every'?
     """
     names = list(known)
     for name in given:
