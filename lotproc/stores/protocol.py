@@ -86,12 +86,14 @@ class Store(ABC):
     """
 
     #: How values become bytes, and what values the store can hold.
+    #:
+    #: :meta hide-value:
     codec: Codec = NAMED["pickle"]
     #: Whether there is metadata beside the value. Where there is none, a result is stored as a dict.
     has_metadata: bool = False
     #: Whether records can be deleted.
     can_delete: bool = False
-    #: Results after which `write` commits by itself, where it is not told when; None: at its end.
+    #: Results after which `write` commits by itself, where it is not told when; with `None` at its end.
     commits_every: int | None = None
 
     @abstractmethod

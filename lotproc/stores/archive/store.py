@@ -304,7 +304,7 @@ class Archive(ArchiveRecords):
 
     @property
     def raw_data(self) -> np.ndarray[Any, Any]:
-        """All payload bytes of the one shard as a flat array, without a copy and unchecked: `raw_data.view(np.uint16)`.
+        """All payload bytes of the one shard as a flat array, unchecked and not copied; for `raw_data.view(np.uint16)`.
 
         Raises:
             ArgumentError: There are several shards; `raw_shards` has an array for each.
@@ -439,8 +439,7 @@ class Archive(ArchiveRecords):
         Returns:
             The number that it will have.
 
-        Raises:
-            As `write_records` does.
+        It raises what `write_records` does.
         """
         turn = self._take_turn("append()")
         try:
