@@ -71,7 +71,7 @@ page_of_servers = Sybil(
 # Read from the source, because stages are wrapped functions, which the standard doctest finder passes over.
 docstrings = Sybil(
     parsers=[DocTestParser(optionflags=OPTIONS)],
-    patterns=["lotproc/*.py", "lotproc/*/*.py", "lotproc/*/*/*.py"],
+    patterns=["lotproc/*.py", "lotproc/*/*.py", "lotproc/*/*/*.py", "docs/extension/reference.py"],
     fixtures=["temporary_directory"],
 )
 
