@@ -82,7 +82,7 @@ class Fold:
 
     @property
     def told(self) -> str:
-        """It in words: those that tell whose an accumulator is."""
+        """What it is in words, by which an accumulator knows it again."""
         if self._call is not None:
             function, args = self._call
             return f"{function.__name__}({', '.join(map(repr, args))})"
