@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from typing import Any
 
+import programs
 import pytest
 from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
@@ -54,10 +55,25 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+#: The pages with programs of other packages, and the one of them that needs a server.
+PEERS, ON_A_SERVER = "coming_from/*.md", "coming_from/datajoint.md"
+
+
+@pytest.fixture(scope="module")
+def database_server() -> Iterator[None]:
+    """A server for DataJoint, where that is installed."""
+    from servers import datajoint_server
+
+    with datajoint_server() as settings, pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield
+
+
 documents = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=OPTIONS), ConsoleBlockParser(OPTIONS), SkipParser()],
     patterns=["*.md"],
-    excludes=[SERVERS],
+    excludes=[SERVERS, PEERS],
     setup=as_script,
     fixtures=["temporary_directory"],
 )
@@ -68,6 +84,20 @@ page_of_servers = Sybil(
     fixtures=["temporary_directory", "corpora"],
 )
 
+pages_of_peers = Sybil(
+    parsers=[*documents.parsers, programs.files, programs.consoles],
+    patterns=[PEERS],
+    excludes=[ON_A_SERVER],
+    setup=as_script,
+    fixtures=["temporary_directory"],
+)
+page_of_datajoint = Sybil(
+    parsers=pages_of_peers.parsers,
+    patterns=[ON_A_SERVER],
+    setup=as_script,
+    fixtures=["temporary_directory", "database_server"],
+)
+
 # Read from the source, because stages are wrapped functions, which the standard doctest finder passes over.
 docstrings = Sybil(
     parsers=[DocTestParser(optionflags=OPTIONS)],
@@ -75,4 +105,5 @@ docstrings = Sybil(
     fixtures=["temporary_directory"],
 )
 
-pytest_collect_file = SybilCollection([documents, page_of_servers, docstrings]).pytest()
+pages = [documents, page_of_servers, pages_of_peers, page_of_datajoint]
+pytest_collect_file = SybilCollection([*pages, docstrings]).pytest()

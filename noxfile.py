@@ -132,6 +132,14 @@ def training(session: nox.Session) -> None:
 
 
 @nox.session
+def peers(session: nox.Session) -> None:
+    """Run the programs of the pages "Coming from" with the packages that they are about, kill them, change inputs."""
+    install(session, extras="all,test,servers,peers")
+    session.run("pytest", "docs/coming_from", *ON_ALL_CORES, *session.posargs)
+    session.run("pytest", "tests/doors/test_coming_from.py", "--numprocesses", "auto", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     session.install("ruff")

@@ -14,10 +14,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 import pytest
 from lotdb import BaseNode, add_blob
@@ -31,6 +33,7 @@ __all__ = [
     *(
         "Postgres",
         "counted_questions",
+        "datajoint_server",
         "end_of_workers",
         "fill",
         "in_file",
@@ -183,6 +186,20 @@ def postgres(address: str = "", *, again: bool = False) -> Iterator[Postgres]:
         ):
             server.execute(f"CREATE USER {server.locked} PASSWORD '{server.password}'")
             yield server
+
+
+@contextmanager
+def datajoint_server() -> Iterator[dict[str, str]]:
+    """Where DataJoint finds a server of its own with an empty database, as variables; none without DataJoint."""
+    if find_spec("datajoint") is None:
+        yield {}
+        return
+    with postgres() as server:
+        name = urlsplit(server.uri()).path[1:]
+        yield {
+            **{"DJ_BACKEND": "postgresql", "DJ_HOST": str(server.folder), "DJ_DATABASE_NAME": name},
+            **{"DJ_USER": "postgres", "DJ_PASS": "none asked", "DJ_LOG_LEVEL": "CRITICAL"},
+        }
 
 
 # --- ZEO -------------------------------------------------------------------------------------------------------------
