@@ -69,7 +69,7 @@ def run(command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": path, **options.pop("env", {})}
     program = sys.executable if name == "python" else name
     return subprocess.run(
-        [program, *arguments], env=environment, stdout=subprocess.PIPE, text=True, timeout=120, **options
+        [program, *arguments], env=environment, stdout=subprocess.PIPE, text=True, timeout=300, **options
     )
 
 
