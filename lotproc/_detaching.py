@@ -72,12 +72,13 @@ def detached(
         reason = str(copier.problem_inside() or error)
     # Raised here, without the error behind it: a recursion has a traceback of a thousand frames, and some libraries
     # pickle errors with their tracebacks.
-    raise DetachError(
-        f"{stage_name}: {what}",
-        f"can't be detached: {reason}",
-        path=path,
-        hint="leave it out of the names, or take what you need with a function as payload=",
-    )
+    hint = "leave it out of the names, or take what you need with a function as payload="
+    if reason == "Blobs are not supported":  # so ZODB says where a file was opened without the folder of its blobs
+        reason, hint = (
+            "no folder of blobs is there",
+            "the folder .blobs belongs beside the file of a tree, as in corpus.fs.blobs",
+        )
+    raise DetachError(f"{stage_name}: {what}", f"can't be detached: {reason}", path=path, hint=hint)
 
 
 def check_readable(value: Any, *, in_tree: bool) -> None:

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import Literal, NamedTuple, TypeAlias
 
-from .errors import ArgumentError, as_text, warn
+from .errors import ArgumentError, as_text, other_form, warn
 
 __all__ = ["REMEMBERED", "Missing", "Note", "Notes", "Sought", "noting", "tell", "tell_all"]
 
@@ -140,5 +140,8 @@ def _said(names: list[str], others: Iterable[str]) -> str:
         name: get_close_matches(name, [other for other in others if isinstance(other, str)], 1, 0) for name in names
     }
     return ", ".join(
-        f"{name!r} (the nearest that there was is {near[name][0]!r})" if near[name] else repr(name) for name in names
+        f"{name!r} (the nearest that there was is {near[name][0]!r}{other_form(near[name], [name])})"
+        if near[name]
+        else repr(name)
+        for name in names
     )

@@ -399,7 +399,7 @@ def check_items(name: str, data: str, items: object) -> None:
             f"{name}: {data}",
             expected="an iterable",
             got=f"the node {items.key!r}",
-            hint="put leaves(), level() or walk() in front, or a list around it",
+            hint="put scan(), leaves(), level() or walk() in front, or a list around it",
         )
     if isinstance(items, Stage):
         raise ArgumentTypeError(
@@ -460,8 +460,10 @@ def check_root(name: str, root: object, expected: str = "a lotdb node as the roo
     """Refuse a root that is no node of a tree."""
     if not is_node(root):
         hint = None
-        if hasattr(root, "open_connection") or isinstance(root, (str, PurePath)):
-            hint = "open it first: root = LOTDB(...).open_connection()"
+        if hasattr(root, "open_connection"):
+            hint = "open it first: root = db.open_connection()"
+        elif isinstance(root, (str, PurePath)):
+            hint = "open it first: with lotproc.open_root(...) as root:"
         elif isinstance(root, Place):
             hint = "only scan(), pending() and write() take places"
         elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Place):

@@ -14,6 +14,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from reprlib import Repr
+from unicodedata import normalize
 
 from ._is_node import is_node
 from ._public import public
@@ -242,6 +243,20 @@ def as_text(path: Iterable[str]) -> str:
     if len(keys) > 20:
         keys = [*keys[:5], "…", *keys[-5:]]
     return as_utf8("/".join(keys)) or "the root"
+
+
+def other_form(there: Iterable[str], wanted: Iterable[str]) -> str:
+    """What to say of texts that look alike, and are not the same: file names of a Mac have accents in another form.
+
+    >>> other_form(["Jo\u0308rg"], ["J\u00f6rg"])
+    ', with accents in another Unicode form: unicodedata.normalize("NFC", ...) makes them alike'
+    >>> other_form(["ann "], ["ann"]), other_form(["anna"], ["ann"])
+    (', with other spaces in it', '')
+    """
+    found, sought = "/".join(map(str, there)), "/".join(map(str, wanted))
+    if normalize("NFC", found) == normalize("NFC", sought):
+        return ', with accents in another Unicode form: unicodedata.normalize("NFC", ...) makes them alike'
+    return ", with other spaces in it" if found.split() == sought.split() else ""
 
 
 #: Characters of a value in a message.

@@ -100,6 +100,11 @@ def _opened(wish: Wish) -> Iterator[BaseNode]:
     with opened_database(wish) as database, connected(database) as connection:
         yield _tree(wish, connection)
         if has_changes(connection):
+            if wish.read_only:
+                raise UncommittedError(
+                    f"{wish.name}: the tree in {shown(wish.uri)} was changed, and is open to be read only: it is lost",
+                    hint="gn() and gns() make a node where none is; get_node_path() and glob() only look",
+                )
             raise UncommittedError(
                 f"{wish.name}: changes of the tree in {shown(wish.uri)} were not committed, and are lost",
                 hint="call lotproc.commit(root) before the end of the block, or give write() a commit_every",

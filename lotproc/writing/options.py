@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .._stage import check_choice
 from .._stamps import STAMPS
-from ..errors import ArgumentError, ExistsError, NoSuchKeyError, as_text
+from ..errors import ArgumentError, ExistsError, NoSuchKeyError, as_text, other_form
 from ..stores.protocol import OUTPUT
 from .arrays import Arrays
 
@@ -65,7 +65,9 @@ class Options(NamedTuple):
 
     def not_there(self, path: tuple[str, ...], nearest: tuple[str, ...] | None = None) -> NoSuchKeyError:
         """The error for a path where nothing is, with `if_missing="error"`."""
-        hint = "" if nearest is None else f"; the nearest that is there is {as_text(nearest)}"
+        hint = (
+            "" if nearest is None else f"; the nearest that is there is {as_text(nearest)}{other_form(nearest, path)}"
+        )
         return NoSuchKeyError(
             f"{self.name}: nothing is at {as_text(path)}{hint}", hint='if_missing="make" would make it'
         )

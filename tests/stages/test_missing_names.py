@@ -135,6 +135,16 @@ def same(record: lp.NodeRecord) -> lp.ProcessResult:
     return lp.ProcessResult(record.path, 1)
 
 
+def test_the_nearest_may_differ_in_how_its_letters_are_made() -> None:
+    root = BaseNode("root")
+    root.gn("Jo\u0308rg").set_attribute("gro\u0308\u00dfe", 1)
+    with pytest.warns(UserWarning, match="no node had an attribute 'gr.*in another Unicode form"):
+        list(lp.snapshot("gr\u00f6\u00dfe", lp.leaves(root)))
+    results = [lp.ProcessResult(("J\u00f6rg",), 1)]
+    with pytest.raises(lp.NoSuchKeyError, match='there is J.*another Unicode form: unicodedata.normalize."NFC"'):
+        lp.write(lp.mirror(), root, results, if_missing="error")
+
+
 def test_over_parts_in_processes_once_and_only_if_no_part_had_it(in_file: BaseNode) -> None:
     root = planted(in_file, [{"speaker"}, {"unit"}, {"unit"}] * 4)
     parts = lp.partitions(3, root)

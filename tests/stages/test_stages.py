@@ -879,7 +879,7 @@ def test_data_that_is_no_iterable_is_refused_at_the_call(case: Case, data: objec
 
 @every_case
 def test_a_tree_in_place_of_items_is_refused_at_the_call_with_a_hint(case: Case) -> None:
-    with pytest.raises(lp.ArgumentTypeError, match="got the node 'corpus'; put leaves"):
+    with pytest.raises(lp.ArgumentTypeError, match="got the node 'corpus'; put scan"):
         case.stage(BaseNode("corpus"))
 
 

@@ -946,7 +946,7 @@ def test_bad_options_are_refused_at_once(case: str, persistent: bool) -> None:
 
 def test_what_is_no_tree_is_refused_at_once() -> None:
     with database() as db:
-        refused(db, ArgumentTypeError, r"write: .* got LOTDB .*open it first: root = LOTDB\(")
+        refused(db, ArgumentTypeError, r"write: .* got LOTDB .*open it first: root = db")
     for target in (None, "root", {}):
         refused(target, ArgumentTypeError, "write: expected a lotdb node, a DirectoryStore, an LmdbStore or an Archive")
 

@@ -214,6 +214,33 @@ def test_a_full_disk_leaves_what_was_committed(tmp_path: Path) -> None:
     assert done.stdout.split() == ["full", "of_50", "of_50_again", "of_60000", "of_60000_again"]
 
 
+def test_a_node_that_was_made_by_a_look_is_told_of(tmp_path: Path) -> None:
+    """`gn` makes what is not there."""
+    with lp.open_root(tmp_path / "corpus.fs", create=True) as root:
+        add_blob(root.gns(["Ann"]), "data", b"of Ann")
+        lp.commit(root)
+    with (
+        pytest.raises(lp.UncommittedError, match="read only.*gn.. .*get_node_path") as raised,
+        lp.open_root(tmp_path / "corpus.fs", read_only=True) as root,
+    ):
+        root.gn("Anne").get_attribute("age")
+    assert "commit(" not in str(raised.value)
+
+
+def test_a_tree_that_was_copied_without_its_blobs_says_so(tmp_path: Path) -> None:
+    with lp.open_root(tmp_path / "corpus.fs", create=True) as root:
+        add_blob(root.gns(["Ann"]), "data", b"of Ann")
+        lp.commit(root)
+    (tmp_path / "copy.fs").write_bytes((tmp_path / "corpus.fs").read_bytes())
+    with (
+        lp.open_root(tmp_path / "copy.fs", read_only=True) as root,
+        pytest.raises(lp.DetachError, match="'data' at Ann can't be detached: no folder of blobs.*corpus.fs.blobs"),
+    ):
+        list(lp.snapshot("data", lp.leaves(root)))
+    with lp.open_root(tmp_path / "copy.fs", read_only=True) as root, pytest.raises(lp.DetachError, match="blobs"):
+        list(lp.scan("data", root))
+
+
 def test_changes_that_are_not_committed_are_told_of(uri: str) -> None:
     with pytest.raises(lp.UncommittedError), lp.open_root(uri, create=True) as root:
         root.gn("new")
