@@ -55,16 +55,19 @@ def install(session: nox.Session, *more: str, extras: str = "") -> None:
 #: Files of tests with executors of other engines.
 ON_ENGINES = ("workers/test_engines", "workers/test_cluster_example", "writing/test_engine_faults")
 
+#: Other files of tests that take long, most of it in waiting for servers and programs.
+WAITING = ("zodb/test_lost_connections", "writing/test_server_faults", "doors/test_coming_from")
+
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run all tests and all examples with everything installed, also what the stores are compatible with.
 
-    Those on Dask and MPI, which take long, run on the oldest and the newest Python.
+    Those on Dask and MPI, and others that take long, run on the oldest and the newest Python.
     """
     install(session, extras="all,test,servers,originals")
     profile = "thorough" if session.python == PYTHONS[-1] else "quick"  # laws look further on the newest
-    left_out = [] if session.python in (PYTHONS[0], PYTHONS[-1]) else ON_ENGINES
+    left_out = () if session.python in (PYTHONS[0], PYTHONS[-1]) else (*ON_ENGINES, *WAITING)
     ignored = [f"--ignore=tests/{name}.py" for name in left_out]
     session.run("pytest", f"--hypothesis-profile={profile}", *ignored, *ON_ALL_CORES, *session.posargs)
 
