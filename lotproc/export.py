@@ -66,7 +66,8 @@ def to_rows(
         payload_columns: Attributes that are arrays, or handles to them, each with the statistics that are columns in
             its place: {"data": ["seconds", "peak"]} makes `data_seconds` and `data_peak`. There are "shape", "dtype"
             and "seconds", which a handle knows without reading it, and "mean", "std", "min", "max" and "peak", the
-            largest magnitude, of all numbers of the array. What is not known, or of no array or no numbers, is `None`.
+            largest magnitude, of all numbers of the array, as they are in it: 16-bit sound has a peak of up to 32768.
+            What is not known, or of no array or no numbers, is `None`.
 
     Returns:
         An iterator of dicts, in the order of the records; each has the columns of its own record only. Arrays and

@@ -186,7 +186,7 @@ def test_lotproc_goes_on_where_it_was_killed_and_sees_what_changed(ours: Job) ->
     assert ours.run().calls == 1
     ours.edit("with_lotproc.py", NEW_CODE)
     assert ours.run().calls == 0
-    ours.edit("with_lotproc.py", ('version="1"', 'version="2"'))
+    ours.edit("with_lotproc.py", ('VERSION = "1"', 'VERSION = "2"'))
     again = ours.run()
     assert (again.calls, again.means) == (12, ours.expected(power=1))
 
