@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,38 @@ def test_sound_comes_back(
         np.testing.assert_array_equal(found, samples)
     else:
         np.testing.assert_array_equal(found, soundfile.read(file, dtype="float32", always_2d=True)[0])
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "how" / "folder_to_table.md"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind", "dtype"),
+    [
+        ("wav", "PCM_U8", "uint8"),
+        ("wav", "PCM_16", "int16"),
+        ("wav", "PCM_24", "int32"),
+        ("wav", "PCM_32", "int32"),
+        ("wav", "FLOAT", "float32"),
+        ("wav", "DOUBLE", "float64"),
+        ("flac", "PCM_S8", "int16"),
+        ("flac", "PCM_24", "int32"),
+        ("aiff", "PCM_S8", "int16"),
+        ("aiff", "PCM_U8", "int16"),
+        ("mp3", "MPEG_LAYER_III", "float32"),
+    ],
+)
+def test_the_page_makes_floats_of_any_sound(tmp_path: Path, soundfile: Any, suffix: str, kind: str, dtype: str) -> None:
+    sound = np.sin(np.arange(8000) / 20)[:, None] / 2
+    soundfile.write(tmp_path / f"a.{suffix}", sound, 8000, subtype=kind)
+    _, root = ingested(tmp_path / f"a.{suffix}")
+    block = re.search(r"^```python\n(def floats.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"np": np}
+    exec(block[1] if block else "", names)
+    found = root.gn(f"a.{suffix}").read_data()
+    floats = names["floats"](found)
+    assert (found.dtype, floats.dtype) == (dtype, "float32")
+    np.testing.assert_allclose(floats, sound, atol=0.1 if suffix == "mp3" else 1 / 120)
 
 
 @given(kind=st.sampled_from(KINDS), part=st.floats(0, 0.9999))
