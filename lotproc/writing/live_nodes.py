@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from functools import partial
 from itertools import islice
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from lotdb import BaseNode, DataObject
@@ -77,8 +78,9 @@ def _nearest(node: BaseNode, path: tuple[str, ...]) -> tuple[str, ...]:
     for depth, key in enumerate(path):
         child = node.node_storage.get(key)
         if child is None:
-            alike = get_close_matches(key, islice(node.node_storage.keys(), MOST_COMPARED), 1)
-            return (*path[:depth], *alike)
+            keys = list(islice(node.node_storage.keys(), MOST_COMPARED))
+            same = [other for other in keys if normalize("NFC", other) == normalize("NFC", key)]
+            return (*path[:depth], *(same[:1] or get_close_matches(key, keys, 1)))
         node = child
     return path
 

@@ -65,9 +65,11 @@ class Options(NamedTuple):
 
     def not_there(self, path: tuple[str, ...], nearest: tuple[str, ...] | None = None) -> NoSuchKeyError:
         """The error for a path where nothing is, with `if_missing="error"`."""
-        hint = (
-            "" if nearest is None else f"; the nearest that is there is {as_text(nearest)}{other_form(nearest, path)}"
-        )
+        hint = ""
+        if nearest is not None:
+            sought = path[: len(nearest)]
+            form = other_form(nearest, sought) if nearest != sought else ""
+            hint = f"; the nearest that is there is {as_text(nearest)}{form}"
         return NoSuchKeyError(
             f"{self.name}: nothing is at {as_text(path)}{hint}", hint='if_missing="make" would make it'
         )

@@ -716,6 +716,15 @@ def test_a_missing_node_is_named_with_the_nearest_that_is_there() -> None:
     assert contents(root) == {(): {}, ("ann",): {}, ("ann", "clip_1"): {"result": 1}}
 
 
+@pytest.mark.parametrize(("there", "asked"), [("Zoe\u0308", "Zo\xeb"), ("\xe9", "e\u0301")])
+def test_a_missing_node_like_one_that_is_there_has_its_accents_in_another_form(there: str, asked: str) -> None:
+    root = BaseNode("root")
+    root.gns([there, "clip_1"])
+    for path in ((asked,), (asked, "clip_1")):
+        with pytest.raises(NoSuchKeyError, match=f"there is {there}, with accents in another .*normalize"):
+            write(mirror(), root, [ProcessResult(path, 1)], if_missing="error")
+
+
 def test_a_tree_in_memory_holds_anything() -> None:
     root, lock = BaseNode("root"), threading.Lock()
     write(mirror(), root, [ProcessResult(("a",), lock)])
