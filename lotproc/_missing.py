@@ -49,10 +49,19 @@ class Sought:
         names: The names.
         missing: "error" raises one for the first that has not all of them.
         is_part: Whether the stream is only a part of one.
+        said: What is said of those that are missing, if it is something else.
     """
 
-    def __init__(self, stage: str, names: Iterable[str], missing: Missing = "warn", *, is_part: bool = False) -> None:
-        self._stage, self._names, self._is_part = stage, frozenset(names), is_part
+    def __init__(
+        self,
+        stage: str,
+        names: Iterable[str],
+        missing: Missing = "warn",
+        *,
+        is_part: bool = False,
+        said: str = "no node had an attribute",
+    ) -> None:
+        self._stage, self._names, self._is_part, self._said = stage, frozenset(names), is_part, said
         self._raises = missing == "error"
         #: Those to look for: the ones that nothing had so far, or all where each has to have them.
         self.wanted = set(self._names)
@@ -82,7 +91,8 @@ class Sought:
         """The stream was read to its end: tell what nothing in it had, but these names."""
         if self._looked and not self._raises:
             missing = self.wanted.difference(but)
-            tell(Note(self._stage, self._names, frozenset(missing), frozenset(self._others), self._is_part))
+            others = frozenset(self._others)
+            tell(Note(self._stage, self._names, frozenset(missing), others, self._is_part, self._said))
 
 
 class Notes(dict[object, Note]):

@@ -68,6 +68,7 @@ def to_rows(
             and "seconds", which a handle knows without reading it, and "mean", "std", "min", "max" and "peak", the
             largest magnitude, of all numbers of the array, as they are in it: 16-bit sound has a peak of up to 32768.
             What is not known, or of no array or no numbers, is `None`.
+            At the end there is a warning of attributes that no record had, with the nearest that there was.
 
     Returns:
         An iterator of dicts, in the order of the records; each has the columns of its own record only. Arrays and

@@ -8,8 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .._items import path_of
+from .._missing import Sought
 from ..errors import ArgumentError, ArgumentTypeError, got
-from ..models import ProcessResult, Write
+from ..file_models import FileFailure
+from ..models import Failure, ProcessResult, Write
 from ..payloads import PayloadHandle
 from .rows import as_written
 
@@ -68,14 +70,19 @@ def described_names(names: Iterable[str], statistics: Statistics) -> list[str]:
 def described(name: str, records: Iterable[Any], statistics: Statistics) -> Iterator[Any]:
     """The same records, with statistics in place of arrays. It reads one of these at a time.
 
+    Warns at the end of attributes that no record had.
+
     Raises:
         ArgumentError: An attribute has the name of such a column.
         ArgumentTypeError: What is to be described is no array of numbers.
     """
+    sought = Sought(name, statistics, said="payload_columns: no record had an attribute")
     for record in records:
         if isinstance(record, ProcessResult):
             record = as_written(name, record)
         attributes = getattr(record, "attributes", None)
+        if sought.wanted and isinstance(attributes, Mapping) and not isinstance(record, (Failure, FileFailure)):
+            sought.look(attributes, path_of(name, record))
         if not isinstance(attributes, Mapping) or not attributes.keys() & statistics.keys():
             yield record
             continue
@@ -89,6 +96,7 @@ def described(name: str, records: Iterable[Any], statistics: Statistics) -> Iter
                     raise ArgumentError(f"{name}: payload_columns", problem, path=path)
                 found[column] = cell
         yield Write(path, found)
+    sought.end()
 
 
 def _told(name: str, attribute: str, value: Any, statistics: tuple[str, ...], path: tuple[str, ...]) -> dict[str, Any]:

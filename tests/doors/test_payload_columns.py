@@ -40,7 +40,7 @@ def told(row: dict[str, Any], name: str = "x") -> dict[str, Any]:
 
 @given(found=st.lists(st.none() | ARRAYS, max_size=4), order=st.permutations(ALL))
 @settings(max_examples=examples(60))
-@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning", "ignore:.*no record had an attribute 'y'")
 def test_they_are_what_numpy_finds(found: list[Any], order: list[str]) -> None:
     records = [lp.NodeRecord(("clip",), "clip", {"a": 1, "x": array, "z": 2}) for array in found]
     rows = list(lp.to_rows(records, payload_columns={"x": order, "y": "mean"}))
@@ -152,3 +152,22 @@ def test_it_is_lazy_and_closes_its_source() -> None:
     assert next(rows) == {"TreeLevel_1": "a", "x_shape": [0]}
     rows.close()
     assert events == [0, "closed"]
+
+
+@pytest.mark.parametrize("table", ["to_rows", "to_arrow", "to_dataframe", "to_parquet"])
+def test_a_name_that_no_record_has_is_told_with_the_nearest(tmp_path: Path, table: str) -> None:
+    def make(*found: Any, **columns: str) -> None:
+        function: Any = getattr(lp, table)
+        made = function(*[tmp_path / "t.parquet"][: table == "to_parquet"], list(found), payload_columns=columns)
+        list(made) if table == "to_rows" else None
+
+    failure = lp.Failure(("bob",), "ValueError", "it is empty")
+    array = lp.NodeRecord(("ann",), "ann", {"data": np.arange(3)})
+    with pytest.warns(UserWarning, match=rf"{table}: payload_columns: .* 'dat' \(.* is 'data'\)"):
+        make(array, failure, dat="peak")
+    with pytest.warns(UserWarning, match="'dat'") as caught:
+        make(array, array, dat="peak", data="peak")
+    assert len(caught) == 1
+    make(failure, dat="peak")  # of what failed nobody knows
+    make(array, lp.NodeRecord(("bob",), "bob"), data="peak")
+    make(dat="peak")
