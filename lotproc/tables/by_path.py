@@ -6,8 +6,10 @@ import csv
 import math
 import os
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -179,8 +181,9 @@ def _table(
             raise ArgumentError(f"{name}: the column {column!r}", "comes twice", hint="rename one")
     if missing := [column for column in keys if column not in columns]:
         if len(columns) == 1 and ";" in columns[0]:
-            as_str = ", ".join(f"{column!r}: str" for column in keys)
-            hint = f"semicolons seem to part them: give pandas.read_csv(file, sep=';', dtype={{{as_str}}})"
+            hint = f"semicolons seem to part them: give {_pandas_reads(keys, sep=';')}"
+        elif near := get_close_matches(missing[0], columns, 1):
+            hint = f"did you mean {near[0]!r}?"
         raise ArgumentError(
             f"{name}: key",
             expected=f"among its columns {', '.join(map(repr, columns))}",
@@ -214,6 +217,12 @@ def _table(
     return PathTable(names, rows)
 
 
+def _pandas_reads(keys: list[str], **options: str) -> str:
+    """How pandas reads a file of text of another kind, with its keys as they are."""
+    given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return f"pandas.read_csv(file, {given}, dtype={{{', '.join(f'{column!r}: str' for column in keys)}}})"
+
+
 # --- Files of text --------------------------------------------------------------------------------------------------
 
 
@@ -241,9 +250,7 @@ def _text(file: Path, delimiter: str, keys: list[str]) -> tuple[list[Any], list[
         except csv.Error as error:
             raise ArgumentError(f"{name}: line {start}", f"can't be read: {error}") from error
         except UnicodeDecodeError as error:
-            raise ArgumentError(
-                f"{name}:", expected="text in UTF-8", got=f"{error.object[error.start :][:1]!r}"
-            ) from error
+            raise _no_utf8(name, file, keys, delimiter) from error
     if not rows:
         raise ArgumentError(f"{name}: it", "is empty, and its first line should name the columns")
     columns = rows[0]
@@ -252,6 +259,23 @@ def _text(file: Path, delimiter: str, keys: list[str]) -> tuple[list[Any], list[
         if column not in keys:
             cells[number] = _values(cells[number])
     return columns, cells, lambda number: f"line {lines[number + 1]}"
+
+
+def _no_utf8(name: str, file: Path, keys: list[str], delimiter: str) -> ArgumentError:
+    """The error of a file that is not UTF-8, at the first line that is not."""
+    data = file.read_bytes()
+    encoding, from_where = "cp1252", "from Windows"
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        encoding, from_where = "utf-16", "UTF-16"
+    options = {"encoding": encoding} if delimiter == "," else {"encoding": encoding, "sep": delimiter}
+    hint = f"save it as that; or, if it is {from_where}, give {_pandas_reads(keys, **options)}"
+    for number, line in enumerate(data.split(b"\n"), 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            where, what = f"{name}: line {number}", f"{line[error.start : error.start + 1]!r}"
+            return ArgumentError(where, expected="text in UTF-8", got=what, hint=hint)
+    return ArgumentError(f"{name}:", expected="text in UTF-8", got="other bytes", hint=hint)
 
 
 def _values(cells: list[str]) -> list[Any]:

@@ -210,6 +210,11 @@ def test_other_encodings_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(lp.ArgumentError) as raised:
         lp.table_by_path(file, key="speaker")
     assert raised.value.expected == "text in UTF-8"
+    assert "line 2" in str(raised.value)
+    assert "encoding='cp1252', dtype={'speaker': str}" in str(raised.value.hint)
+    file.write_bytes("speaker\nJosé\n".encode("utf-16"))
+    with pytest.raises(lp.ArgumentError, match="encoding='utf-16'"):
+        lp.table_by_path(file, key="speaker")
     with pytest.raises(lp.ArgumentError) as raised:
         lp.table_by_path("table.xlsx", key="speaker")
     assert raised.value.got == "'.xlsx'"
@@ -260,3 +265,10 @@ def test_metadata_goes_onto_nodes_that_are_there_and_beside_what_is_below(tmp_pa
             table = lp.table_by_path(good, key="speaker")
             clips = pipe(root, lp.leaves(), lp.snapshot("f0"), lp.join(table, on=1), list)
             assert [clip.attributes for clip in clips] == [{"f0": 1.0, "age": 31}, {"f0": 1.0, "age": 47}]
+
+
+def test_a_key_with_a_blank_in_the_header_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("speaker ,age\nann,31\n")
+    with pytest.raises(lp.ArgumentError, match=r"did you mean 'speaker '\?"):
+        lp.table_by_path(file, key="speaker")
