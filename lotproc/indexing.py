@@ -288,8 +288,10 @@ def _one_node(keys: tuple[str, ...], names: list[str]) -> ArgumentError:
         if stem in first:
             break
         first[stem] = name
+    more = len(names) - len({os.path.splitext(each)[0] for each in names}) - 1
+    others = f" (and {more:,} more in this folder are like it)" if more else ""
     return ArgumentError(
-        f"index_files: {first[stem]!r} and {name!r} would both be the node",
+        f"index_files: {first[stem]!r} and {name!r}{others} would both be the node",
         path=(*keys, stem),
         hint='key="name" keeps the suffix in the key; skip= leaves one of them out',
     )

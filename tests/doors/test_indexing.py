@@ -218,3 +218,10 @@ def test_of_a_large_folder_only_some_files_are_looked_at(tmp_path: Path, monkeyp
         (tmp_path / f"{number}.txt").touch()
     with pytest.warns(UserWarning, match="none of the more than 5 files"):
         assert list(lp.index_files(tmp_path)) == []
+
+
+def test_how_many_more_pairs_there_are_is_told(tmp_path: Path) -> None:
+    for name in ("a.wav", "a.flac", "b.wav", "b.flac", "c.wav"):
+        (tmp_path / name).touch()
+    with pytest.raises(lp.ArgumentError, match=r"'a.flac' and 'a.wav' \(and 1 more "):
+        list(lp.index_files(tmp_path, "*"))
