@@ -6,18 +6,20 @@ import io
 import os
 import struct
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, BinaryIO
 
 import numpy as np
 from lotdb import DataNode, DataObject, DataWriter, PathFileObj
 
-__all__ = ["attach_content", "is_changed"]
+__all__ = ["SOURCE", "attach_content", "is_changed", "is_gone", "place_before"]
 
 #: What soundfile reads so that it can be told whether a file was cut off, by suffixes. WAV files are read without it.
 SOUNDS = frozenset(["aif", "aifc", "aiff", "au", "flac", "mp3", "oga", "ogg", "opus", "rf64", "snd", "w64"])
 #: The dtypes of samples that need no rounding, by kinds that soundfile tells; of all others, 32-bit floats.
 _INTEGERS = {"PCM_S8": "int16", "PCM_U8": "int16", "PCM_16": "int16", "ALAW": "int16", "ULAW": "int16"}
 _DTYPES = {**_INTEGERS, "PCM_24": "int32", "PCM_32": "int32", "DOUBLE": "float64"}
+_CUT_OFF = "it was cut off, or its header is wrong"
 #: Where a payload says what it was read from.
 SOURCE = "ingested_from"
 
@@ -70,6 +72,28 @@ def is_changed(stored: Any, file: Path, samplerate_hz: float | None) -> bool:
     """Whether a payload was read from a file that has another size or time of modification since, or another rate."""
     source = stored.get_metadata(SOURCE) if isinstance(stored, DataObject) else None
     return isinstance(source, tuple) and source[0] == str(file) and source != _source(file, samplerate_hz)
+
+
+def place_before(stored: Any, file: Path) -> tuple[Any, ...] | None:
+    """Where a payload says that it was read from, if that was this very file, which has another place now.
+
+    It has the same name, size and time of modification, and there is none at its place of before.
+    """
+    source = stored.get_metadata(SOURCE) if isinstance(stored, DataObject) else None
+    if not isinstance(source, tuple) or len(source) != 4 or source[0] == str(file):
+        return None
+    is_same = os.path.basename(source[0]) == file.name and source[1:3] == _source(file, None)[1:3]
+    return source if is_same and is_gone(source[0]) else None
+
+
+def is_gone(name: str) -> bool:
+    """Whether there is no file of this name; what can't be told counts as there."""
+    try:
+        return S_ISDIR(os.lstat(name).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def _source(file: Path, samplerate_hz: float | None) -> tuple[Any, ...]:

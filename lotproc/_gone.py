@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
 from pathlib import Path
-from stat import S_ISDIR
 from typing import TypeAlias
 
 from lotdb import BaseNode, DataNode, DataObject, PathFileObj
 
-from ._contents import SOURCE
+from ._contents import SOURCE, is_gone
 from ._fast import FAST
 from ._items import node_path
 from ._nodes import connection_of, find, has_changes
@@ -33,11 +31,12 @@ def nodes_without_file(
     sources: Mapping[_Path, Path],
     files: FolderFiles,
     unlisted: AbstractSet[Path],
-) -> tuple[list[IndexedFile], list[IndexedFile], list[_Path]]:
+) -> tuple[list[IndexedFile], list[IndexedFile], list[IndexedFile], list[_Path]]:
     """The nodes whose file is gone from the folder: those that another file is for, with that, and others, with theirs.
 
     Of the latter only those whose file would be among these files if it were there, and not in a folder that could not
-    be listed. And the nodes whose file is there, and is on another node as well, since it was given another key.
+    be listed. Then the nodes whose file is gone from elsewhere, with that; and those whose file is there, and is on
+    another node as well, since it was given another key.
 
     Args:
         root: The node below which they are.
@@ -47,7 +46,7 @@ def nodes_without_file(
         files: All that are in the folder.
         unlisted: The folders in it that could not be listed.
     """
-    replaced, gone, doubled = [], [], []
+    replaced, gone, elsewhere, doubled = [], [], [], []
     for path, node in _suspects(root, attribute, {} if content else sources):
         name = _file_of(node, attribute)
         if name is None:
@@ -56,16 +55,17 @@ def nodes_without_file(
         if there is not None and str(there) == name:
             continue
         file = Path(name)
-        if not _is_gone(name):
+        if not is_gone(name):
             if there is None and any(sources.get((*path[:-1], key)) == file for key in (file.name, file.stem)):
                 doubled.append(path)
             continue
-        if there is not None:
-            if files.folder in file.parents:
-                replaced.append(IndexedFile(path, there))
+        if files.folder not in file.parents:
+            elsewhere.append(IndexedFile(path, file))
+        elif there is not None:
+            replaced.append(IndexedFile(path, there))
         elif files.has_place_for(file, path) and unlisted.isdisjoint([file, *file.parents]):
             gone.append(IndexedFile(path, file))
-    return replaced, gone, doubled
+    return replaced, gone, elsewhere, doubled
 
 
 def _suspects(root: BaseNode, attribute: str, sources: Mapping[_Path, Path]) -> Iterator[tuple[_Path, BaseNode]]:
@@ -105,16 +105,6 @@ def _file_of(node: BaseNode, attribute: str) -> str | None:
         return str(source[0])
     source = attributes.get("_source_filepath")
     return str(source.path) if isinstance(source, PathFileObj) else None
-
-
-def _is_gone(name: str) -> bool:
-    """Whether there is no file of this name; what can't be told counts as there."""
-    try:
-        return S_ISDIR(os.lstat(name).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
 
 
 class Deletions:

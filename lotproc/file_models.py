@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,8 @@ class IngestReport:
         gone: The nodes whose file is gone, and these files; with `gone="report"` or `"delete"`.
         deleted: Nodes deleted with `gone="delete"`: those of files that are gone, all that were below them, and those
             above them that stood for nothing any more.
+        moved: Paths of nodes whose file is the one that was read, at another place: they say now that it is there.
+        elsewhere: With `gone=`, the nodes whose file is gone from outside of the folder, and these files.
     """
 
     ingested: int = 0
@@ -98,6 +102,8 @@ class IngestReport:
     updated: tuple[tuple[str, ...], ...] = ()
     gone: tuple[IndexedFile, ...] = ()
     deleted: int = 0
+    moved: tuple[tuple[str, ...], ...] = ()
+    elsewhere: tuple[IndexedFile, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         # Without what it did not have once, where that says nothing: stamps of inputs are made of this.
@@ -130,11 +136,13 @@ class IngestReport:
             counted(self.ingested, "file") + " ingested",
             *([f"{len(self.updated):,} of them again"] if self.updated else []),
             *([f"{self.skipped:,} skipped"] if self.skipped else []),
+            *([f"{len(self.moved):,} moved"] if self.moved else []),
             *([f"{len(self.failures):,} failed"] if self.failures else []),
             *([f"{counted(len(self.inner), 'node')} with a file above others"] if self.inner else []),
             *([f"{len(self.gone):,} gone"] if self.gone else []),
+            *([f"{len(self.elsewhere):,} gone elsewhere"] if self.elsewhere else []),
             *([f"{counted(self.deleted, 'node')} deleted"] if self.deleted else []),
-            commits_text(self.commits, self.ingested > 0 or self.deleted > 0),
+            commits_text(self.commits, self.ingested > 0 or self.deleted > 0 or bool(self.moved)),
         ]
         return ", ".join(parts)
 
@@ -146,8 +154,25 @@ class IngestReport:
             "with a file above others": [*map(as_utf8, above)],
             "ingested again": [as_utf8(f"{as_text(path)}: was ingested again") for path in self.updated],
             "gone": [as_utf8(f"{named(each.file)}: is gone") for each in self.gone],
+            "gone elsewhere": [*map(as_utf8, _told_of_elsewhere(self.elsewhere))],
         }
         return [(title, lines) for title, lines in lists.items() if lines]
+
+
+def _told_of_elsewhere(files: Iterable[IndexedFile]) -> Iterator[str]:
+    """A line for each folder that files are gone from: the one that had them at the paths of their nodes."""
+    folders = Counter(_folder_of(each) for each in files)
+    for folder, number in folders.items():
+        nodes = "1 node is of a file that is" if number == 1 else f"{number:,} nodes are of files that are"
+        hint = 'if_exists="replace" takes what that has for the same nodes, delete() removes the others'
+        yield f"{nodes} gone from {named(folder)}, outside of the folder that was ingested: {hint}"
+
+
+def _folder_of(each: IndexedFile) -> Path:
+    above = each.file.parents
+    depth = len(each.path) - 1
+    is_at_path = depth < len(above) and each.file.parts[-depth - 1 : -1] == each.path[:-1]
+    return above[depth] if is_at_path else each.file.parent
 
 
 #: What a report had from the beginning.

@@ -9,10 +9,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
-from lotdb import BaseNode, DataNode
+from lotdb import BaseNode, DataNode, PathFileObj
 
 from ._attaching import Unusable, check_opens, check_regular, opens, read, refer, refers
-from ._contents import is_changed
+from ._contents import SOURCE, is_changed, place_before
 from ._fast import FAST
 from ._gone import Deletions, attributes_of_file, nodes_without_file
 from ._interrupts import uninterrupted
@@ -134,6 +134,13 @@ def ingest_files(
     that have nothing on them or below them any more. Where another file is on the node or below it, it loses its own
     alone.
 
+    Of a folder that was moved or renamed, content is not read again. A node whose file has the same name, size and time
+    as the one that it was read from, of which none is at the old place any more, takes over the new place, and the
+    report counts it as moved. With `gone=` the report also has the nodes whose file is gone from `elsewhere`, outside
+    of this folder, as those of files that were deleted or changed when they were moved, and of all references to them.
+    These nodes stay: `if_exists="replace"` gives them the file of this folder, if there is one, and `delete` removes
+    the others.
+
     With commits, references for new nodes are stored as whole records, in a fifth of the time that live nodes take; the
     tree shows them from the commit on. What the source of the files changes in the tree meanwhile comes where it came.
 
@@ -143,9 +150,9 @@ def ingest_files(
         content: Read the files (sound, npy, csv, txt, png and jpg as what they are, others as bytes) into data nodes;
             else store references to them, and only look whether they can be opened. Sound is wav, and what soundfile
             reads: flac, ogg, oga, opus, mp3, aiff, aif, aifc, au, snd, w64, rf64; ints where the file has ints, else
-            32-bit floats, time first, then channels. Of a wav file whose header leaves the size open, as programs that
-            write to a pipe do, what is there is read. The pixels of a picture with a palette are its colours. A table
-            is kept byte for byte.
+            32-bit floats, time first, then channels. It also reads wav that is compressed (mu-law, A-law, ADPCM). Of a
+            wav file whose header leaves the size open, as programs that write to a pipe do, what is there is read. The
+            pixels of a picture with a palette are its colours. A table is kept byte for byte.
         attribute: The attribute to set: by default "file" for a reference, "data" for content. Content also sets
             lotdb's `_source_...` attributes. A node that is there keeps its others, its children and its class.
         backend: Where arrays go: "blob" or "zarr".
@@ -203,32 +210,51 @@ def ingest_files(
         return if_exists in ("skip", "update") or (if_exists == "replace" and refers(stored, file))
 
     def attach(
-        path: _Path, file: Path, put: Put, updated: _Paths, *, is_checked: bool = False, is_due: bool = False
+        path: _Path,
+        file: Path,
+        put: Put,
+        updated: _Paths,
+        moved: _Paths,
+        *,
+        is_checked: bool = False,
+        is_due: bool = False,
     ) -> bool:
-        """Attach one file; says whether there was anything to do.
+        """Attach one file; says whether there was anything to read.
 
         One that was checked before can be opened, and what its node got since came later. One that is due takes the
         place of what is there.
         """
         parent = _parent(root, path)
         existing = parent.node_storage.get(path[-1])
-        stored = None if existing is None else stored_attributes(name, path, existing).get(attribute)
+        attributes = {} if existing is None else stored_attributes(name, path, existing)
+        stored = attributes.get(attribute)
+        before = place_before(stored, file) if content and if_exists == "update" else None
+        if stored is not None and before is not None:
+            put(stored.metadata, SOURCE, (str(file), *before[1:]))
+            if isinstance(attributes.get("_source_filepath"), PathFileObj):
+                put(existing.attribute_storage, "_source_filepath", PathFileObj(filepath=str(file)))
+            moved[path] = None
         if stored is not None:
             if is_checked or (not is_due and is_kept(stored, file)):
                 return False
             if not is_due and if_exists == "error":
                 raise ExistsError(f"{name}: {as_text(path)} has {attribute!r} already, and {file} was to set it")
-        if not is_checked:
-            check_regular(file)
-            if not content:
-                check_opens(file)
-        # The node knows its parent, as a zarr path needs it; its parent gets to know it when all is read.
-        if content:
-            node: BaseNode = DataNode(path[-1], parent, samplerate_hz, backend, attribute)
-            read(node, file, attribute, backend, samplerate_hz, database)
-        else:
-            node = BaseNode(path[-1], parent)
-            refer(node, file, attribute)
+        try:
+            if not is_checked:
+                check_regular(file)
+                if not content:
+                    check_opens(file)
+            # The node knows its parent, as a zarr path needs it; its parent gets to know it when all is read.
+            if content:
+                node: BaseNode = DataNode(path[-1], parent, samplerate_hz, backend, attribute)
+                read(node, file, attribute, backend, samplerate_hz, database)
+            else:
+                node = BaseNode(path[-1], parent)
+                refer(node, file, attribute)
+        except Unusable as unusable:
+            if stored is not None and content:
+                raise Unusable(f"{unusable}; its node keeps what was read before") from unusable
+            raise
         if existing is None:
             for linked in _unlinked(node, root):
                 put(linked.parent.node_storage, linked.key, linked)
@@ -249,7 +275,8 @@ def ingest_files(
         unlisted: set[Path] = set()  # folders that could not be listed
         inner: set[_Path] = set()  # nodes that got a file above those of others
         updated: _Paths = {}  # nodes that got another value, in their order
-        ingested = skipped = commits = waiting = 0
+        moved: _Paths = {}  # nodes whose file has another place
+        ingested = skipped = commits = waiting = moved_before = 0
         new: NewFiles | None = None  # what new nodes wait in, where they can be stored as records
 
         def begin() -> None:
@@ -261,10 +288,16 @@ def ingest_files(
 
         def attach_what_waits() -> None:
             for path, file in () if new is None else new.taken_out():
-                attach(path, file, put, updated, is_checked=True)
+                attach(path, file, put, updated, moved, is_checked=True)
+
+        def due() -> int:
+            """How many changes the next commit has."""
+            return waiting + len(moved) - moved_before
 
         def commit(**counts: int) -> None:
-            nonlocal commits, waiting
+            nonlocal commits, waiting, moved_before
+            if len(moved) > moved_before:
+                counts["moved"] = len(moved) - moved_before
             changes.describe(name, "", None, {"ingested": waiting, **counts})
             with uninterrupted():
                 is_stored = new is not None and new.commit()
@@ -274,7 +307,7 @@ def ingest_files(
                 attach_what_waits()
                 with uninterrupted():
                     changes.commit()
-            commits, waiting = commits + 1, 0
+            commits, waiting, moved_before = commits + 1, 0, len(moved)
             begin()
 
         def pulled(source: Iterator[Any], most: int) -> tuple[list[_Checked], int | None, Exception | bool]:
@@ -305,7 +338,7 @@ def ingest_files(
             attach_what_waits()
             comes_first = is_changed and there is False  # what the source gave the node since came later
             try:
-                attached = attach(path, file, put, updated, is_checked=comes_first) or comes_first
+                attached = attach(path, file, put, updated, moved, is_checked=comes_first) or comes_first
                 if attached:
                     node = new.node_before(path) if new is not None and comes_first else find(root, path)
                     if node is not None and _is_above(node, attribute):
@@ -333,14 +366,14 @@ def ingest_files(
             for each in others:
                 skipped -= 1
                 try:
-                    attach(each.path, each.file, put, updated, is_due=True)
+                    attach(each.path, each.file, put, updated, moved, is_due=True)
                 except Unusable as unusable:
                     failures.append(FileFailure(each.file, each.path, str(unusable)))
                     continue
                 ingested, waiting, new = ingested + 1, waiting + 1, None
-                if waiting == commit_every:
+                if commit_every is not None and due() >= commit_every:
                     commit()
-            if waiting and commit_every is not None:
+            if due() and commit_every is not None:
                 commit()
 
         def delete_without(without: Iterable[IndexedFile]) -> int:
@@ -390,24 +423,35 @@ def ingest_files(
                     ingested += attached
                     skipped += not attached
                     waiting += attached
-                    if waiting and waiting == commit_every:
+                    if commit_every is not None and due() >= commit_every:
                         commit()
             if isinstance(end, Exception):
                 raise end
-            if waiting and commit_every is not None:
+            if due() and commit_every is not None:
                 commit()
             without: list[IndexedFile] = []
+            elsewhere: list[IndexedFile] = []
             doubled: list[_Path] = []
             deleted = 0
             if isinstance(files, FolderFiles) and gone is not None:
-                others, without, doubled = nodes_without_file(root, attribute, content, sources, files, unlisted)
+                found = nodes_without_file(root, attribute, content, sources, files, unlisted)
+                others, without, elsewhere, doubled = found
                 attach_others(others)
                 if gone == "delete" and without:
                     if not sources and len(failures) == len(unlisted):
                         raise _nothing_there(files, len(without))
                     deleted = delete_without(without)
             report = IngestReport(
-                ingested, skipped, commits, tuple(failures), inner_nodes(), tuple(updated), tuple(without), deleted
+                ingested,
+                skipped,
+                commits,
+                tuple(failures),
+                inner_nodes(),
+                tuple(updated),
+                tuple(without),
+                deleted,
+                tuple(moved),
+                tuple(elsewhere),
             )
         if doubled:
             files_are = f"{counted(len(doubled), 'file')} of the folder {'is' if len(doubled) == 1 else 'are'}"

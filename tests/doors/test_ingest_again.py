@@ -351,6 +351,123 @@ def test_what_is_of_another_folder_stays_also_where_this_one_has_a_file_for_it(f
     assert has(root, False) == {("a",): tmp_path / "other" / "a.wav", ("b",): folder / "b.wav"}
 
 
+@pytest.mark.parametrize("backend", ["blob", "zarr"])
+@pytest.mark.parametrize("commit_every", ["memory", None, 1, 1000])
+def test_content_of_a_folder_that_was_moved_takes_over_the_new_place(
+    tmp_path: Path, commit_every: Any, backend: Any
+) -> None:
+    if backend == "zarr":
+        pytest.importorskip("zarr")
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "s").mkdir(parents=True)
+    for name in "1234":
+        np.save(here / "s" / f"{name}.npy", np.arange(3))
+    with database() as db:
+        in_memory = commit_every == "memory"
+        root = BaseNode("root") if in_memory else db.open_connection()
+        options: dict[str, Any] = {"content": True, "backend": backend, "database": db}
+        options |= {} if in_memory else {"commit_every": commit_every}
+
+        def again(folder: Path, **more: Any) -> lp.IngestReport:
+            report = lp.ingest_files(root, lp.index_files(folder, "**/*.npy"), **options, **more)
+            if commit_every is None:
+                db.commit()
+            elif not in_memory:
+                db.abort()
+            return report
+
+        again(here)
+        stamps = [(record.attributes["data"], record.path) for record in lp.snapshot("data", lp.leaves(root))]
+        here.rename(there)
+        (there / "s" / "1.npy").unlink()
+        np.save(there / "s" / "2.npy", np.arange(5))
+        report = again(there, gone="delete")
+        assert (report.ingested, report.skipped, report.deleted, report.gone) == (0, 3, 0, ())
+        assert report.moved == (("s", "3"), ("s", "4"))
+        assert report.elsewhere == tuple(lp.IndexedFile(("s", n), here / "s" / f"{n}.npy") for n in "12")
+        assert report.commits == {"memory": 0, None: 0, 1: 2, 1000: 1}[commit_every]
+        if commit_every == 1000:
+            assert next(each.counts for each in lp.history(root)) == {"ingested": 0, "moved": 2}
+        assert root.gns(["s", "3"]).get_attribute("_source_filepath").path == there / "s" / "3.npy"
+        # results of what is as it was are not pending for that
+        assert [(record.attributes["data"], record.path) for record in lp.snapshot("data", lp.leaves(root))] == stamps
+        (there / "s" / "3.npy").unlink()
+        np.save(there / "s" / "4.npy", np.arange(6))
+        report = again(there, gone="delete")
+        assert ([each.path for each in report.gone], report.updated) == ([("s", "3")], (("s", "4"),))
+        assert len(report.elsewhere) == 2
+        assert again(there, gone="report", if_exists="replace").elsewhere == report.elsewhere[:1]
+        assert root.gns(["s", "2"]).read_data().shape == (5,)
+
+
+def test_a_folder_that_was_copied_takes_over_nothing(folder: Path, tmp_path: Path) -> None:
+    files_at(folder, "a.txt", "b.txt")
+    root = BaseNode("root")
+    lp.ingest_files(root, lp.index_files(folder, "*"), content=True)
+    shutil.copytree(folder, tmp_path / "copy")
+    again = lp.index_files(tmp_path / "copy", "*")
+    assert lp.ingest_files(root, again, content=True, gone="delete") == lp.IngestReport(skipped=2)
+    (folder / "a.txt").unlink()
+    for if_exists in ("skip", "update"):
+        again = lp.index_files(tmp_path / "copy", "*")
+        report = lp.ingest_files(root, again, content=True, if_exists=if_exists)
+        assert report.moved == ((("a",),) if if_exists == "update" else ())
+
+
+def test_a_run_that_fails_takes_back_new_places(folder: Path, tmp_path: Path) -> None:
+    files_at(folder, "a.txt")
+    root = BaseNode("root")
+    lp.ingest_files(root, lp.index_files(folder, "*"), content=True)
+    folder.rename(tmp_path / "moved")
+    files = [lp.IndexedFile(("a",), tmp_path / "moved" / "a.txt"), None]
+    before = root.gn("a").get_attribute("_source_filepath").path
+    with pytest.raises(lp.ArgumentTypeError):
+        lp.ingest_files(root, files, content=True)  # type: ignore[arg-type]
+    assert root.gn("a").get_attribute("_source_filepath").path == before
+    assert root.gn("a").get_attribute("data").get_metadata("ingested_from")[0] == str(before)
+
+
+def test_a_new_place_is_committed_where_the_file_cannot_be_read_any_more(folder: Path, tmp_path: Path) -> None:
+    np.save(folder / "a.npy", np.arange(3))
+    with database() as db:
+        root = db.open_connection()
+        lp.ingest_files(root, lp.index_files(folder, "*"), content=True)
+        folder.rename(tmp_path / "moved")
+        with mock.patch.object(ingest, "read", side_effect=ingest.Unusable("it is broken")):
+            again = lp.index_files(tmp_path / "moved", "*")
+            report = lp.ingest_files(root, again, content=True, samplerate_hz=5)
+        assert report.failures[0].reason == "it is broken; its node keeps what was read before"
+        assert (report.moved, report.commits) == ((("a",),), 1)
+
+
+def test_what_was_read_of_a_broken_file_stays_and_is_told(folder: Path) -> None:
+    np.save(folder / "a.npy", np.arange(3))
+    root = BaseNode("root")
+    lp.ingest_files(root, lp.index_files(folder, "*"), content=True)
+    for name in ("a.npy", "b.npy"):
+        (folder / name).write_bytes(b"no array")
+    reasons = [each.reason for each in lp.ingest_files(root, lp.index_files(folder, "*"), content=True).failures]
+    assert [reason.endswith("; its node keeps what was read before") for reason in reasons] == [True, False]
+    assert root.gn("a").read_data().shape == (3,)
+
+
+def test_references_to_another_folder_that_are_broken_are_told(folder: Path, tmp_path: Path) -> None:
+    files_at(folder, "a.wav", "s/b.wav", "s/c.wav")
+    root = BaseNode("root")
+    lp.ingest_files(root, lp.index_files(folder))
+    folder.rename(tmp_path / "moved")
+    (tmp_path / "moved" / "s" / "c.wav").unlink()
+    report = lp.ingest_files(root, lp.index_files(tmp_path / "moved"), gone="report")
+    assert [each.path for each in report.elsewhere] == [("a",), ("s", "b"), ("s", "c")]
+    lines = str(report).splitlines()
+    assert lines[0] == "0 files ingested, 2 skipped, 3 gone elsewhere, nothing to commit"
+    assert [line.startswith(f"  3 nodes are of files that are gone from {folder},") for line in lines[1:]] == [True]
+    assert "3 gone elsewhere" in report._repr_html_()
+    report = lp.ingest_files(root, lp.index_files(tmp_path / "moved"), if_exists="replace", gone="report")
+    assert [each.path for each in report.elsewhere] == [("s", "c")]
+    assert "1 node is of a file that is gone from" in str(report)
+
+
 def test_gone_needs_a_whole_folder(folder: Path) -> None:
     files_at(folder, "a.wav")
     root = BaseNode("root")
