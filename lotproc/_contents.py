@@ -121,16 +121,52 @@ def _sound(file: Path) -> tuple[float, np.ndarray[Any, Any]]:
     _check_not_empty(file)
     with file.open("rb") as opened:
         sizes = _sizes(opened)
+        should_be, is_there = _length(opened)
     source: Any = file
     if sizes:
         content = bytearray(file.read_bytes())
         for place, size in sizes.items():
             content[place : place + 4] = size
         source = io.BytesIO(content)
-    rate, samples = wavfile.read(source)
-    if len(samples) == 0:
-        raise ValueError("it has no samples")
+    try:
+        try:
+            rate, samples = wavfile.read(source)
+        except ValueError as error:
+            if not str(error).startswith(("Unknown wave file format", "Unsupported bit depth")):
+                raise
+            return _compressed_sound(source, error)
+        if len(samples) == 0:
+            raise ValueError("it has no samples")
+    except Exception as error:
+        if not sizes and is_there < should_be:
+            raise ValueError(f"it was cut off: it has {is_there:,} of {should_be:,} bytes") from error
+        if isinstance(error, (struct.error, wavfile.WavFileWarning)):
+            raise ValueError(_CUT_OFF) from error
+        raise
     return float(rate), samples.reshape(len(samples), -1)
+
+
+def _compressed_sound(source: Any, refused: ValueError) -> tuple[float, np.ndarray[Any, Any]]:
+    """What is in a WAV file of a kind that scipy refuses: mu-law, A-law, ADPCM, GSM."""
+    try:
+        import soundfile
+    except ImportError:
+        raise ValueError(f'{refused}; soundfile may read it: pip install "lotproc[files]"') from refused
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    with soundfile.SoundFile(source) as opened:
+        return _samples(opened)
+
+
+def _length(file: BinaryIO) -> tuple[int, int]:
+    """How many bytes a WAV file has by its header, which is 12 of them, and how many there are."""
+    there = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] not in (b"RIFF", b"RIFX") or (head[8:] and not b"WAVE".startswith(head[8:])):
+        return there, there  # of another kind
+    order: Any = "little" if head[:4] == b"RIFF" else "big"
+    return (8 + int.from_bytes(head[4:8], order) if len(head) >= 8 else 12), there
 
 
 def _other_sound(file: Path) -> tuple[float, np.ndarray[Any, Any]]:
@@ -139,16 +175,25 @@ def _other_sound(file: Path) -> tuple[float, np.ndarray[Any, Any]]:
 
     _check_not_empty(file)
     with soundfile.SoundFile(file) as opened:
-        expected, rate, form, said = len(opened), float(opened.samplerate), opened.format, opened.extra_info
-        samples = opened.read(dtype=_DTYPES.get(opened.subtype, "float32"), always_2d=True)
+        expected, form = len(opened), opened.format
+        is_estimate = form == "MP3" and not _tells_length(file)
+        rate, samples = _samples(opened, is_estimate=is_estimate)
+    if is_estimate and len(samples) == expected:  # behind which nothing is read
+        raise ValueError("its header does not tell its length, so it can't be read to its end; write it anew")
+    if form == "OGG" and not _ends(file):
+        raise ValueError(_CUT_OFF)
+    return rate, samples
+
+
+def _samples(opened: Any, *, is_estimate: bool = False) -> tuple[float, np.ndarray[Any, Any]]:
+    """The samples per second of an open file of sound, and all samples, which are as many as it says."""
+    frames = -1 if opened.seekable() else len(opened)  # of GSM, say
+    samples = opened.read(frames, dtype=_DTYPES.get(opened.subtype, "float32"), always_2d=True)
     if len(samples) == 0:
         raise ValueError("it has no samples")
-    if form == "MP3" and not _tells_length(file):
-        if len(samples) == expected:  # an estimate, behind which nothing is read
-            raise ValueError("its header does not tell its length, so it can't be read to its end; write it anew")
-    elif len(samples) < expected or "(should be" in said or (form == "OGG" and not _ends(file)):
-        raise ValueError("it was cut off, or its header is wrong")
-    return rate, samples
+    if not is_estimate and (len(samples) < len(opened) or "(should be" in opened.extra_info):
+        raise ValueError(_CUT_OFF)
+    return float(opened.samplerate), samples
 
 
 def _tells_length(file: Path) -> bool:

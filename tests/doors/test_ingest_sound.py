@@ -110,6 +110,43 @@ def test_a_file_that_was_cut_off_is_reported(kind: Any, part: float, tmp_path_fa
     assert not root.node_storage
 
 
+WAVS = ["PCM_16", "PCM_24", "FLOAT", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610"]
+
+
+@pytest.mark.parametrize("subtype", WAVS)
+@pytest.mark.parametrize("is_open", [False, True])
+def test_compressed_wav_files_come_back(tmp_path: Path, soundfile: Any, subtype: str, is_open: bool) -> None:
+    file = tmp_path / "a.wav"
+    soundfile.write(file, SOUND[:, 0], 8000, subtype=subtype)
+    dtype = {"ULAW": "int16", "ALAW": "int16", "PCM_16": "int16", "PCM_24": "int32"}.get(subtype, "float32")
+    expected, _ = soundfile.read(file, len(SOUND), dtype=dtype, always_2d=True)
+    if is_open:  # as a program that writes to a pipe leaves its sizes
+        whole = bytearray(file.read_bytes())
+        whole[4:8] = b"\xff" * 4
+        place = whole.index(b"data") + 4
+        whole[place : place + 4] = b"\xff" * 4
+        file.write_bytes(whole)
+    report, root = ingested(file)
+    assert report == lp.IngestReport(1)
+    found = root.gn("a.wav").read_data()
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found[: len(SOUND)], expected)
+    assert root.gn("a.wav").get_attribute("data").samplerate_hz == 8000
+
+
+@pytest.mark.parametrize("subtype", WAVS)
+def test_a_wav_file_that_was_cut_off_says_so(tmp_path: Path, soundfile: Any, subtype: str) -> None:
+    file = tmp_path / "a.wav"
+    soundfile.write(file, SOUND[:, 0], 8000, subtype=subtype)
+    whole = file.read_bytes()
+    for size in (4, 10, 13, 20, 30, 42, 59, 63, 100, len(whole) - 3):
+        file.write_bytes(whole[:size])
+        report, root = ingested(file)
+        reason = f"ValueError: it was cut off: it has {size:,} of "
+        assert [failure.reason[: len(reason)] for failure in report.failures] == [reason]
+        assert not root.node_storage
+
+
 def test_no_samples_and_no_sound_are_reported(tmp_path: Path, soundfile: Any) -> None:
     soundfile.write(tmp_path / "a.flac", SOUND[:0], 8000)
     (tmp_path / "b.ogg").write_bytes(b"no sound at all")
@@ -153,3 +190,12 @@ def test_without_soundfile_the_extra_is_named_and_wav_files_are_read(
     report, root = ingested(tmp_path / "a.wav")
     assert report == lp.IngestReport(1)
     np.testing.assert_array_equal(root.gn("a.wav").read_data(), SOUND)
+
+
+def test_without_soundfile_the_extra_is_named_for_a_compressed_wav_file(
+    tmp_path: Path, soundfile: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "a.wav", SOUND, 8000, subtype="ULAW")
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    report, _ = ingested(tmp_path / "a.wav")  # which does not end a run that is over other files, too
+    assert 'pip install "lotproc[files]"' in report.failures[0].reason
