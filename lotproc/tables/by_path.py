@@ -18,7 +18,7 @@ from .._extras import needed
 from .._public import public
 from .._reprs import cut, short
 from .._spelling import spelled
-from ..errors import ArgumentError, ArgumentTypeError, as_text, got
+from ..errors import ArgumentError, ArgumentTypeError, as_text, got, other_form
 from ..models import MOST_ATTRIBUTES, MOST_SHOWN, ProcessResult, counted
 
 __all__ = ["PathTable", "table_by_path"]
@@ -183,7 +183,7 @@ def _table(
         if len(columns) == 1 and ";" in columns[0]:
             hint = f"semicolons seem to part them: give {_pandas_reads(keys, sep=';')}"
         elif near := get_close_matches(missing[0], columns, 1):
-            hint = f"did you mean {near[0]!r}?"
+            hint = f"did you mean {near[0]!r}{other_form(near, missing[:1])}?"
         raise ArgumentError(
             f"{name}: key",
             expected=f"among its columns {', '.join(map(repr, columns))}",

@@ -270,5 +270,5 @@ def test_metadata_goes_onto_nodes_that_are_there_and_beside_what_is_below(tmp_pa
 def test_a_key_with_a_blank_in_the_header_is_told(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("speaker ,age\nann,31\n")
-    with pytest.raises(lp.ArgumentError, match=r"did you mean 'speaker '\?"):
+    with pytest.raises(lp.ArgumentError, match=r"did you mean 'speaker ', with other spaces in it\?"):
         lp.table_by_path(file, key="speaker")
