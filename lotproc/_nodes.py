@@ -25,6 +25,7 @@ __all__ = [
     "CarriedPaths",
     "attributes_of",
     "class_name",
+    "closed_since",
     "connection_of",
     "find",
     "first_inside",
@@ -117,6 +118,14 @@ def is_closed(root: BaseNode) -> bool:
     """Whether a node is of a tree whose connection was closed, so that no more of it can be read."""
     connection = connection_of(root)
     return connection is not None and getattr(connection, "opened", connection) is None
+
+
+def closed_since(name: str, what: str) -> ArgumentError:
+    """The error for what is to be read lazily, of a tree whose connection was closed meanwhile."""
+    return ArgumentError(
+        f"{name}: the connection of its root was closed before {what}",
+        hint="take what you need while it is open, with list(...) for instance",
+    )
 
 
 def has_changes(connection: Any) -> bool:

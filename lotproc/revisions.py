@@ -10,6 +10,7 @@ from typing import Any
 from lotdb import BaseNode
 from ZODB.utils import p64, u64
 
+from ._nodes import closed_since, is_closed
 from ._public import public
 from ._showing import told
 from ._spelling import spelled
@@ -92,7 +93,7 @@ def history(root: BaseNode) -> Iterator[Commit]:
 
     Raises:
         ArgumentError: The storage keeps no log, as only those do that can undo; or `root` is in memory, was never
-            committed, or its connection is closed.
+            committed, or its connection is closed, also by the time that the log is read.
         ArgumentTypeError: `root` is no node.
     """
     check_root("history", root)
@@ -103,12 +104,12 @@ def history(root: BaseNode) -> Iterator[Commit]:
             f"history: the storage of {root.key!r}, a {type(database.storage).__qualname__}, keeps no log",
             hint="a FileStorage does, and others that can undo",
         )
-    return told(_commits(database, view_of(connection)), root, history, {})
+    return told(_commits(root, database, view_of(connection)), root, history, {})
 
 
-def _commits(database: Any, view: bytes) -> Iterator[Commit]:
+def _commits(root: BaseNode, database: Any, view: bytes) -> Iterator[Commit]:
     first, size = 0, FIRST_PAGE
-    while page := database.undoLog(first, first + size):
+    while page := _page(root, database, first, size):
         for entry in page:
             said = entry.get(DESCRIPTION)
             transaction = b64decode(entry["id"] + b"\n")
@@ -116,6 +117,13 @@ def _commits(database: Any, view: bytes) -> Iterator[Commit]:
                 time = datetime.fromtimestamp(entry["time"], timezone.utc)
                 yield Commit(transaction, time, said["stage"], said["policy"], said["version"], said["counts"])
         first, size = first + len(page), min(4 * size, LARGEST_PAGE)
+
+
+def _page(root: BaseNode, database: Any, first: int, size: int) -> Any:
+    """A part of the log; that of a closed database would be empty."""
+    if is_closed(root):
+        raise closed_since("history", "its log was read")
+    return database.undoLog(first, first + size)
 
 
 def _before(tid: bytes) -> bytes:

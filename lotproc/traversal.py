@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, overload
 
 from lotdb import BaseNode
 
-from ._nodes import connection_of, is_closed
+from ._nodes import closed_since, connection_of, is_closed
 from ._patterns import PathPattern, has_slash, key_glob, warn_of_a_regex
 from ._stage import check_choice, check_count, stage
 from .errors import ArgumentError, ArgumentTypeError, PatternError, got
@@ -385,10 +385,7 @@ def trimmer(root: BaseNode) -> Callable[..., None]:
     """
     connection = connection_of(root)
     if is_closed(root):
-        raise ArgumentError(
-            "walk: the connection of its root was closed before the first node was taken",
-            hint="take what you need while it is open, with list(...) for instance",
-        )
+        raise closed_since("walk", "the first node was taken")
     seen = 0
 
     def trim(objects: int = 1) -> None:

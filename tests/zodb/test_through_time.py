@@ -306,6 +306,17 @@ def test_a_long_history_is_read_page_by_page(root: BaseNode) -> None:
     assert [each.version for each in lp.history(root)] == [str(number) for number in reversed(range(130))]
 
 
+def test_a_history_that_is_read_when_the_tree_is_closed_says_so(tmp_path: Path) -> None:
+    with lp.open_root(tmp_path / "tree.fs", create=True) as root:
+        for number in range(130):
+            lp.write(lp.mirror(), root, [lp.ProcessResult(("a",), number)], commit_every=1)
+        not_begun, begun = lp.history(root), lp.history(root)
+        next(begun)
+    for commits in (not_begun, begun):
+        with pytest.raises(lp.ArgumentError, match="history: the connection of its root was closed before"):
+            list(commits)
+
+
 def test_a_storage_without_a_log_says_so() -> None:
     with opened(MappingStorage()) as root, pytest.raises(lp.ArgumentError, match="keeps no log"):
         lp.history(root)
