@@ -15,8 +15,8 @@ from ._is_node import is_node
 from ._reprs import cut, short
 
 __all__ = [
-    *("Call", "Stream", "Trail", "argument_text", "inside", "positional_in", "stages_of", "to_come", "told"),
-    "trail_html",
+    *("AT_END", "Call", "Stream", "Trail", "argument_text", "inside", "is_used_up", "positional_in", "stages_of"),
+    *("to_come", "told", "trail_html"),
 ]
 
 
@@ -26,6 +26,8 @@ T = TypeVar("T")
 #: known of the data. A tuple, since one is made each time that a stage gets its data.
 Trail: TypeAlias = "tuple[Callable[..., Any], Mapping[str, Any], Any]"
 
+#: What an iterator says of itself that has given its last item, or was closed.
+AT_END = ", at its end"
 #: Data that is named by its length.
 _SIZED = frozenset((list, tuple, dict, set, frozenset, range))
 
@@ -65,11 +67,16 @@ class Stream(chain):  # type: ignore[type-arg]
         if hasattr(self.items, "close"):
             self.items.close()
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing more can come, as far as it can be told: by the generator that is inside, mostly."""
+        return getattr(self.items, "gi_frame", self) is None
+
     def __repr__(self) -> str:
-        return cut(f"<{trail_text(self.trail)}>")
+        return cut(f"<{trail_text(self.trail)}{AT_END if self.is_at_end else ''}>")
 
     def _repr_html_(self) -> str:
-        return trail_html(self.trail)
+        return trail_html(self.trail, is_at_end=self.is_at_end)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"cannot pickle the iterator {self!r}")
@@ -119,17 +126,24 @@ def trail_text(trail: Trail) -> str:
     return " of ".join([*(str(call).removesuffix("()") for call in calls), source])
 
 
-def trail_html(trail: Trail) -> str:
+def trail_html(trail: Trail, *, is_at_end: bool = False) -> str:
     """The same as a line of boxes, in the order in which items go."""
     from ._html import block, boxes  # here, since a worker shows nothing
 
     source, calls = _steps(trail)
-    return block(boxes([(source, ""), *((str(call), call.holds) for call in reversed(calls))]))
+    told = boxes([(source, ""), *((str(call), call.holds) for call in reversed(calls))])
+    return block(told, *(['<div class="pale">at its end: make it again</div>'] if is_at_end else []))
 
 
 def inside(items: Any) -> Any:
     """The iterator in a stream, which gives the same items: for a stage that reads it."""
     return items.items if type(items) is Stream else items
+
+
+def is_used_up(items: Any) -> bool:
+    """Whether this is an iterator of lotproc's own that has given its last item, or was closed."""
+    # Asked of the class, since a node would be loaded.
+    return hasattr(type(items), "is_at_end") and type(items).__module__.startswith("lotproc.") and items.is_at_end
 
 
 def positional_in(signature: inspect.Signature) -> list[str]:

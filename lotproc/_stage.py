@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ._is_node import is_node
 from ._items import no_item
 from ._public import public
-from ._showing import Call, inside, positional_in, to_come, told
+from ._showing import Call, inside, is_used_up, positional_in, to_come, told
 from ._spelling import check_names, spelled
 from ._tracebacks import cut_short
-from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got, unwarned
+from .errors import ArgumentError, ArgumentTypeError, NotPicklableError, brief, got, unwarned, warn
 from .models import NodeRecord, Place
 
 if TYPE_CHECKING:
@@ -305,6 +305,7 @@ def stage(
                 what = f"must return the function of its {data}, got {got(run)}"
                 raise ArgumentTypeError(f"{options.__name__}: the function that stage() was given {what}")
             if stream and isinstance(given.get(stream), Iterator):
+                _warn_if_used_up(options.__name__, stream, given[stream])
                 run = _once(options.__name__, stream, inside(given[stream]), run)
             kind = "item" if single and given.get(single) is None else data
             ready = functools.partial(_feed, call, chosen, kind, also, run)
@@ -350,6 +351,8 @@ def _feed(
 ) -> Any:
     """Give a stage its data, if it is what the stage works on; an iterator that comes of it tells what it is."""
     __tracebackhide__ = True
+    if data not in ("root", "item"):
+        _warn_if_used_up(function.__name__, data, value)
     # The next stage reads what is inside of such a one: so it costs something at the end of a pipeline only.
     try:
         result = _fed(function.__name__, data, also, run, inside(value))
@@ -373,6 +376,13 @@ def _fed(name: str, data: str, also: type | None, run: Callable[[Any], Any], val
         _close(value)
         raise
     return until_closed(result, lambda: _close(value)) if isinstance(result, Iterator) else result
+
+
+def _warn_if_used_up(name: str, data: str, items: object) -> None:
+    """Warn of an iterator of ours that has no more to give, as in a cell of a notebook that is run a second time."""
+    if is_used_up(items):
+        what = data if data.endswith("s") else "items"
+        warn(f"{name}: its {what}, {items!r}, were used up before; make them again, or keep them in a list")
 
 
 def _once(name: str, argument: str, stream: Iterator[Any], run: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._extras import needed
 from .._html import block, escaped
-from .._showing import Trail, trail_html
+from .._showing import AT_END, Trail, trail_html
 from .._stage import until_closed
 from ..errors import ArgumentError
 from ..models import NodeRecord
@@ -58,12 +58,16 @@ class Scanned(Iterator[NodeRecord]):
     def __repr__(self) -> str:
         names = [*(["all attributes"] if self._takes_all else []), *map(repr, self.names)] or ["no attributes"]
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-        is_at_end = self._items is not None and self._items.gi_frame is None
-        state = "at its end" if is_at_end else "not begun" if self._items is None else "begun"
-        return f"<scan of {', '.join(names[:SHOWN])}{more}, {state}>"
+        state = AT_END if self.is_at_end else ", not begun" if self._items is None else ", begun"
+        return f"<scan of {', '.join(names[:SHOWN])}{more}{state}>"
 
     def _repr_html_(self) -> str:
-        return trail_html(self.trail) if self.trail else block(escaped(repr(self)))
+        return trail_html(self.trail, is_at_end=self.is_at_end) if self.trail else block(escaped(repr(self)))
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether all records were given, or it was closed."""
+        return self._items is not None and self._items.gi_frame is None
 
     def __iter__(self) -> Iterator[NodeRecord]:
         return self

@@ -333,7 +333,7 @@ def test_an_iterator_of_a_stage_tells_what_it_is_without_being_pulled_from(case:
     assert repr(case.function(*case.args, case.items(), **case.options)) == f"<{text} of a list of 10>"
     assert source.pulled == 0
     assert len(list(out)) == len(list(case.pulled))
-    assert repr(out) == f"<{text} of a Source>"
+    assert repr(out) == f"<{text} of a Source, at its end>"
 
 
 def test_a_chain_of_stages_is_a_line_of_boxes(tmp_path: Path) -> None:
@@ -410,6 +410,46 @@ def test_iterators_of_stages_are_as_good_as_generators() -> None:
     for copied in (pickle.dumps, copy.copy, copy.deepcopy, cloudpickle.dumps):
         with pytest.raises(TypeError, match="cannot pickle"):
             copied(even())
+
+
+def test_an_iterator_that_was_used_up_is_told_where_it_is_used_again(tmp_path: Path) -> None:
+    with lp.open_root(tmp_path / "tree.fs", create=True) as root:
+        for key in "ab":
+            root.gn(key).set_attribute("s", 1)
+        lp.commit(root)
+        again: list[Callable[[Any], Any]] = [
+            *(lp.to_dataframe, lp.where("s", 1), lp.chunked(2), lp.write(lp.mirror(), BaseNode("copy"))),
+            *(lp.diff([]), lambda records: lp.diff(records, []), lambda records: lp.pipe(records, lp.chunked(2), list)),
+        ]
+        kinds: list[Callable[[], Any]] = [
+            *(lambda: lp.scan("s", root), lambda: lp.snapshot("s", lp.leaves(root)), lambda: lp.leaves(root)),
+            lambda: lp.where("s", 1, lp.scan("s", root)),
+        ]
+        for make, use in itertools.product(kinds, again):
+            items = make()
+            assert "at its end" not in repr(items) + items._repr_html_()
+            list(items)
+            assert "at its end" in repr(items)
+            assert "at its end" in items._repr_html_()
+            with pytest.warns(UserWarning, match=r", at its end>, were used up before; make them again, or") as told:
+                use(items)
+            assert [each.filename for each in told] == [__file__]
+
+
+def test_what_reads_inside_of_an_iterator_uses_it_up() -> None:
+    records = lp.where("s", 1, [lp.NodeRecord(("a",), "a", {"s": 1})])
+    assert len(lp.to_dataframe(records)) == 1
+    with pytest.warns(UserWarning, match=r"to_dataframe: its records, <where\('s', 1\) of a list of 1, at its end>"):
+        assert len(lp.to_dataframe(records)) == 0
+
+
+def test_what_has_nothing_was_not_used_up() -> None:
+    records = lp.where("s", 1, [])
+    assert len(lp.to_dataframe(lp.where("s", 2, records))) == 0
+    begun = lp.where("s", 1, [lp.NodeRecord(("a",), "a", {"s": 1})])
+    next(begun)  # of which nobody knows yet that it was the last
+    assert list(lp.chunked(2, begun)) == []
+    assert list(lp.chunked(2, iter([]))) == []
 
 
 # --- Picklable -------------------------------------------------------------------------------------------------------

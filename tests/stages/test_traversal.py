@@ -842,7 +842,7 @@ def test_a_root_that_is_no_node_is_refused_at_the_call(
 
 def test_a_database_in_place_of_its_root_is_refused_with_a_hint(folder: Path) -> None:
     database, _ = saved(folder, {})
-    with closing(database), pytest.raises(lp.ArgumentTypeError, match=r"root = LOTDB\(\.\.\.\)\.open_connection\(\)"):
+    with closing(database), pytest.raises(lp.ArgumentTypeError, match=r"root = db\.open_connection\(\)"):
         lp.leaves(database)
 
 
