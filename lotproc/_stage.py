@@ -474,6 +474,8 @@ def check_root(name: str, root: object, expected: str = "a lotdb node as the roo
             hint = "open it first: root = db.open_connection()"
         elif isinstance(root, (str, PurePath)):
             hint = "open it first: with lotproc.open_root(...) as root:"
+        elif type(root).__module__ == "lotproc.opening":  # what open_root() gives, of which nothing is known here
+            hint = root.hint  # type: ignore[attr-defined]
         elif isinstance(root, Place):
             hint = "only scan(), pending() and write() take places"
         elif isinstance(root, (list, tuple)) and root and isinstance(root[0], Place):

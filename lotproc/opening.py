@@ -13,6 +13,7 @@ from lotdb import BaseNode
 from ._interrupts import uninterrupted
 from ._nodes import connection_of, has_changes
 from ._public import public
+from ._reprs import short
 from ._spelling import spelled
 from ._stage import check_open
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, add_note, got
@@ -67,7 +68,7 @@ def open_root(
 
     Returns:
         A context manager that gives the root, with a connection and a transaction manager of its own. It is for one
-        thread. At its end the database is closed.
+        thread. At its end the database is closed; a block may open it again.
 
     Raises:
         ArgumentError: The URI can't be read or has a password; no tree is there; or what is there is no lotdb tree.
@@ -92,7 +93,41 @@ def open_root(
     if not isinstance(place, str) or not place:
         raise ArgumentError("open_root: uri", expected="a path or a URI", got=got(place))
     check_uri("open_root", place)
-    return _opened(Wish("open_root", place, create, read_only, timeout))
+    return Unopened(Wish("open_root", place, create, read_only, timeout))
+
+
+class Unopened(AbstractContextManager[BaseNode]):
+    """What `open_root` gives: it opens the tree where a `with` block begins, and says so to who takes it for the root."""
+
+    #: What to do where it is taken for a root.
+    hint = "enter it: with lotproc.open_root(...) as root:"
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+        self._opened: list[AbstractContextManager[BaseNode]] = []
+
+    def __enter__(self) -> BaseNode:
+        opened = _opened(self._wish)
+        root = opened.__enter__()
+        self._opened.append(opened)
+        return root
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._opened.pop().__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        if name[:1] == "_":  # of which Python asks, also before there is anything to show
+            raise AttributeError(name)
+        raise AttributeError(f"{self!r} has no attribute {name!r}; {self.hint}")
+
+    def __repr__(self) -> str:
+        state = "entered" if self._opened else "not entered: with it as root"
+        return f"<open_root({short(shown(self._wish.uri))}), {state}>"
+
+    def _repr_html_(self) -> str:
+        from ._html import block, escaped
+
+        return block(escaped(repr(self)))
 
 
 @contextmanager
@@ -156,7 +191,8 @@ def commit(root: BaseNode) -> None:
             tree is then as it was committed last, and the changes have to be made again.
     """
     if not isinstance(root, BaseNode):
-        raise ArgumentTypeError("commit: root", expected="a node of a tree", got=got(root))
+        hint = root.hint if isinstance(root, Unopened) else None
+        raise ArgumentTypeError("commit: root", expected="a node of a tree", got=got(root), hint=hint)
     check_open("commit", root)
     connection = connection_of(root)
     if connection is None:

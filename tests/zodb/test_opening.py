@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -548,3 +550,32 @@ def test_a_storage_that_fails_to_open_is_closed(tmp_path: Path, monkeypatch: pyt
     with lp.open_root("memory://x?connection_pool_size=3", create=True) as root:
         database: DB = root._p_jar.db()
         assert database.getPoolSize() == 3
+
+
+# --- What was not entered --------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_entered_says_so_and_how(tmp_path: Path) -> None:
+    opening: Any = lp.open_root(tmp_path / "tree.fs", create=True)
+    assert re.fullmatch(r"<open_root\('.*tree\.fs'\), not entered: with it as root>", repr(opening))
+    assert "not entered" in opening._repr_html_()
+    calls: list[Callable[[], Any]] = [
+        *(lambda: lp.leaves(opening), lambda: lp.write(lp.mirror(), opening, []), lambda: lp.commit(opening)),
+        *(lambda: lp.history(opening), lambda: opening.gn("a")),
+    ]
+    for call in calls:
+        with pytest.raises((lp.ArgumentTypeError, AttributeError), match=r"enter it: with lotproc\.open_root\(\.\.\.\)"):
+            call()
+    copy.copy(opening)
+    with opening as root:
+        assert repr(opening).endswith(", entered>")
+        root.gn("a")
+        lp.commit(root)
+    assert "not entered" in repr(opening)
+    with opening as root:
+        assert [node.key for node in lp.leaves(root)] == ["a"]
+
+
+def test_a_password_is_in_no_repr() -> None:
+    opening = lp.open_root("postgresql://me@host/database")
+    assert repr(opening).startswith("<open_root('postgresql://me@host/database')")
