@@ -30,12 +30,12 @@ class Commit:
     2026-03-01 12:30:00+00:00  write inline('_proc'), version 'f0-2': 1,200 written
 
     Args:
-        transaction: Its id, as ZODB's 8 bytes: `scan(..., at=commit.transaction)` reads the tree as it was behind it.
+        transaction: Its id, as ZODB's 8 bytes: `scan(..., at=commit)` reads the tree as it was behind it.
         time: When it was made.
-        stage: What made it: "write", "delete" or "ingest_files".
+        stage: What made it: "write", "delete", "ingest_files" or "commit".
         policy: The write policy in words; empty where there is none.
         version: The version of the results.
-        counts: How much it holds, by the names that reports have for it.
+        counts: How much it holds, by the names that reports have for it; empty for what was changed by hand.
     """
 
     transaction: bytes
@@ -59,4 +59,4 @@ def commit_text(stage: str, policy: str, version: str | None, counts: Mapping[st
     """What is said, in words."""
     told = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
     by = f"{stage} {policy}".strip() + (f", version {version!r}" if version is not None else "")
-    return f"{by}: {told or 'nothing'}"
+    return f"{by}: {told or 'nothing'}" if counts else by

@@ -17,7 +17,7 @@ from ._reprs import short
 from ._spelling import spelled
 from ._stage import check_open
 from .errors import ArgumentError, ArgumentTypeError, UncommittedError, add_note, got
-from .writing.transactions import check_writable, commit_all, drop_all
+from .writing.transactions import check_writable, commit_all, describe, drop_all
 from .zodb.answers import answered
 from .zodb.appending import clear_remains
 from .zodb.places import connected, opened_database
@@ -97,7 +97,7 @@ def open_root(
 
 
 class Unopened(AbstractContextManager[BaseNode]):
-    """What `open_root` gives: it opens the tree where a `with` block begins, and says so to who takes it for the root."""
+    """What `open_root` gives: it opens the tree where a `with` block begins, and says so where it is taken for one."""
 
     #: What to do where it is taken for a root.
     hint = "enter it: with lotproc.open_root(...) as root:"
@@ -177,7 +177,7 @@ def commit(root: BaseNode) -> None:
     ...     _ = root.gns(["ann"]).set_attribute("age", 31)
     ...     commit(root)
 
-    What `write`, `delete` and `ingest_files` do is committed by their `commit_every`.
+    What `write`, `delete` and `ingest_files` do is committed by their `commit_every`. `history` lists all of them.
 
     Args:
         root: The root of a tree in a database, or any node of it.
@@ -202,6 +202,8 @@ def commit(root: BaseNode) -> None:
     check_writable("commit", root, None)
     with answered(), uninterrupted():
         try:
+            if has_changes(connection):
+                describe(connection, "commit", "", None, {})
             commit_all(connection)
         except BaseException as error:
             drop_all(connection)

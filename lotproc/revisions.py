@@ -81,8 +81,8 @@ def history(root: BaseNode) -> Iterator[Commit]:
     ...     print(commit.stage, commit.policy, commit.version, commit.counts)
     write mirror() 1 {'written': 1}
 
-    `write`, `delete` and `ingest_files` describe the commits that they make themselves, with `commit_every`. ZODB's own
-    tools show the same, as the description of the transaction.
+    `write`, `delete` and `ingest_files` describe the commits that they make themselves, with `commit_every`, and so
+    does `commit`. ZODB's own tools show the same, as the description of the transaction.
 
     Args:
         root: A node of a tree in a database.

@@ -29,7 +29,7 @@ from .zodb.attributes import Wanted
 from .zodb.below_blocks import BelowBlocks
 from .zodb.bounds import UNBOUND, Bounds
 from .zodb.lookup import lookup_at_top
-from .zodb.moments import Moment, check_moment, check_seen, first_after, pinned_then
+from .zodb.moments import Moment, check_seen, checked_moment, first_after, pinned_then
 from .zodb.partitioning import starts_of_parts
 from .zodb.pinned import PinnedStorage, pinned_view
 from .zodb.places import opened_place
@@ -138,12 +138,12 @@ def scan(
             it is absent. Or a function of the node, which must not change it: a copy of what it returns.
         levels: The names of the levels of the paths, from the top down: what the columns of the keys are called where
             the scan is read as a table, as in `to_arrow`. By default TreeLevel_1 and so on.
-        at: Read the tree as it was behind an earlier transaction: its id, as `transaction_of` gives it, or a time with
-            its zone. By default it is the one that the connection of `root` sees.
-        since: Give only records of which something is new: of nodes that were stored behind this transaction, its id or
-            a time, or whose attributes were, any of them, or persistent values and payloads in them, or attributes of
-            the nodes that they inherit from, or the results that are read below. What is written below a node makes
-            nothing of it new. What was removed, or became a leaf by that, is told by `diff`.
+        at: Read the tree as it was behind an earlier transaction: its id, as `transaction_of` gives it, an item of
+            `history`, or a time with its zone. By default it is the one that the connection of `root` sees.
+        since: Give only records of which something is new: of nodes that were stored behind this transaction, which is
+            given as `at` is, or whose attributes were, any of them, or persistent values and payloads in them, or
+            attributes of the nodes that they inherit from, or the results that are read below. What is written below a
+            node makes nothing of it new. What was removed, or became a leaf by that, is told by `diff`.
         uncommitted: "error" refuses a connection with changes that are not committed; "ignore" reads what is.
         on_error: What becomes of a node that can't be read, as in `snapshot`: "raise", "skip", "collect" or a function
             of its `Failure`. Where the children of a node can't be read, or listed, it costs one for that branch.
@@ -180,14 +180,11 @@ def scan(
     check_names("scan", [*taken.named, *results] if named_levels else [], levels=named_levels)
     check_choice("scan", "uncommitted", uncommitted, ("error", "ignore"))
     check_on_error("scan", on_error)
-    if at is not None:
-        check_moment("scan", "at", at)
-    if since is not None:
-        check_moment("scan", "since", since)
-        if callable(payload):
-            raise ArgumentError(
-                "scan: since= can't tell what a payload function reads", hint="name the data attribute instead"
-            )
+    at, since = checked_moment("scan", "at", at), checked_moment("scan", "since", since)
+    if since is not None and callable(payload):
+        raise ArgumentError(
+            "scan: since= can't tell what a payload function reads", hint="name the data attribute instead"
+        )
     check_choice("scan", "missing", missing, ("warn", "error"))
     if level is not None:
         check_level("scan", "level", level)
@@ -318,8 +315,7 @@ def partitions(
     check_count("partitions", "n", n)
     check_choice("partitions", "uncommitted", uncommitted, ("error", "ignore"))
     skip_key, _ = skip_tests("partitions", skip)
-    if at is not None:
-        check_moment("partitions", "at", at)
+    at = checked_moment("partitions", "at", at)
 
     def run(root: BaseNode) -> list[Place]:
         connection = checked_connection("partitions", root, uncommitted)

@@ -20,8 +20,8 @@ from ..zodb.answers import answered
 from ..zodb.appending import check_there, clear_remains
 
 __all__ = [
-    *("ABSENT", "Changes", "Put", "check_within", "check_writable", "commit_all", "drop_all", "is_clean"),
-    "undone_on_failure",
+    *("ABSENT", "Changes", "Put", "check_within", "check_writable", "commit_all", "describe", "drop_all"),
+    *("is_clean", "undone_on_failure"),
 ]
 
 #: In place of a value: there is none.
@@ -52,10 +52,7 @@ class Changes:
     def describe(self, stage: str, policy: str, version: str | None, counts: Mapping[str, int]) -> None:
         """Say in the transaction what it is: in words for people and undo logs, and in parts for `history`."""
         if self._transactions is not None:
-            transaction = self._transactions.get()
-            transaction.note(commit_text(stage, policy, version, counts))
-            said = {"stage": stage, "policy": policy, "version": version, "counts": dict(counts)}
-            transaction.setExtendedInfo(DESCRIPTION, said)
+            describe(self._connection, stage, policy, version, counts)
 
     def start_over(self) -> None:
         """Drop them, and whatever else the transaction holds, and see what others have committed."""
@@ -74,6 +71,14 @@ class Changes:
         except Exception:  # the transaction itself failed, and holds nothing that could be kept
             pass
         drop_all(self._connection)
+
+
+def describe(connection: Any, stage: str, policy: str, version: str | None, counts: Mapping[str, int]) -> None:
+    """Say in a connection's transaction what it is, below what the user noted there."""
+    transaction = connection.transaction_manager.get()
+    transaction.note(commit_text(stage, policy, version, counts))
+    said = {"stage": stage, "policy": policy, "version": version, "counts": dict(counts)}
+    transaction.setExtendedInfo(DESCRIPTION, said)
 
 
 def commit_all(connection: Any) -> None:

@@ -9,17 +9,22 @@ from persistent.TimeStamp import TimeStamp
 from ZODB.utils import p64, u64, z64
 
 from .._nodes import plain_file, unwrapped
+from ..commits import Commit
 from ..errors import ArgumentError, ArgumentTypeError, got
 from .pinned import PinnedStorage, pinned_view, view_of
 
-__all__ = ["Moment", "check_moment", "check_seen", "first_after", "pinned_then"]
+__all__ = ["Moment", "check_seen", "checked_moment", "first_after", "pinned_then"]
 
-#: A transaction's id, as ZODB's 8 bytes, or a time with its zone.
-Moment: TypeAlias = "bytes | datetime"
+#: A transaction's id, as ZODB's 8 bytes, what `history` gives of it, or a time with its zone.
+Moment: TypeAlias = "bytes | datetime | Commit"
 
 
-def check_moment(name: str, argument: str, moment: object) -> None:
-    """Refuse what is no moment."""
+def checked_moment(name: str, argument: str, moment: Any) -> bytes | datetime | None:
+    """The id of a transaction, or a time, if it is given; refuse what is neither."""
+    if moment is None:
+        return None
+    if isinstance(moment, Commit):
+        moment = moment.transaction
     if isinstance(moment, datetime):
         if moment.utcoffset() is None:
             hint = f"give it a zone: {argument}=datetime(..., tzinfo=timezone.utc)"
@@ -27,13 +32,14 @@ def check_moment(name: str, argument: str, moment: object) -> None:
     elif type(moment) is not bytes or len(moment) != 8:
         raise ArgumentTypeError(
             f"{name}: {argument}",
-            expected="the id of a transaction, 8 bytes, or a datetime with its zone",
+            expected="the id of a transaction, 8 bytes, a Commit of history(), or a datetime with its zone",
             got=got(moment),
             hint="transaction_of(root) gives the id of the one that is seen now",
         )
+    return moment  # type: ignore[no-any-return]
 
 
-def first_after(moment: Moment) -> bytes:
+def first_after(moment: bytes | datetime) -> bytes:
     """The first id that no transaction up to a moment has."""
     if isinstance(moment, bytes):
         following: bytes = p64(u64(moment) + 1)
@@ -46,7 +52,7 @@ def first_after(moment: Moment) -> bytes:
     return stamp
 
 
-def check_seen(name: str, argument: str, moment: Moment, view: bytes, *, is_now: bool = True) -> None:
+def check_seen(name: str, argument: str, moment: bytes | datetime, view: bytes, *, is_now: bool = True) -> None:
     """Refuse a moment that is later than what is read, up to a transaction that is not.
 
     Args:
@@ -58,7 +64,7 @@ def check_seen(name: str, argument: str, moment: Moment, view: bytes, *, is_now:
         raise ArgumentError(f"{name}: {argument}", "is later than what is read", got=got(moment), hint=hint)
 
 
-def pinned_then(name: str, root: Any, at: Moment | None) -> PinnedStorage:
+def pinned_then(name: str, root: Any, at: bytes | datetime | None) -> PinnedStorage:
     """The records that the connection of a saved node sees, or saw then; to be closed.
 
     Raises:

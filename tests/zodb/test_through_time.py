@@ -289,6 +289,34 @@ def test_a_description_of_the_callers_own_stays(root: BaseNode) -> None:
     assert len(list(lp.history(root))) == 1
 
 
+def test_a_commit_by_hand_is_in_the_history_and_keeps_the_note_that_was_made(root: BaseNode) -> None:
+    root.gn("a").set_attribute("n", 1)
+    lp.commit(root)
+    root._p_jar.transaction_manager.get().note("ages of all")
+    root.gn("a").set_attribute("n", 2)
+    lp.commit(root)
+    lp.commit(root)  # nothing
+    last, first = lp.history(root)
+    assert (first.stage, first.policy, first.version, first.counts) == ("commit", "", None, {})
+    assert str(first).endswith("  commit")
+    log = root._p_jar.db().undoLog(0, 2)
+    assert [entry["description"] for entry in log] == ["ages of all\ncommit", "commit"]
+    assert last.transaction == lp.transaction_of(root)
+
+
+def test_an_item_of_the_history_is_a_moment(root: BaseNode) -> None:
+    for n in (1, 2):
+        root.gn("a").set_attribute("n", n)
+        lp.commit(root)
+    last, first = lp.history(root)
+    assert [record.attributes["n"] for record in lp.scan("n", root, at=first)] == [1]
+    assert [record.attributes["n"] for record in lp.scan("n", root, since=first)] == [2]
+    assert list(lp.scan("n", root, since=last)) == []
+    assert [record.attributes["n"] for part in lp.partitions(1, root, at=first) for record in lp.scan("n", part)] == [1]
+    (change,) = lp.diff(lp.scan("n", root, at=first), lp.scan("n", root))
+    assert change.kind == "changed"
+
+
 def test_what_others_commit_is_in_the_history_once_it_is_seen(root: BaseNode) -> None:
     database: DB = root._p_jar.db()
     root._p_jar.sync()
