@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from numbers import Integral
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from ._is_node import is_node
 from ._items import no_item
@@ -136,6 +136,11 @@ class Stage(MayHoldRoot):
         if len(args) > len(free):
             raise ArgumentTypeError(f"{self!r} takes {' and '.join(free) or 'no argument'}, got {len(args)} arguments")
         return self.function(**{**self.given, **dict(zip(free, args, strict=False)), **kwargs})
+
+    def __getitem__(self, index: object) -> NoReturn:
+        """Refuse to be iterated, with what it waits for; with an `__iter__` it would pass for an iterable."""
+        waits = [name for name in positional_in(inspect.signature(self.function)) if name not in self.given]
+        raise ArgumentTypeError(f"{self!r} still waits for {' and '.join(waits)}")
 
     def __repr__(self) -> str:
         return str(self._as_call())

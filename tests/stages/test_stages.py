@@ -899,6 +899,22 @@ def test_a_call_without_any_argument_says_what_it_needs(call: Callable[..., Any]
         call()
 
 
+@pytest.mark.parametrize(
+    ("stage", "waits"),
+    [
+        (lp.where("s"), "where('s') still waits for test and items"),
+        (lp.leaves(), "leaves() still waits for root"),
+        (lp.chunked(2), "chunked(2) still waits for items"),
+    ],
+)
+def test_a_stage_that_is_iterated_says_what_it_waits_for(stage: Any, waits: str) -> None:
+    for use in (list, tuple, lambda stage: [*stage], lambda stage: "a" in stage, lambda stage: stage[0]):
+        with pytest.raises(lp.ArgumentTypeError) as caught:
+            use(stage)
+        assert str(caught.value) == waits
+    assert not isinstance(stage, Iterable)
+
+
 def test_too_many_arguments_are_refused_with_the_signature() -> None:
     with pytest.raises(lp.ArgumentTypeError, match=r"chunked\(n, items\): too many positional arguments"):
         lp.chunked(2, [], 3)
