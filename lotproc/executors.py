@@ -15,6 +15,10 @@ from .workers.info import be_worker
 __all__ = ["RayExecutor"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)  # and not what is imported here
+
+
 class RayExecutor(Executor):
     """Calls on processes of Ray, here or on a cluster: one call at a time on each.
 

@@ -36,6 +36,10 @@ from .models import NodeRecord, as_told, html_of
 __all__ = ["Fold", "count", "stats", "top", "total"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)  # and not what is imported here
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Fold:
     """How one value is made of many records, in any number of parts.

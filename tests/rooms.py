@@ -21,7 +21,8 @@ ROWS: list[dict[str, str]] = [
     {
         "doors": "opening scanning revisions comparing resuming leftovers states _marked _undone parallel executors "
         "lifting joining _join_sides sources copying indexing ingest _attaching _contents _gone loading export "
-        "serialization views bars summaries testing"
+        "serialization views bars summaries testing "
+        "_store_tests"
     },
     {"workers": "workers", "writing": "writing", "tables": "tables"},
     {"zodb": "zodb", "stores": "stores"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,24 @@ def test_a_name_that_is_misspelt_is_told_with_what_python_needs_to_name_the_near
     with pytest.raises(AttributeError) as caught:
         lotproc.leafs  # type: ignore[attr-defined]  # noqa: B018
     assert (caught.value.name, caught.value.obj) == ("leafs", lotproc)
+
+
+@pytest.mark.parametrize("name", ["lotproc.folds", "lotproc.executors", "lotproc.testing", "lotproc.stores"])
+def test_completion_offers_what_is_public(name: str) -> None:
+    module = importlib.import_module(name)
+    assert dir(module) == sorted(module.__all__)
+
+
+@pytest.mark.parametrize("package", ["pytest", "hypothesis"])
+def test_what_the_tests_of_stores_need_is_named(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import lotproc.testing"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).resolve().parent.parent, capture_output=True, text=True
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"lotproc.MissingExtraError: lotproc.testing needs {package}, which is not installed; pip")
+
+
+def test_assertions_in_the_tests_of_stores_show_their_values() -> None:
+    tests = importlib.import_module(importlib.import_module("lotproc.testing").StoreTests.make.__module__)
+    assert "@pytest_ar" in vars(tests)  # which pytest adds to what it rewrites
