@@ -288,7 +288,8 @@ def test_the_repr_of_a_small_record_makes_it_again(path: Any, attributes: Any) -
         lp.Failure(path, "E", "bad"),
     ):
         if "..." not in repr(thing):
-            assert eval(repr(thing), {**vars(lp), "nan": float("nan"), "inf": float("inf")}) == thing
+            again = eval(repr(thing), {**vars(lp), "nan": float("nan"), "inf": float("inf")})
+            assert again == thing or "nan" in repr(thing)  # which equals nothing
 
 
 def test_a_report_tells_what_is_not_as_ever() -> None:
