@@ -42,7 +42,7 @@ class Pool:
         self.all: set[Worker] = set()
         self.idle: list[Worker] = []
         self._leaving: set[Worker] = set()
-        self._is_over = False
+        self.is_over = False
         Finalize(None, self.end, exitpriority=100)  # before the processes that this one started are waited for
 
     def idle_one(self, inherited: Inherited) -> Worker | None:
@@ -58,7 +58,7 @@ class Pool:
 
     def new(self, inherited: Inherited) -> Worker:
         """A worker that is started now."""
-        if self._is_over:
+        if self.is_over:
             raise CancelledError("the program ends, so no worker process is started any more")
         try:
             worker = Worker(inherited)
@@ -80,7 +80,7 @@ class Pool:
 
     def end(self) -> None:
         """End them with the program."""
-        self._is_over = True
+        self.is_over = True
         for worker in self.idle:
             self.dismiss(worker)
         for worker in list(self.all):
@@ -153,6 +153,11 @@ class Call:
             with self._lock:
                 self._at_work.discard(worker)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its workers are ended, or all those of the program: one that is lost now is lost to that."""
+        return self._is_over or process_pool().is_over
+
     def is_hopeless(self, worker: Worker) -> bool:
         """Whether so many new workers died in turn that the next would, too; this one has just died."""
         with self._lock:
@@ -203,7 +208,11 @@ class Lease:
         try:
             kind, outcome = call.ask(self._worker, WITH_MEMORY if memory else BATCH, packed, call.timeout, memory)
         except (WorkerDiedError, WorkerTimeoutError) as error:
-            log.warning("worker process %s was lost, and another takes its place: %s", self._worker.number, error)
+            if isinstance(error, WorkerTimeoutError):
+                took = "worker process %s took longer than timeout=%g s, and another takes its place"
+                log.info(took, self._worker.number, call.timeout)
+            elif not call.is_over:
+                log.warning("worker process %s was lost, and another takes its place: %s", self._worker.number, error)
             self._worker = None
             if memory:
                 memory.close()  # which a worker that is not quite gone may still write to
@@ -232,6 +241,8 @@ class Lease:
                 pool.dismiss(worker)
                 raise
             except (WorkerDiedError, WorkerTimeoutError) as error:
+                if call.is_over:
+                    raise CancelledError from None
                 if idle is None and call.is_hopeless(worker):
                     raise NotReadyError(
                         f"parallel_map: {call.failed_starts} worker processes in turn ended before they could begin, "

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,71 @@ def test_a_worker_that_is_lost(caplog: pytest.LogCaptureFixture, monkeypatch: py
     found = list(lp.parallel_map(lp.outputs(invert), [RECORDS[3:]], max_workers=1, on_error="collect"))
     assert [type(item) for item in found[0]] == [lp.ProcessResult, lp.Failure, lp.ProcessResult]
     assert any("was lost" in text for text in told(caplog, logging.WARNING))
+
+
+def sleep_but_first(record: lp.NodeRecord) -> float:
+    if record.attributes["n"]:
+        time.sleep(60)
+    return 0.5
+
+
+def test_workers_that_an_early_close_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "lotproc")
+    batches = [[record] for record in RECORDS[:3]]
+    results = lp.parallel_map(lp.outputs(sleep_but_first), batches, max_workers=2, ordered=True)
+    next(results)
+    time.sleep(0.5)  # until the others are at work
+    results.close()
+    assert not caplog.records
+
+
+def test_a_worker_that_is_ended_for_its_timeout(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "lotproc")
+    batches = [[record] for record in RECORDS[:2]]
+    options = {"max_workers": 1, "timeout": 0.5, "on_error": "collect"}
+    found = list(lp.parallel_map(lp.outputs(sleep_but_first), batches, **options))
+    assert [type(item) for batch in found for item in batch] == [lp.ProcessResult, lp.Failure]
+    (failed,) = told(caplog, logging.WARNING)  # the failure, once
+    assert "clip_1" in failed
+    (stopped,) = told(caplog, logging.INFO)
+    assert "timeout" in stopped
+    assert "was lost" not in stopped
+
+
+INTERRUPTED = """
+import logging, signal, threading, time
+import lotproc as lp
+logging.basicConfig(level="INFO")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+records = [lp.NodeRecord((f"clip_{n}",), f"clip_{n}", {"n": n}) for n in range(3)]
+def work(record):
+    if record.attributes["n"]:
+        time.sleep(60)
+    return 0.5
+results = lp.parallel_map(lp.outputs(work), [[record] for record in records], max_workers=2)
+next(results)
+time.sleep(0.5)
+HOW
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start(); next(results)",
+        "raise SystemExit",  # with the iterator left open
+    ],
+)
+def test_workers_that_end_with_their_program(how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.replace("HOW", how)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        timeout=50,
+    )
+    assert "worker process" not in done.stderr
+    assert done.returncode == (0 if how == "raise SystemExit" else -2 if os.name == "posix" else done.returncode)
 
 
 PROGRAM = """
