@@ -133,7 +133,8 @@ def where(name: str, test: Any, *, invert: bool = False) -> Callable[[Iterable[T
     Args:
         name: The attribute. Where it is absent its value is `None`, as in lotdb.
         test: The value that the attribute must equal (arrays: in shape and every element), or a function of the value
-            that is true for those to keep.
+            that is true for those to keep. It is called with `None` for an item that has not got the attribute, so
+            `lambda s: s is not None and s > 2` where some have not.
         items: Nodes or records; a `Failure` among them is kept.
         invert: Keep those that do not match.
 

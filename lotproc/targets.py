@@ -81,6 +81,7 @@ class WriteTarget(MayHoldRoot):
             return paths[-1]
 
         recording.starts_at_top = getattr(self.policy, "starts_at_top", False)  # type: ignore[attr-defined]
+        recording.asked_policy = self.policy  # type: ignore[attr-defined]
         try:
             self.report = write(recording, self.root, results, output_attribute=self.output_attribute)
         except BaseException as error:

@@ -250,8 +250,9 @@ def progress(*, total: int | None = None, desc: str | None = None) -> Callable[[
 
     Returns:
         An iterator of the same items, in their order. Lazy; holds one item. A bar (of tqdm) on stderr from the first
-        item on, in a notebook a widget; where stderr is no terminal, a line a minute and one at the end; where there is
-        no stderr, or it is closed, nothing.
+        item on, in a notebook a widget, which needs the package `ipywidgets`; where stderr is no terminal, and in a
+        notebook without that package, a line a minute and one at the end; where there is no stderr, or it is closed,
+        nothing.
 
     Raises:
         ArgumentError: `total` is negative.

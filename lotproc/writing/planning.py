@@ -14,6 +14,7 @@ from ..errors import ArgumentError, ArgumentTypeError, ResultError, as_text, got
 from ..models import Accumulator, Failure, ProcessResult, Write, written_attributes
 from ..write_policies import as_policy, asked, gives_checked_paths, has_base, targets_of
 from .handles import Flat, checked_values
+from .mistaken_places import warned_of
 
 __all__ = ["Policy", "flat_batches", "is_plain", "plan", "planner"]
 
@@ -58,8 +59,13 @@ def plan(
         NotPicklableError: An output or an attribute is or holds an iterator; says which, and what to do.
         ArgumentError: The policy gave an empty key, or a result has its output's name among its attributes.
     """
-    planned = planner("plan", policy, output_attribute, version)
-    return lambda results: (write for batch in flat_batches("plan", results) for write in planned(batch))
+    plain = planner("plan", policy, output_attribute, version)
+
+    def run(results: Iterable[Any]) -> Iterator[Write]:
+        planned = warned_of("plan", policy, plain, overwrites=False)
+        return (write for batch in flat_batches("plan", results) for write in planned(batch))
+
+    return run
 
 
 def planner(

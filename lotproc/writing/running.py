@@ -20,6 +20,7 @@ from .arrays import Arrays, check_arrays
 from .conflicts import MOST_WAITING, opened_tree
 from .into_store import check_store, opened_store, planned_items
 from .ledger import Ledger
+from .mistaken_places import warned_of
 from .options import IfExists, IfMissing, Options
 from .planning import Policy, flat_batches, is_plain, planner
 from .progress import Progress, Target, apply_batches, reported
@@ -181,7 +182,7 @@ def write(
     """
     starts_at_top = not isinstance(target, Store) and getattr(policy, "starts_at_top", False)
     spares_source = starts_at_top and if_exists == "replace"
-    planned = planner("write", policy, output_attribute, version, spares_source=spares_source)
+    plain = planner("write", policy, output_attribute, version, spares_source=spares_source)
     check_within("write", target, commit_within)
     if commit_within is not None and commit_every is None and isinstance(target, BaseNode):
         commit_every = MOST_WAITING
@@ -206,6 +207,7 @@ def write(
     def run(results: Iterable[Any]) -> WriteReport:
         book = None if ledger is None else Ledger("write", ledger)
         progress = Progress(repr(target) if isinstance(target, Store) else "the database", book)
+        planned = warned_of("write", policy, plain, overwrites=if_exists in ("merge", "replace"))
 
         def applied() -> None:
             with book or nullcontext():

@@ -28,6 +28,9 @@ from lotproc import (
     write,
 )
 
+#: Paths at random may be those of results.
+pytestmark = pytest.mark.filterwarnings("ignore:.* is itself at", "ignore:.* both go to")
+
 keys = st.sampled_from(["a", "b", "_proc"])
 bases = st.lists(keys, max_size=2).map(tuple)
 results = st.lists(

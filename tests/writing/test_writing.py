@@ -54,6 +54,9 @@ from lotproc import (
 from lotproc._values import same
 from lotproc.writing import conflicts as _conflicts, planning as _planning
 
+#: Paths at random may be those of results.
+pytestmark = pytest.mark.filterwarnings("ignore:.* is itself at", "ignore:.* both go to")
+
 #: In tests of it; else it is more.
 SAVEPOINT_EVERY = 500
 
