@@ -129,7 +129,8 @@ def scan(
             in branches that `skip` leaves out.
         where: What a node must have to be given: a regular expression that is found in its key, a mapping from names
             of attributes, also of inherited ones and of results, to values or tests of them, as `where` takes them, or
-            several of both. Applied before anything is decoded that it does not need.
+            several of both. A test is given `None` where a node has not got the attribute. Applied before anything is
+            decoded that it does not need.
         path: A glob that the paths of the nodes must match, as `match_path` takes it. Branches in which no path can
             match are not read.
         skip: Branches that do not exist for this scan: a glob on their keys, or a function of their top nodes.
