@@ -80,10 +80,9 @@ def pending(
     What is left out is what `write(policy, root, version=...)` has written, or anything else that is at the same path
     with the same stamps. Nothing else of a result is looked at.
 
-    Of an item that gives several results, the one without a relative path is looked for. If all have one, `pending`
-    can't tell what is done. With a `version` such an item is pending each time. Without, the node that `write` makes
-    above its results counts as its result as soon as one of them is there; in a store nothing does. Let a stage in
-    front of `pending` make several records of one, whose paths are those of the results, and write with `mirror()`.
+    Of an item that gives several results, the one without a relative path is looked for. If all have one, the item is
+    pending each time: a node without attributes that `write` has made above others is no result. Let a stage in front
+    of `pending` make several records of one, whose paths are those of the results, and write with `mirror()`.
 
     Args:
         policy: The `write`'s: `inline(...)`, `mirror(...)`, `fresh(...)`, or any function from a result to a path.

@@ -26,7 +26,7 @@ from .file_records import FileAttribute
 from .news import are_later, attributes_have_news
 from .pinned import PinnedStorage
 from .record_arrays import Flags, Oids, as_oids, beginning_with
-from .records import TREE, UnusualRecord, are_sorted_names, attributes_in, stored_node
+from .records import TREE, UnusualRecord, are_empty_trees, are_sorted_names, attributes_in, stored_node
 from .shapes import NodeReader, Nodes, TreeReader, children_by_key
 from .stamped import StampReader, has_stamps
 
@@ -50,6 +50,8 @@ class Lookup(Protocol):
         self, paths: Sequence[_Path], tail: _Path = (), version: str | None = None, digests: Sequence[str] | None = None
     ) -> list[bool]:
         """Whether there are nodes at these paths, each with the tail behind it, that have these stamps.
+
+        A node without attributes that has children is none: it is the way to others. A store has nothing there.
 
         Args:
             paths: From below the root on.
@@ -90,6 +92,9 @@ class LiveLookup:
     ) -> list[bool]:
         there = []
         for row, node in enumerate(self._nodes_at(paths, tail)):
+            if version is None and digests is None:
+                there.append(node is not None and _is_result(node))
+                continue
             digest = None if digests is None else digests[row]
             there.append(node is not None and has_stamps(node.attribute_storage, version, digest))
         return there
@@ -201,6 +206,8 @@ class RecordLookup:
         if version is not None or digests is not None:
             wanted = None if digests is None else [digests[row] for row in rows.tolist()]
             rows = rows[self._have_stamps(oids, version, wanted)]
+        else:
+            rows = rows[self._are_results(oids)]
         there = np.zeros(len(paths), np.bool_)
         there[rows] = True
         return there.tolist()
@@ -492,6 +499,18 @@ class RecordLookup:
             have[row] = has_stamps(attributes, version, None if digests is None else digests[row])
         return have
 
+    def _are_results(self, oids: Oids) -> Flags:
+        """Which of the nodes with these ids are no mere ways to others."""
+        nodes = self._nodes(oids)
+        are = np.ones(len(oids), np.bool_)
+        usual = np.flatnonzero(nodes.usual)
+        bare = usual[are_empty_trees(self._storage.load_many(nodes.attributes[usual]))]
+        if len(bare):
+            are[bare] = are_empty_trees(self._storage.load_many(nodes.children[bare]))
+        for row in (*bare[~are[bare]].tolist(), *np.flatnonzero(~nodes.usual).tolist()):
+            are[row] = _is_result(self._jar.node(oids[row].tobytes()))
+        return are
+
     # Through real classes
 
     def _child(self, node: BaseNode, key: str) -> bytes | None:
@@ -525,6 +544,11 @@ def root_of(storage: PinnedStorage, oid: bytes) -> bytes:
     _, root = path_and_root(storage.jar().node(oid))
     found: bytes = root._p_oid
     return found
+
+
+def _is_result(node: BaseNode) -> bool:
+    """Whether a node is no mere way to others: it has an attribute, or no children."""
+    return bool(node.attribute_storage) or not node.node_storage
 
 
 def _by_part(parts: Parts, keys: Iterable[str]) -> dict[int, list[str]]:

@@ -23,11 +23,11 @@ from ZODB.serialize import ObjectWriter
 from .._detaching import ATOMS
 from .._jar import Items, Parts, items_or_parts_in
 from .pinned import PinnedStorage
-from .record_arrays import Records, as_oids, beginning_with
+from .record_arrays import Flags, Records, as_oids, beginning_with
 
 __all__ = [
     *("BUCKET", "EMPTY_TREE", "NODE", "TREE", "Children", "NotServed", "Reference", "StoredNode", "UnusualRecord"),
-    *("are_sorted_names", "attributes_in", "children_in", "children_or_parts", "class_and_state", "is_reference"),
+    *("are_empty_trees", "are_sorted_names", "attributes_in", "children_in", "children_or_parts", "class_and_state", "is_reference"),
     *("items_in", "items_or_parts", "items_or_parts_of", "parts_in", "pickled_text", "stored_node", "tree_state"),
 ]
 
@@ -36,6 +36,11 @@ NODE, TREE, BUCKET = (pickle.dumps(kind, _protocol) for kind in (BaseNode, OOBTr
 _PART = OOBucket.__name__.encode()  # to which the record of a tree refers that has split
 #: The record of a tree that holds nothing.
 EMPTY_TREE: bytes = ObjectWriter().serialize(OOBTree())
+
+
+def are_empty_trees(records: Records) -> Flags:
+    """Which of the records are those of trees that hold nothing."""
+    return beginning_with(EMPTY_TREE, records) & (records.lengths == len(EMPTY_TREE))
 
 
 class NotServed(Exception):

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -110,6 +111,7 @@ def left(
         stamp = inputs_stamp("test", path_of(item), item.attributes) if inputs else None
         done = (
             found is not None
+            and (len(found.attribute_storage) > 0 or len(found.node_storage) == 0 or inputs or version is not None)
             and (version is None or _same(found.attribute_storage.get(VERSION), version))
             and (
                 stamp is None
@@ -265,6 +267,48 @@ def test_pending_is_what_a_look_into_the_tree_tells(
         check(root, policy, version, inputs)
         write_live(policy, root, results_of(data, list(lp.snapshot(("a", "b"), lp.leaves(root, skip="_*")))))
         check(root, policy, version, inputs)
+
+
+few_keys = st.sampled_from(["a", "b", "_p"])
+few_paths = st.lists(few_keys, min_size=1, max_size=3).map(tuple)
+
+
+@given(
+    results=st.lists(st.tuples(few_paths, st.lists(few_keys, max_size=2).map(tuple)), max_size=6),
+    paths=st.lists(few_paths, min_size=1, max_size=8),
+    policy=st.sampled_from([lp.inline("_p"), lp.inline("_p", "f"), lp.mirror("out")]),
+)
+@pytest.mark.filterwarnings("ignore:.* is itself at")
+def test_a_tree_and_a_store_agree_on_what_is_pending(
+    anywhere: BaseNode, results: list[tuple[NodePath, NodePath]], paths: list[NodePath], policy: Policy
+) -> None:
+    written = [lp.ProcessResult(path, output=1, relative_path=relative) for path, relative in results]
+    top = f"example {next(numbers)}"
+    below = [replace(result, path=(top, *result.path)) for result in written]
+    records = [lp.NodeRecord((top, *path), path[-1]) for path in paths]
+    is_stored = anywhere._p_jar is not None
+    with tempfile.TemporaryDirectory() as folder, lp.DirectoryStore(folder) as store:
+        lp.write(policy, store, below)
+        expected = list(pending(policy, store, records))
+        lp.write(policy, anywhere, below)
+        assert list(pending(policy, anywhere, records)) == expected  # through live nodes
+        if is_stored:
+            commit(anywhere)
+            with patch.object(_lookup, "FEW", 0):
+                assert list(pending(policy, anywhere, records)) == expected
+
+
+def test_one_result_of_several_does_not_make_a_record_done(anywhere: BaseNode) -> None:
+    key = f"windows {next(numbers)}"
+    anywhere.gn(key).gn("clip")
+    record = lp.NodeRecord((key, "clip"), "clip")
+    for number in range(2):
+        result = lp.ProcessResult(record.path, output=1, relative_path=(f"w{number}",))
+        lp.write(lp.inline("_p"), anywhere, [result])
+        if anywhere._p_jar is not None:
+            commit(anywhere)
+        assert list(pending(lp.inline("_p"), anywhere, [record])) == [record]
+        assert list(pending(lp.inline("_p", f"w{number}"), anywhere, [record])) == []
 
 
 def test_a_result_is_pending_again_when_a_file_behind_its_record_changes(anywhere: BaseNode, tmp_path: Path) -> None:
