@@ -27,8 +27,9 @@ from .record_arrays import Flags, Records, as_oids, beginning_with
 
 __all__ = [
     *("BUCKET", "EMPTY_TREE", "NODE", "TREE", "Children", "NotServed", "Reference", "StoredNode", "UnusualRecord"),
-    *("are_empty_trees", "are_sorted_names", "attributes_in", "children_in", "children_or_parts", "class_and_state", "is_reference"),
-    *("items_in", "items_or_parts", "items_or_parts_of", "parts_in", "pickled_text", "stored_node", "tree_state"),
+    *("are_empty_trees", "are_sorted_names", "attributes_in", "children_in", "children_or_parts", "class_and_state"),
+    *("is_reference", "items_in", "items_or_parts", "items_or_parts_of", "parts_in", "pickled_text", "stored_node"),
+    "tree_state",
 ]
 
 #: What the records of nodes, of trees and of buckets begin with: their class.
@@ -40,7 +41,8 @@ EMPTY_TREE: bytes = ObjectWriter().serialize(OOBTree())
 
 def are_empty_trees(records: Records) -> Flags:
     """Which of the records are those of trees that hold nothing."""
-    return beginning_with(EMPTY_TREE, records) & (records.lengths == len(EMPTY_TREE))
+    are: Flags = beginning_with(EMPTY_TREE, records) & (records.lengths == len(EMPTY_TREE))
+    return are
 
 
 class NotServed(Exception):

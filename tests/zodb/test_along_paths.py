@@ -274,6 +274,9 @@ def test_branches_that_can_not_match_are_not_read() -> None:
 
 # --- Across: what was written for a record --------------------------------------------------------------------------
 
+#: Paths at random may be those of results.
+pytestmark = pytest.mark.filterwarnings("ignore:.* is itself at")
+
 POLICIES = [
     lp.inline("_proc"),
     lp.inline("_proc", "f0"),
