@@ -25,6 +25,8 @@ MAX_EXAMPLES = 3
 MEASURED = 0.001
 #: Seconds that a run must take before its summary says which side is the slower one.
 MIN_SECONDS = 0.1
+#: Seconds of a run below which the start of worker processes may be most of what they are waited for.
+START_SECONDS = 5.0
 #: The width of a share of 100 %: in characters, and in pixels.
 BAR, BAR_PIXELS = 20, 160
 
@@ -271,7 +273,7 @@ def _conclusion(report: WriteReport, shares: list[_Share]) -> str:
         return ""
     most = next((share.name for share in shares if share.share > 0.5), "")
     if most == WAITING:
-        return _slow_workers(report.maps)
+        return _slow_workers(report.maps, report.seconds)
     if most == WRITING:
         return "Writing is the slower side: more workers would not help, more results between commits may."
     if most == READING:
@@ -279,7 +281,7 @@ def _conclusion(report: WriteReport, shares: list[_Share]) -> str:
     return ""
 
 
-def _slow_workers(maps: tuple[MapReport, ...]) -> str:
+def _slow_workers(maps: tuple[MapReport, ...], seconds: float) -> str:
     slow = max(maps, key=lambda map: map.worker_wait, default=None)
     if slow is None:
         return "The workers are the slower side: more of them would help, or a faster processor."
@@ -288,6 +290,9 @@ def _slow_workers(maps: tuple[MapReport, ...]) -> str:
     if slow.mode == "async" and slow.busy < BUSY:
         more = "a higher rate= or buffersize= would help"
         return f"{_name(slow)} waits for its turns, busy {_percent(slow.busy)}: {more}."
+    if slow.mode == "process" and slow.busy < BUSY and seconds < START_SECONDS:
+        why = "the start of worker processes counts, so a run as short as this does not tell whether more would help"
+        return f"{_name(slow)} was waited for, busy {_percent(slow.busy)}: {why}."
     more = "more workers would help, or a faster processor"
     if slow.busy < BUSY:
         more = "more workers would not help, batches of another size may"

@@ -331,6 +331,24 @@ def test_maps_tell_which_side_is_the_slower_one(waiting: float, maps: list[MapRe
     assert text in str(run_summary(report))
 
 
+@pytest.mark.parametrize(
+    ("seconds", "mode", "working", "blames"),
+    [
+        (2.0, "process", 0.1, False),
+        (2.0, "process", 3.6, True),
+        (2.0, "thread", 0.1, True),
+        (30.0, "process", 0.1, True),
+    ],
+)
+def test_a_processor_is_not_blamed_for_the_start_of_its_workers(
+    seconds: float, mode: str, working: float, blames: bool
+) -> None:
+    row = MapReport("decode", mode, 2, 5, seconds=seconds, working=working, worker_wait=seconds)
+    shown = str(run_summary(WriteReport(written=5, seconds=seconds, waiting=0.9 * seconds, maps=(row,))))
+    assert ("slower side" in shown) == blames
+    assert ("start" in shown) != blames
+
+
 def test_reading_is_never_negative() -> None:
     shown = str(run_summary(WriteReport(seconds=1.0, waiting=0.75, writing=0.75)))
     assert re.findall(r"(\d+\.\d s +\d+ %)", shown) == ["0.8 s  50 %", "0.8 s  50 %", "0.0 s   0 %"]
