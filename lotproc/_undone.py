@@ -95,7 +95,7 @@ class Results:
         return [self._reason(attributes) for attributes in found]
 
     def _reason(self, attributes: Any) -> str:
-        if attributes is None:
+        if attributes is None or not (self._version or self._inputs):  # a way to other results may be there
             return "new"
         if not has_stamps(attributes, self._version, None):
             return "other_version"

@@ -308,6 +308,7 @@ def test_one_result_of_several_does_not_make_a_record_done(anywhere: BaseNode) -
         if anywhere._p_jar is not None:
             commit(anywhere)
         assert list(pending(lp.inline("_p"), anywhere, [record])) == [record]
+        assert lp.status(lp.inline("_p"), anywhere, [record]).new == 1
         assert list(pending(lp.inline("_p", f"w{number}"), anywhere, [record])) == []
 
 
