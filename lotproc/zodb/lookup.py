@@ -500,14 +500,17 @@ class RecordLookup:
         return have
 
     def _are_results(self, oids: Oids) -> Flags:
-        """Which of the nodes with these ids are no mere ways to others."""
+        """Which of the nodes with these ids are no mere ways to others.
+
+        Attributes, which may be large, are read of those alone that have children.
+        """
         nodes = self._nodes(oids)
         are = np.ones(len(oids), np.bool_)
         usual = np.flatnonzero(nodes.usual)
-        bare = usual[are_empty_trees(self._storage.load_many(nodes.attributes[usual]))]
-        if len(bare):
-            are[bare] = are_empty_trees(self._storage.load_many(nodes.children[bare]))
-        for row in (*bare[~are[bare]].tolist(), *np.flatnonzero(~nodes.usual).tolist()):
+        above = usual[~are_empty_trees(self._storage.load_many(nodes.children[usual]))]
+        if len(above):
+            above = above[are_empty_trees(self._storage.load_many(nodes.attributes[above]))]
+        for row in (*above.tolist(), *np.flatnonzero(~nodes.usual).tolist()):
             are[row] = _is_result(self._jar.node(oids[row].tobytes()))
         return are
 

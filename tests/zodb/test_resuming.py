@@ -371,6 +371,7 @@ def test_results_in_a_store_are_pending_again_when_a_file_changes(tmp_path: Path
         assert run() == []
 
 
+@pytest.mark.filterwarnings("ignore:.* is itself at")
 @given(
     tree=trees,
     policy=st.sampled_from(POLICIES),
@@ -589,7 +590,7 @@ def test_a_deep_tree(tmp_path: Path) -> None:
                 records += [lp.NodeRecord(path[:number], "") for number in range(0, 3_000, 500)]
                 kept = list(pending(lp.inline("_proc"), root, records, version="v1"))
                 assert kept == records[1:]
-                assert list(pending(lp.inline("n0"), root, records)) == records[:1] + records[2:]
+                assert list(pending(lp.inline("n0"), root, records)) == records  # n0 is a way to others
 
 
 @fast_ways
@@ -689,7 +690,7 @@ def test_values_of_results_are_not_unpickled(tmp_path: Path, in_bulk: bool) -> N
 
 
 @fast_ways
-def test_without_stamps_the_results_own_records_are_not_read(tmp_path: Path) -> None:
+def test_without_stamps_the_attributes_of_results_are_not_read(tmp_path: Path) -> None:
     with opened(CountingStorage(str(tmp_path / "data.fs"))) as root:
         plant(root, {"a": {}, "b": {}})
         proc = root.gns(["a", "_proc"])
@@ -697,7 +698,7 @@ def test_without_stamps_the_results_own_records_are_not_read(tmp_path: Path) -> 
         commit(root)
         records = list(lp.scan((), root, skip="_*"))
         clip = root.node_storage["a"]
-        not_read = {proc._p_oid, proc.attribute_storage._p_oid, clip.attribute_storage._p_oid}
+        not_read = {proc.attribute_storage._p_oid, clip.attribute_storage._p_oid}
         storage = root._p_jar.db().storage
         storage.loaded.clear()
         assert [record.key for record in pending(lp.inline("_proc"), root, records)] == ["b"]
