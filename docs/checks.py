@@ -1,4 +1,4 @@
-"""What must hold of the built site: `python docs/checks.py docs/_build` says what does not.
+"""What must hold of the built site: `python docs/checks.py docs/_build/html` says what does not.
 
 - Links: each one to a page, picture, file or heading of the site leads somewhere; so do those of README.md.
 - Contrast: text has at least 4.5 times the luminance of what is behind it, or the other way round, as WCAG 2.2 has it

@@ -604,6 +604,7 @@ def test_what_cannot_be_read_is_reported_and_leaves_no_trace(
 def test_a_report_names_files_as_they_are_named_from_the_working_directory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("scipy")
     (file,) = made(folder / "recordings", "a.wav")
     report = ingest_files(BaseNode("root"), index_files(folder / "recordings"), content=True)
     assert report.failures[0].file == file

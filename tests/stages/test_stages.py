@@ -418,7 +418,7 @@ def test_an_iterator_that_was_used_up_is_told_where_it_is_used_again(tmp_path: P
             root.gn(key).set_attribute("s", 1)
         lp.commit(root)
         again: list[Callable[[Any], Any]] = [
-            *(lp.to_dataframe, lp.where("s", 1), lp.chunked(2), lp.write(lp.mirror(), BaseNode("copy"))),
+            *(lp.to_rows, lp.where("s", 1), lp.chunked(2), lp.write(lp.mirror(), BaseNode("copy"))),
             *(lp.diff([]), lambda records: lp.diff(records, []), lambda records: lp.pipe(records, lp.chunked(2), list)),
         ]
         kinds: list[Callable[[], Any]] = [
@@ -438,14 +438,14 @@ def test_an_iterator_that_was_used_up_is_told_where_it_is_used_again(tmp_path: P
 
 def test_what_reads_inside_of_an_iterator_uses_it_up() -> None:
     records = lp.where("s", 1, [lp.NodeRecord(("a",), "a", {"s": 1})])
-    assert len(lp.to_dataframe(records)) == 1
-    with pytest.warns(UserWarning, match=r"to_dataframe: its records, <where\('s', 1\) of a list of 1, at its end>"):
-        assert len(lp.to_dataframe(records)) == 0
+    assert len(list(lp.to_rows(records))) == 1
+    with pytest.warns(UserWarning, match=r"to_rows: its records, <where\('s', 1\) of a list of 1, at its end>"):
+        assert list(lp.to_rows(records)) == []
 
 
 def test_what_has_nothing_was_not_used_up() -> None:
     records = lp.where("s", 1, [])
-    assert len(lp.to_dataframe(lp.where("s", 2, records))) == 0
+    assert list(lp.to_rows(lp.where("s", 2, records))) == []
     begun = lp.where("s", 1, [lp.NodeRecord(("a",), "a", {"s": 1})])
     next(begun)  # of which nobody knows yet that it was the last
     assert list(lp.chunked(2, begun)) == []
