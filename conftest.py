@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from typing import Any
 
@@ -70,33 +70,27 @@ def database_server() -> Iterator[None]:
         yield
 
 
-documents = Sybil(
-    parsers=[PythonCodeBlockParser(doctest_optionflags=OPTIONS), ConsoleBlockParser(OPTIONS), SkipParser()],
-    patterns=["*.md"],
-    excludes=[SERVERS, PEERS],
-    setup=as_script,
-    fixtures=["temporary_directory"],
-)
-page_of_servers = Sybil(
-    parsers=documents.parsers,
-    patterns=[SERVERS],
-    setup=as_script,
-    fixtures=["temporary_directory", "corpora"],
-)
+PYTHON = [PythonCodeBlockParser(doctest_optionflags=OPTIONS), ConsoleBlockParser(OPTIONS), SkipParser()]
+PROGRAMS = [*PYTHON, programs.files, programs.consoles]
 
-pages_of_peers = Sybil(
-    parsers=[*documents.parsers, programs.files, programs.consoles],
-    patterns=[PEERS],
-    excludes=[ON_A_SERVER],
-    setup=as_script,
-    fixtures=["temporary_directory"],
-)
-page_of_datajoint = Sybil(
-    parsers=pages_of_peers.parsers,
-    patterns=[ON_A_SERVER],
-    setup=as_script,
-    fixtures=["temporary_directory", "database_server"],
-)
+
+def pages_like(pattern: str, *excludes: str, parsers: Sequence[Any] = PYTHON, fixtures: Sequence[str] = ()) -> Sybil:
+    """Documents in Markdown, each of them one script in a directory of its own."""
+    return Sybil(
+        parsers=parsers,
+        patterns=[pattern],
+        excludes=excludes,
+        setup=as_script,
+        fixtures=["temporary_directory", *fixtures],
+    )
+
+
+pages = [
+    pages_like("*.md", SERVERS, PEERS),
+    pages_like(SERVERS, fixtures=["corpora"]),
+    pages_like(PEERS, ON_A_SERVER, parsers=PROGRAMS),
+    pages_like(ON_A_SERVER, parsers=PROGRAMS, fixtures=["database_server"]),
+]
 
 # Read from the source, because stages are wrapped functions, which the standard doctest finder passes over.
 docstrings = Sybil(
@@ -105,5 +99,4 @@ docstrings = Sybil(
     fixtures=["temporary_directory"],
 )
 
-pages = [documents, page_of_servers, pages_of_peers, page_of_datajoint]
 pytest_collect_file = SybilCollection([*pages, docstrings]).pytest()
